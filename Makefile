@@ -1,0 +1,54 @@
+# Every target sets itself up: the first one run on a fresh machine creates $(VENV) and installs into it.
+PYTHON ?= python3
+VENV   ?= .venv
+STAMP  := $(VENV)/.installed
+DEMO   := build/demo.html
+BIN    := $(VENV)/bin
+
+# Nothing here may depend on the Hub being reachable.
+export HF_HUB_OFFLINE = 1
+export TRANSFORMERS_OFFLINE = 1
+
+.PHONY: help setup demo test check bench golden clean
+.DELETE_ON_ERROR:
+
+help:
+	@echo "demo    trace the example model and write $(DEMO)"
+	@echo "test    all tests, in parallel, warnings are errors"
+	@echo "check   format, lint, types, sizes and the fast tests"
+	@echo "bench   seconds to trace the example and the published configs at hand"
+	@echo "golden  rewrite tests/golden; read the diff before committing it"
+	@echo "clean   remove what the other targets made, the environment included"
+
+setup: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed, $(PYTHON) is " + sys.version.split()[0] + "; run: make PYTHON=/path/to/python3.11")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	@touch $@
+
+demo: $(STAMP)
+	@mkdir -p $(dir $(DEMO))
+	$(BIN)/trace-model examples/tiny-moe --html $(DEMO)
+	@echo "report: $(DEMO)"
+
+test: $(STAMP)
+	$(BIN)/python -m pytest -n auto
+
+check: $(STAMP)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy $(wildcard oplib perfdb models tracer)
+	$(BIN)/python tools/check_sizes.py
+	$(BIN)/python -m pytest -n auto -m 'not slow and not gpu'
+
+bench: $(STAMP)
+	$(BIN)/python tools/bench.py
+
+golden: $(STAMP)
+	$(BIN)/python -m pytest -m golden --update-golden
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

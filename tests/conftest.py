@@ -1,0 +1,44 @@
+"""What every test shares: no network, the published configs, and golden texts."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+# Set before anything imports huggingface_hub, which reads them once.
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TRANSFORMERS_OFFLINE"] = "1"
+
+ROOT = Path(__file__).resolve().parent.parent
+GOLDEN = ROOT / "tests" / "golden"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--update-golden", action="store_true", help="rewrite tests/golden")
+
+
+@pytest.fixture(scope="session")
+def published_configs() -> Path:
+    """The folder of published model configs, `<org>--<name>/config.json`."""
+    for folder in (ROOT.parent / "shared" / "model_configs", ROOT / "shared" / "model_configs"):
+        if folder.is_dir():
+            return folder
+    pytest.skip("the published model configs (../shared/model_configs) are not on this machine")
+
+
+@pytest.fixture
+def golden(request: pytest.FixtureRequest) -> Callable[[str, str], None]:
+    """Compare a text with tests/golden/<name>, or rewrite that file under --update-golden."""
+
+    def compare(name: str, text: str) -> None:
+        path = GOLDEN / name
+        if request.config.getoption("--update-golden"):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text, encoding="utf-8")
+        assert path.exists(), f"{path.name} is missing; run: make golden"
+        assert text == path.read_text(encoding="utf-8"), f"{name} differs; run: make golden"
+
+    return compare
