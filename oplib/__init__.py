@@ -1,0 +1,1 @@
+"""What an operation is: op kinds, ops, and the op list. Needs neither torch nor transformers."""

@@ -1,0 +1,102 @@
+"""How many (query, key) pairs attention works on, and what one pair costs.
+
+Letters: b batch, s new tokens, p cached tokens, H query heads, G key/value heads, D key size, V value size.
+Query i (1 to s) stands at position p + i of its sequence.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from oplib.arithmetic import Amount, exact_div, floor_div, maximum, minimum, modulo
+from oplib.dtypes import storage_bytes
+from oplib.params import Params, text
+
+
+def triangle(n: Amount) -> Amount:
+    """1 + 2 + ... + n."""
+    return exact_div(n * (n + 1), 2)
+
+
+def capped_pairs(s: Amount, p: Amount, cap: int = 0) -> Amount:
+    """Σ over i = 1..s of min(p + i, cap): causal pairs when a query sees at most `cap` keys (0: no cap).
+
+    The first t = clamp(cap - p, 0, s) queries see all p + i keys, the other s - t see `cap`:
+    t·p + t(t+1)/2 + (s - t)·cap. Without a cap t = s.
+    """
+    if not cap:
+        return s * p + triangle(s)
+    t = minimum(s, maximum(cap - p, 0))
+    return t * p + triangle(t) + (s - t) * cap
+
+
+def chunked_pairs(s: Amount, p: Amount, chunk: int) -> Amount:
+    """Causal pairs when a query sees only its own chunk of `chunk` positions.
+
+    The query at 0-based position q sees q mod chunk + 1 keys. Over the first n positions these sum to
+    F(n) = ⌊n/chunk⌋·chunk(chunk+1)/2 + r(r+1)/2 with r = n mod chunk; the answer is F(p + s) - F(p).
+    """
+
+    def first(n: Amount) -> Amount:
+        return floor_div(n, chunk) * triangle(chunk) + triangle(modulo(n, chunk))
+
+    return first(p + s) - first(p)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeadSizes:
+    """Elements per token, all heads together: of the query, of the output, of a key with its value, and of what
+    the cache keeps of a token. `keys_from_cache` is false where keys are rebuilt outside, as activations."""
+
+    query: int
+    output: int
+    key_value: int
+    cache: int
+    keys_from_cache: bool = True
+
+    def flops(self, b: Amount, pairs: Amount) -> Amount:
+        """A pair costs one multiply-add per query element for its score, one per output element for its share."""
+        return 2 * b * (self.query + self.output) * pairs
+
+    def bytes(self, b: Amount, s: Amount, cached: Amount, params: Params) -> Amount:
+        """q read, output written, new keys read and written to the cache, `cached` older keys read."""
+        width, cache_width = (
+            storage_bytes(text(params, "dtype")),
+            storage_bytes(text(params, "kv_dtype")),
+        )
+        old_width = cache_width if self.keys_from_cache else width
+        new = (self.query + self.output + self.key_value) * width + self.cache * cache_width
+        return b * (s * new + cached * self.key_value * old_width)
+
+
+def plain_heads(*, heads: int, kv_heads: int, head_dim: int, v_head_dim: int) -> HeadSizes:
+    """Multi-head, grouped-query and multi-query attention."""
+    key_value = kv_heads * (head_dim + v_head_dim)
+    return HeadSizes(
+        query=heads * head_dim, output=heads * v_head_dim, key_value=key_value, cache=key_value
+    )
+
+
+def latent_heads(
+    *, heads: int, rank: int, nope: int, rope: int, v_head_dim: int, absorbed: bool
+) -> HeadSizes:
+    """Multi-head latent attention.
+
+    Absorbed, each query is projected into the latent space and all heads share one key of rank + rope, whose first
+    rank elements are the value too. Expanded, every head has its own key of nope + rope and value of v_head_dim,
+    rebuilt from the latent by a linear layer outside. The cache keeps the latent in both.
+    """
+    if absorbed:
+        return HeadSizes(
+            query=heads * (rank + rope),
+            output=heads * rank,
+            key_value=rank + rope,
+            cache=rank + rope,
+        )
+    return HeadSizes(
+        query=heads * (nope + rope),
+        output=heads * v_head_dim,
+        key_value=heads * (nope + rope + v_head_dim),
+        cache=rank + rope,
+        keys_from_cache=False,
+    )

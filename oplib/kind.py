@@ -1,0 +1,102 @@
+"""OpKind: what every file of `oplib/ops` fills in."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import ClassVar, Literal, TypeAlias
+
+from oplib.arithmetic import Amount
+from oplib.errors import InvalidInputError
+from oplib.params import Param, Params, ParamValue, Required
+
+Dims: TypeAlias = Mapping[str, Amount]
+Role: TypeAlias = Literal["compute", "attention", "memory", "communication", "scan", "moe"]
+
+HEADINGS = (
+    "Computes",
+    "Shapes",
+    "FLOPs",
+    "Bytes",
+    "Weights",
+    "Valid range",
+    "Error",
+    "Source",
+)
+
+
+class OpKind(ABC):
+    """A family of operations that one measured table describes.
+
+    A fused multiply-add is 2 FLOPs. `bytes` counts each tensor once: activations read and written, weights read
+    in the bits of their quantisation mode, caches and states read and written. What stays inside a kernel counts
+    nothing. The formulas use ordinary arithmetic and `oplib.arithmetic`, so they take numbers, arrays and symbols.
+    """
+
+    name: ClassVar[str]
+    role: ClassVar[Role]
+    params: ClassVar[tuple[Param, ...]]
+    dims: ClassVar[tuple[str, ...]]
+    #: Parameters that an op may give as dims instead, when they depend on the lengths.
+    dim_params: ClassVar[tuple[str, ...]] = ()
+
+    @abstractmethod
+    def flops(self, params: Params, dims: Dims) -> Amount:
+        """Work of one occurrence. `params` are complete: defaults filled in."""
+
+    @abstractmethod
+    def bytes(self, params: Params, dims: Dims) -> Amount:
+        """Bytes moved by one occurrence."""
+
+    @abstractmethod
+    def compute_dtype(self, params: Params) -> str:
+        """The dtype whose peak rate bounds the work."""
+
+    @abstractmethod
+    def grid(self) -> dict[str, tuple[int, ...]]:
+        """Suggested values of each dim for collecting measurements."""
+
+    def check(self, params: Params) -> None:  # noqa: B027 - most kinds have nothing to add
+        """Reject complete parameters that fit alone but not together."""
+
+    @property
+    def table_columns(self) -> tuple[str, ...]:
+        """Key columns of the measured table: the parameters, then the dims."""
+        return (*(param.name for param in self.params), *self.dims)
+
+    def complete(self, params: Params, dims: Dims | None = None) -> dict[str, ParamValue]:
+        """Checked `params` with the defaults filled in, in the order of declaration."""
+        given_as_dims = {name for name in self.dim_params if name in (dims or {})}
+        known = {param.name for param in self.params} - given_as_dims
+        if unknown := sorted(set(params) - known):
+            raise InvalidInputError(
+                f"{self.name} has no parameter {', '.join(unknown)}.",
+                f"It takes {', '.join(param.name for param in self.params)}.",
+            )
+        complete: dict[str, ParamValue] = {}
+        for param in self.params:
+            if param.name in params:
+                complete[param.name] = param.check(params[param.name], self.name)
+            elif param.name not in given_as_dims:
+                if isinstance(param.default, Required):
+                    raise InvalidInputError(
+                        f"{self.name} needs the parameter {param.name}.", f"It is: {param.doc}."
+                    )
+                complete[param.name] = param.default
+        self.check(complete)
+        return complete
+
+    def validate(self, params: Params, dims: Dims) -> None:
+        """Raise InvalidInputError unless `params` and the names of `dims` describe one op of this kind."""
+        allowed = {*self.dims, *self.dim_params}
+        missing = [name for name in self.dims if name not in dims]
+        if missing or set(dims) - allowed:
+            raise InvalidInputError(
+                f"{self.name} got the dims {', '.join(dims) or 'none'}.",
+                f"It takes {', '.join(self.dims)}.",
+            )
+        self.complete(params, dims)
+
+    def size(self, name: str, params: Params, dims: Dims) -> Amount:
+        """A size that `dim_params` lets an op give either as a parameter or as a dim."""
+        return dims[name] if name in dims else params[name]

@@ -1,0 +1,61 @@
+"""The shared body of context_mla and generation_mla."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from oplib.arithmetic import Amount
+from oplib.attention_work import HeadSizes, capped_pairs, latent_heads
+from oplib.kind import Dims, OpKind, Role
+from oplib.params import (
+    ACTIVATION_DTYPE,
+    CAUSAL,
+    KV_DTYPE,
+    MASKING,
+    Param,
+    Params,
+    flag,
+    integer,
+    text,
+)
+
+
+class LatentAttention(OpKind):
+    """Attention whose cache keeps one latent per token; a subclass names the phase, docs and grid."""
+
+    role: ClassVar[Role] = "attention"
+    dims: ClassVar[tuple[str, ...]] = ("b", "s", "p")
+    params: ClassVar[tuple[Param, ...]] = (
+        Param(name="num_heads", type=int, doc="query heads"),
+        Param(name="kv_lora_rank", type=int, doc="size of the latent of keys and values"),
+        Param(name="qk_nope_head_dim", type=int, minimum=0, doc="key part without position"),
+        Param(name="qk_rope_head_dim", type=int, minimum=0, doc="key part with rotary position"),
+        Param(name="v_head_dim", type=int, doc="size of a value"),
+        Param(name="absorbed", type=bool, doc="heads share the latent instead of expanding it"),
+        CAUSAL,
+        ACTIVATION_DTYPE,
+        KV_DTYPE,
+        MASKING,
+    )
+
+    def sizes(self, params: Params) -> HeadSizes:
+        return latent_heads(
+            heads=integer(params, "num_heads"),
+            rank=integer(params, "kv_lora_rank"),
+            nope=integer(params, "qk_nope_head_dim"),
+            rope=integer(params, "qk_rope_head_dim"),
+            v_head_dim=integer(params, "v_head_dim"),
+            absorbed=flag(params, "absorbed"),
+        )
+
+    def flops(self, params: Params, dims: Dims) -> Amount:
+        s, p = dims["s"], dims["p"]
+        rectangle = text(params, "masking") == "computed" or not flag(params, "causal")
+        pairs = s * (s + p) if rectangle else capped_pairs(s, p)
+        return self.sizes(params).flops(dims["b"], pairs)
+
+    def bytes(self, params: Params, dims: Dims) -> Amount:
+        return self.sizes(params).bytes(dims["b"], dims["s"], dims["p"], params)
+
+    def compute_dtype(self, params: Params) -> str:
+        return text(params, "dtype")

@@ -1,0 +1,170 @@
+"""Op: one priced unit of a model, symbolic in the workload."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import sympy
+
+from oplib.arithmetic import Amount
+from oplib.cost import Cost
+from oplib.errors import InvalidInputError, OpListFormatError
+from oplib.kind import OpKind
+from oplib.params import Param, ParamValue
+from oplib.registry import kind, op_kinds
+from oplib.symbols import B, P, S, evaluate, format_expr, parse_expr
+
+__all__ = ["Op", "OpKind", "Param", "kind", "op_kinds"]
+
+Json = dict[str, Any]  # Any: an object decoded from JSON
+
+_X = sympy.Symbol("x", integer=True, nonnegative=True)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Op:
+    """One op: a kind, its parameters, and dims in b, s, p.
+
+    FLOPs, bytes and `weight_bytes` are for one occurrence; `count` says how often it occurs in a phase. `params`
+    may leave defaults out and are completed here; dims may be numbers. `layer` is the stack and the representative
+    index, `model.layers.0`, and empty outside the stacks.
+    """
+
+    op: str
+    name: str
+    count: int = 1
+    params: Mapping[str, ParamValue]
+    dims: Mapping[str, sympy.Expr]
+    weight_bytes: int = 0
+    where: tuple[str, ...] = ()
+    source: str = ""
+    rewrites: tuple[str, ...] = ()
+    layer: str = ""
+    kind: OpKind = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        op_kind = kind(self.op)
+        if self.count < 0 or self.weight_bytes < 0:
+            raise InvalidInputError(
+                f"{self.op} {self.name!r} has count {self.count} and weight_bytes "
+                f"{self.weight_bytes}.",
+                "Neither is negative.",
+            )
+        op_kind.validate(self.params, self.dims)
+        object.__setattr__(self, "kind", op_kind)
+        object.__setattr__(self, "params", op_kind.complete(self.params, self.dims))
+        object.__setattr__(self, "dims", {k: sympy.sympify(v) for k, v in self.dims.items()})
+
+    @property
+    def flops(self) -> sympy.Expr:
+        """Work of one occurrence as an expression in b, s, p."""
+        return sympy.sympify(self.kind.flops(self.params, self.dims))
+
+    @property
+    def bytes(self) -> sympy.Expr:
+        """Bytes moved by one occurrence as an expression in b, s, p."""
+        return sympy.sympify(self.kind.bytes(self.params, self.dims))
+
+    def dims_at(self, *, b: Amount, s: Amount, p: Amount) -> dict[str, Amount]:
+        """The dims at a workload, as numbers or arrays."""
+        return {name: evaluate(dim, b=b, s=s, p=p) for name, dim in self.dims.items()}
+
+    def flops_at(self, *, b: Amount, s: Amount = 1, p: Amount = 0) -> Amount:
+        """Work of one occurrence at a workload, computed from the dims without building an expression."""
+        return self.kind.flops(self.params, self.dims_at(b=b, s=s, p=p))
+
+    def bytes_at(self, *, b: Amount, s: Amount = 1, p: Amount = 0) -> Amount:
+        """Bytes moved by one occurrence at a workload."""
+        return self.kind.bytes(self.params, self.dims_at(b=b, s=s, p=p))
+
+    def cost_at(self, *, b: Amount, s: Amount = 1, p: Amount = 0) -> Cost:
+        """Cost of all occurrences at a workload."""
+        dims = self.dims_at(b=b, s=s, p=p)
+        return self.count * Cost(
+            flops=self.kind.flops(self.params, dims),
+            bytes=self.kind.bytes(self.params, dims),
+            weight_bytes=self.weight_bytes,
+        )
+
+    @property
+    def axes(self) -> tuple[str, ...]:
+        """What the cost varies with: ("x",) if b and s only occur as x = b*s, else those of b, s, p that occur."""
+        used = set().union(*(dim.free_symbols for dim in self.dims.values()))
+        if {B, S} == used and all(_only_product(dim) for dim in self.dims.values()):
+            return ("x",)
+        return tuple(str(symbol) for symbol in (B, S, P) if symbol in used)
+
+    @property
+    def scale_factor(self) -> int:
+        """How many occurrences one phase runs."""
+        return self.count
+
+    def get_weights(self) -> int:
+        """Weight bytes of all occurrences."""
+        return self.weight_bytes * self.count
+
+    def to_json(self) -> Json:
+        """The OP object of an op list."""
+        return {
+            "op": self.op,
+            "name": self.name,
+            "count": self.count,
+            "params": dict(self.params),
+            "dims": {name: format_expr(dim) for name, dim in self.dims.items()},
+            "axes": list(self.axes),
+            "flops": format_expr(self.flops),
+            "bytes": format_expr(self.bytes),
+            "weight_bytes": self.weight_bytes,
+            "where": list(self.where),
+            "source": self.source,
+            "rewrites": list(self.rewrites),
+            "layer": self.layer,
+        }
+
+    @classmethod
+    def from_json(cls, data: Json) -> Op:
+        """The op that `to_json` wrote. `axes`, `flops` and `bytes` follow from the rest and are not read."""
+        try:
+            return cls(
+                op=_typed(data, "op", str),
+                name=_typed(data, "name", str),
+                count=_typed(data, "count", int),
+                params=_typed(data, "params", dict),
+                dims={k: parse_expr(v) for k, v in _typed(data, "dims", dict).items()},
+                weight_bytes=_typed(data, "weight_bytes", int, 0),
+                where=_texts(data, "where"),
+                source=_typed(data, "source", str, ""),
+                rewrites=_texts(data, "rewrites"),
+                layer=_typed(data, "layer", str, ""),
+            )
+        except OpListFormatError:
+            raise
+        except InvalidInputError as error:
+            label = data.get("name") if isinstance(data, dict) else data
+            raise OpListFormatError(f"Op {label!r}: {error.message}", error.hint) from error
+
+
+def _only_product(dim: sympy.Expr) -> bool:
+    """Whether b and s occur in `dim` only as b*s: writing x/b for s must remove b."""
+    in_x = dim.xreplace({S: _X / B})
+    return B not in in_x.free_symbols or B not in sympy.expand(in_x).free_symbols
+
+
+def _typed(data: Any, key: str, type_: type, default: Any = None) -> Any:  # Any: decoded JSON
+    if not isinstance(data, dict):
+        raise OpListFormatError(f"An op is an object, not {type(data).__name__}.")
+    value = data.get(key, default)
+    if type(value) is not type_:
+        raise OpListFormatError(
+            f"Field {key!r} of an op is {value!r}.", f"It takes {type_.__name__}."
+        )
+    return value
+
+
+def _texts(data: Any, key: str) -> tuple[str, ...]:  # Any: decoded JSON
+    values = _typed(data, key, list, [])
+    if not all(isinstance(value, str) for value in values):
+        raise OpListFormatError(f"Field {key!r} of an op is {values!r}.", "It takes texts.")
+    return tuple(values)

@@ -1,0 +1,1 @@
+"""One file per op kind; `oplib.registry` imports them all."""

@@ -1,0 +1,67 @@
+"""causal_conv1d: a short depthwise convolution over time."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from oplib.arithmetic import Amount
+from oplib.dtypes import storage_bytes
+from oplib.kind import Dims, OpKind, Role
+from oplib.params import ACTIVATION_DTYPE, Param, Params, flag, integer, text
+
+
+class CausalConv1d(OpKind):
+    """A short depthwise causal convolution over time, with its activation.
+
+    Computes:
+        y[b, t, c] = act(bias[c] + Σ over j < kernel_size of w[c, j] · x[b, t - j, c]); positions before the first
+        new token come from the state.
+    Shapes:
+        x, y[b, s, channels], w[channels, kernel_size], state[b, channels, kernel_size - 1]. Keeps b and s apart: the
+        state is read and written once per sequence and not per token.
+    FLOPs:
+        kernel_size multiply-adds per output: 2·b·s·channels·kernel_size. Bias and activation are ignored.
+    Bytes:
+        x read, y written, state read and written, weight and bias read. The state counts kernel_size - 1 columns, all
+        that later tokens need; code that keeps kernel_size columns moves one more. That a state is
+        zero and need not be read at the start of a prompt is ignored.
+    Weights:
+        channels·kernel_size, plus channels with bias.
+    Valid range:
+        s at least 1, kernel_size at least 1.
+    Error:
+        No measured tables yet; bound only.
+    Source:
+        Gu and Dao, Mamba, arXiv:2312.00752v2, section 3.4: https://arxiv.org/abs/2312.00752v2; causal-conv1d v1.5.0:
+        https://github.com/Dao-AILab/causal-conv1d/tree/v1.5.0
+    """
+
+    name: ClassVar[str] = "causal_conv1d"
+    role: ClassVar[Role] = "memory"
+    params: ClassVar[tuple[Param, ...]] = (
+        Param(name="channels", type=int, doc="channels, each with its own filter"),
+        Param(name="kernel_size", type=int, doc="positions a filter spans"),
+        ACTIVATION_DTYPE,
+        Param(name="bias", type=bool, default=False, doc="a bias per channel is added"),
+        Param(name="activation", type=str, default="", doc="function of the result; empty: none"),
+    )
+    dims: ClassVar[tuple[str, ...]] = ("b", "s")
+
+    def flops(self, params: Params, dims: Dims) -> Amount:
+        filters = integer(params, "channels") * integer(params, "kernel_size")
+        return 2 * dims["b"] * dims["s"] * filters
+
+    def bytes(self, params: Params, dims: Dims) -> Amount:
+        channels, taps = integer(params, "channels"), integer(params, "kernel_size")
+        per_sequence = 2 * dims["s"] * channels + 2 * channels * (taps - 1)
+        weights = channels * (taps + flag(params, "bias"))
+        return (dims["b"] * per_sequence + weights) * storage_bytes(text(params, "dtype"))
+
+    def compute_dtype(self, params: Params) -> str:  # noqa: ARG002 - runs on the vector units
+        return "float32"
+
+    def grid(self) -> dict[str, tuple[int, ...]]:
+        return {
+            "b": (1, 2, 4, 8, 16, 32, 64, 128, 256),
+            "s": (1, 128, 512, 2048, 8192),
+        }

@@ -1,0 +1,120 @@
+"""The shared body of context_attention and generation_attention."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from oplib.arithmetic import Amount, minimum, modulo
+from oplib.attention_work import HeadSizes, capped_pairs, chunked_pairs, plain_heads
+from oplib.dtypes import storage_bytes
+from oplib.errors import InvalidInputError
+from oplib.kind import Dims, OpKind, Role
+from oplib.params import (
+    ACTIVATION_DTYPE,
+    CAUSAL,
+    KV_DTYPE,
+    MASKING,
+    Param,
+    Params,
+    flag,
+    integer,
+    text,
+)
+
+
+def visible_cache(p: Amount, params: Params) -> Amount:
+    """Cached tokens that the new ones can see: all, or what the window or the chunk leaves."""
+    window, chunk = integer(params, "window"), integer(params, "chunk")
+    if window:
+        return minimum(p, window - 1)
+    if chunk and text(params, "masking") == "skipped":
+        return modulo(p, chunk)
+    return minimum(p, chunk - 1) if chunk else p
+
+
+def pairs(s: Amount, p: Amount, params: Params) -> Amount:
+    """(query, key) pairs per sequence and head that are worked on.
+
+    computed: the rectangle of s queries by all keys at hand. skipped: only pairs that the causal mask, the window or
+    the chunk leaves; without a causal mask nothing is skipped.
+    """
+    if text(params, "masking") == "computed" or not flag(params, "causal"):
+        return s * (s + visible_cache(p, params))
+    if chunk := integer(params, "chunk"):
+        return chunked_pairs(s, p, chunk)
+    return capped_pairs(s, p, integer(params, "window"))
+
+
+class PlainAttention(OpKind):
+    """Attention whose cache keeps keys and values as they are; a subclass names the phase, docs and grid."""
+
+    role: ClassVar[Role] = "attention"
+    dims: ClassVar[tuple[str, ...]] = ("b", "s", "p")
+    params: ClassVar[tuple[Param, ...]] = (
+        Param(name="num_heads", type=int, doc="query heads"),
+        Param(name="num_kv_heads", type=int, doc="key and value heads"),
+        Param(name="head_dim", type=int, doc="size of a query and of a key"),
+        Param(name="v_head_dim", type=int, doc="size of a value"),
+        Param(
+            name="window",
+            type=int,
+            default=0,
+            minimum=0,
+            doc="keys a query sees at most, itself included; 0: all",
+        ),
+        Param(
+            name="chunk",
+            type=int,
+            default=0,
+            minimum=0,
+            doc="positions are cut into chunks that do not see each other; 0: not cut",
+        ),
+        Param(
+            name="softcap",
+            type=float,
+            default=0.0,
+            minimum=0,
+            doc="scores pass through softcap·tanh(score/softcap); 0: they do not",
+        ),
+        Param(
+            name="sinks", type=bool, default=False, doc="one learned score per head joins softmax"
+        ),
+        CAUSAL,
+        ACTIVATION_DTYPE,
+        KV_DTYPE,
+        MASKING,
+    )
+
+    def check(self, params: Params) -> None:
+        if integer(params, "num_heads") % integer(params, "num_kv_heads"):
+            raise InvalidInputError(
+                f"{self.name} has {params['num_heads']} query heads over "
+                f"{params['num_kv_heads']} key/value heads.",
+                "Each key/value head serves the same whole number of query heads.",
+            )
+        if integer(params, "window") and integer(params, "chunk"):
+            raise InvalidInputError(
+                f"{self.name} has window {params['window']} and chunk {params['chunk']}.",
+                "At most one of them is set.",
+            )
+
+    def sizes(self, params: Params) -> HeadSizes:
+        return plain_heads(
+            heads=integer(params, "num_heads"),
+            kv_heads=integer(params, "num_kv_heads"),
+            head_dim=integer(params, "head_dim"),
+            v_head_dim=integer(params, "v_head_dim"),
+        )
+
+    def flops(self, params: Params, dims: Dims) -> Amount:
+        return self.sizes(params).flops(dims["b"], pairs(dims["s"], dims["p"], params))
+
+    def bytes(self, params: Params, dims: Dims) -> Amount:
+        cached = visible_cache(dims["p"], params)
+        moved = self.sizes(params).bytes(dims["b"], dims["s"], cached, params)
+        if flag(params, "sinks"):
+            moved += integer(params, "num_heads") * storage_bytes(text(params, "dtype"))
+        return moved
+
+    def compute_dtype(self, params: Params) -> str:
+        return text(params, "dtype")

@@ -1,0 +1,171 @@
+"""Rules that hold for every op kind at every size."""
+
+import time
+
+import numpy
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from oplib.errors import InvalidInputError
+from oplib.op import Op, kind, op_kinds
+from oplib.symbols import B, P, S, evaluate, parse_expr
+
+SIZES = (1, 2, 4, 8, 16)
+FREE_TEXT = {"functions": "add+mul", "activation": "silu"}
+each_kind = pytest.mark.parametrize("name", list(op_kinds()))
+DIVIDED = (
+    ("num_heads", "num_kv_heads"),
+    ("num_v_heads", "num_k_heads"),
+    ("num_heads", "n_groups"),
+    ("num_experts", "top_k"),
+)
+quick = settings(deadline=None, max_examples=25)
+
+
+def values(param):
+    """A strategy for one parameter."""
+    if param.type is bool:
+        return st.booleans()
+    if param.type is str:
+        return st.sampled_from(param.allowed or (FREE_TEXT[param.name],))
+    smallest = (0,) if param.minimum == 0 else ()
+    return st.sampled_from((*smallest, *SIZES)).map(param.type)
+
+
+@st.composite
+def complete_params(draw, name):
+    """Valid parameters of a kind."""
+    params = {param.name: draw(values(param)) for param in kind(name).params}
+    for heads, groups in DIVIDED:
+        if params.get(groups) and heads in params:
+            params[heads] *= params[groups]
+    if name == "mamba2":
+        params["d_inner"] = params["num_heads"] * params["head_dim"]
+    if params.get("window"):
+        params["chunk"] = 0
+    try:
+        return kind(name).complete(params)
+    except InvalidInputError:  # a sparse attention that is neither plain nor latent
+        assume(False)
+
+
+def draw_case(data, name):
+    """Parameters and dims of one op."""
+    params = data.draw(complete_params(name))
+    return params, {dim: data.draw(st.integers(1, 70)) for dim in kind(name).dims}
+
+
+def price(name, params, dims):
+    return kind(name).flops(params, dims), kind(name).bytes(params, dims)
+
+
+@each_kind
+@quick
+@given(data=st.data())
+def test_costs_are_never_negative(name, data):
+    """Nothing runs for free: bytes are positive, work is not negative."""
+    flops, moved = price(name, *draw_case(data, name))
+    assert flops >= 0
+    assert moved > 0
+
+
+@each_kind
+@quick
+@given(data=st.data())
+def test_costs_grow_in_each_dim(name, data):
+    """More tokens or sequences never cost less. A chunk is the exception: position decides, not length."""
+    params, dims = draw_case(data, name)
+    before = price(name, params, dims)
+    for dim in dims:
+        if dim == "p" and params.get("chunk"):
+            continue
+        after = price(name, params, {**dims, dim: dims[dim] + data.draw(st.integers(1, 70))})
+        assert all(new >= old * (1 - 1e-12) for new, old in zip(after, before, strict=True))
+
+
+@each_kind
+@quick
+@given(data=st.data())
+def test_symbols_text_and_arrays_agree_with_numbers(name, data):
+    """One formula: as an expression, as its text read back, and on arrays."""
+    params, dims = draw_case(data, name)
+    names = dict(zip(dims, (B, S, P), strict=False))
+    op = Op(op=name, name=name, params=params, dims=names)
+    at = dict(zip("bsp", dims.values(), strict=False))
+    flops, moved = price(name, params, dims)
+    written = op.to_json()
+    assert evaluate(parse_expr(written["flops"]), **at) == pytest.approx(flops, rel=1e-12)
+    assert evaluate(parse_expr(written["bytes"]), **at) == pytest.approx(moved, rel=1e-12)
+    assert Op.from_json(written) == op
+    workloads = {"b": 0, "s": 0, "p": 0} | {key: numpy.array([n, n + 1]) for key, n in at.items()}
+    assert op.flops_at(**workloads)[0] == pytest.approx(flops)
+    assert op.bytes_at(**workloads)[0] == pytest.approx(moved)
+
+
+SHARDED = {
+    "context_attention": ("num_heads", "num_kv_heads"),
+    "generation_attention": ("num_heads", "num_kv_heads"),
+    "context_mla": ("num_heads",),
+    "generation_mla": ("num_heads",),
+    "sparse_attention": ("num_heads", "num_kv_heads"),
+    "sparse_indexer": ("num_heads",),
+    "gated_delta_rule": ("num_k_heads", "num_v_heads"),
+    "mamba2": ("num_heads", "n_groups", "d_inner"),
+    "mamba1": ("d_inner",),
+    "causal_conv1d": ("channels",),
+    "gemm": ("n",),
+    "moe": ("intermediate_size",),
+}
+SHARED_INPUT = {"context_mla", "generation_mla", "sparse_attention", "sparse_indexer"} | {
+    "gemm",
+    "moe",
+    "mamba1",
+}
+
+
+@pytest.mark.parametrize("name", sorted(SHARDED))
+@quick
+@given(data=st.data())
+def test_shards_sum_to_the_whole(name, data):
+    """Split over devices, work stays the same, and bytes too unless every shard reads a shared input."""
+    params, dims = draw_case(data, name)
+    shards = data.draw(st.sampled_from((2, 4)))
+    whole = {**params, **{key: params[key] * shards for key in SHARDED[name]}}
+    flops, moved = price(name, params, dims)
+    whole_flops, whole_moved = price(name, whole, dims)
+    assert flops * shards == whole_flops
+    if name in SHARED_INPUT:
+        assert moved * shards >= whole_moved * (1 - 1e-12)
+    else:
+        assert moved * shards == whole_moved
+
+
+@pytest.mark.parametrize("name", [n for n in op_kinds() if "masking" in kind(n).table_columns])
+@quick
+@given(data=st.data())
+def test_skipping_never_costs_more_than_computing(name, data):
+    """What a mask leaves is a part of the rectangle."""
+    params, dims = draw_case(data, name)
+    skipped = price(name, {**params, "masking": "skipped"}, dims)
+    computed = price(name, {**params, "masking": "computed"}, dims)
+    assert skipped[0] <= computed[0]
+    assert skipped[1] <= computed[1]
+
+
+def test_an_op_list_is_written_quickly():
+    """60 windowed attentions, the costliest expressions, become JSON in well under a second."""
+    params = {
+        "num_heads": 32,
+        "num_kv_heads": 8,
+        "head_dim": 128,
+        "v_head_dim": 128,
+        "window": 128,
+        "dtype": "bfloat16",
+        "kv_dtype": "bfloat16",
+    }
+    dims = {"b": B, "s": S, "p": P}
+    start = time.perf_counter()
+    for index in range(60):
+        Op(op="context_attention", name=f"a{index}", params=params, dims=dims).to_json()
+    assert time.perf_counter() - start < 0.5
