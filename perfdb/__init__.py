@@ -1,0 +1,1 @@
+"""What an operation costs: GPU facts and the bounds that follow from them."""
