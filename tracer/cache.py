@@ -1,0 +1,140 @@
+"""The cache as data: found in a real pass, its sizes turned into expressions of batch and cached length.
+
+A cache is any object that the model returns as `past_key_values`. Its *leaves* are the tensors, and the integers that
+count tokens, anywhere inside it. `infer` runs the model at a few workloads and reads the expression of each size off the
+differences; a size that no expression explains at every workload raises instead of being guessed.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import sympy
+import torch
+
+from oplib.symbols import B, P
+
+_PLAIN = (str, bytes, bool, float, torch.dtype, torch.device, type(None), type)
+Path = tuple[str | int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Leaf:
+    """One tensor (shape as expressions, dtype) or one token counter (shape empty, `dtype` None, `value`) of a cache."""
+
+    path: Path
+    shape: tuple[sympy.Expr, ...]
+    dtype: torch.dtype | None
+    value: sympy.Expr | None = None
+
+    @property
+    def bytes(self) -> sympy.Expr:
+        """Bytes of the tensor for the whole batch; 0 for a counter."""
+        return sympy.Mul(*self.shape) * self.dtype.itemsize if self.dtype else sympy.Integer(0)
+
+
+def leaves(cache: Any) -> Iterator[tuple[Path, torch.Tensor | int]]:
+    """Tensors and integers inside `cache`, each object once, in a stable order."""
+    yield from _walk(cache, (), {})
+
+
+def _walk(value: Any, path: Path, seen: dict[int, Any]) -> Iterator[tuple[Path, torch.Tensor | int]]:
+    if isinstance(value, _PLAIN) or id(value) in seen:
+        return
+    if isinstance(value, torch.Tensor | int | torch.SymInt):
+        if isinstance(value, torch.Tensor):
+            seen[id(value)] = value
+        yield path, value
+        return
+    seen[id(value)] = value
+    if isinstance(value, Mapping):
+        children = list(value.items())
+    elif isinstance(value, list | tuple):
+        children = list(enumerate(value))
+    elif _is_cache_part(value):
+        children = list(vars(value).items())
+    else:
+        return
+    for key, child in children:
+        yield from _walk(child, (*path, key), seen)
+
+
+def _is_cache_part(value: Any) -> bool:
+    return any("cache" in c.__module__ or c.__name__.endswith(("Cache", "Layer")) for c in type(value).__mro__[:-1])
+
+
+def rebuild(template: Any, values: Mapping[Path, Any]) -> Any:
+    """A copy of `template` whose leaves are `values`; everything else is shared or copied shallowly."""
+    return _rebuild(template, (), values, {})
+
+
+def _rebuild(value: Any, path: Path, values: Mapping[Path, Any], done: dict[int, Any]) -> Any:
+    if path in values:
+        done[id(value)] = values[path]
+        return values[path]
+    if isinstance(value, (*_PLAIN, int)):
+        return value
+    if id(value) in done:
+        return done[id(value)]
+    if isinstance(value, list | tuple):
+        done[id(value)] = result = type(value)(_rebuild(v, (*path, i), values, done) for i, v in enumerate(value))
+        return result
+    if isinstance(value, Mapping) or _is_cache_part(value):
+        done[id(value)] = result = copy.copy(value)
+        items = result if isinstance(value, Mapping) else vars(result)
+        for key, child in list(items.items()):
+            items[key] = _rebuild(child, (*path, key), values, done)
+        return result
+    return value
+
+
+def infer(run: Callable[[int, int], Any], points: Sequence[tuple[int, int]]) -> tuple[Any, tuple[Leaf, ...]]:
+    """The cache that `run(batch, cached)` leaves at the first point, and its leaves with sizes as expressions.
+
+    Integers that do not change from point to point are settings, not counters, and are left out. A part that only
+    longer sequences have (compressed keys, say) is read off the points that have it.
+    """
+    caches = [run(b, p) for b, p in points]
+    columns = [dict(leaves(c)) for c in caches]
+    found = []
+    for path, example in columns[0].items():
+        held = [(c[path], point) for c, point in zip(columns, points, strict=True) if path in c]
+        values, where = [v for v, _ in held], [point for _, point in held]
+        if isinstance(example, torch.Tensor):
+            shape = tuple(expression([v.shape[d] for v in values], where) for d in range(example.dim()))
+            found.append(Leaf(path=path, shape=shape, dtype=example.dtype))
+        elif len(set(values)) > 1:
+            found.append(Leaf(path=path, shape=(), dtype=None, value=expression(values, where)))
+    return caches[0], tuple(found)
+
+
+def expression(sizes: Sequence[int], points: Sequence[tuple[int, int]]) -> sympy.Expr:
+    """The simplest of: constant, b, linear in p, floor(p / r), p mod r, min(p + c, limit) that gives `sizes` at `points`."""
+    for candidate in _candidates(sizes, points):
+        if all(candidate.subs({B: b, P: p}) == size for size, (b, p) in zip(sizes, points, strict=True)):
+            return candidate
+    raise ValueError(f"cache sizes {list(sizes)} at (batch, cached) {list(points)} follow no known form")
+
+
+def _candidates(sizes: Sequence[int], points: Sequence[tuple[int, int]]) -> Iterator[sympy.Expr]:
+    first, (b, p) = sizes[0], points[0]
+    yield sympy.Integer(first)
+    yield B
+    yield B * sympy.Rational(first, b)
+    yield P + (first - p)
+    smallest, (_, near) = min(zip(sizes, points, strict=True), key=lambda pair: pair[1][1])
+    yield sympy.Min(P + (smallest - near), max(sizes))
+    largest, (_, far) = max(zip(sizes, points, strict=True), key=lambda pair: pair[1][1])
+    if 0 < largest < far:
+        ratio = round(far / largest)
+        yield sympy.floor(P / ratio)
+        for offset in {size - point[1] // ratio for size, point in zip(sizes, points, strict=True)}:
+            yield sympy.floor(P / ratio) + offset
+    for period in sorted({abs(point[1] - size) for size, point in zip(sizes, points, strict=True)} - {0}):
+        for divisor in sympy.divisors(period):
+            if divisor > max(sizes):
+                yield sympy.Mod(P, divisor)
+                break

@@ -1,0 +1,95 @@
+"""Where every traced node comes from: module path, module class, source file and line."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from unittest import mock
+
+import torch
+from torch.fx import Graph, Node
+
+import transformers
+
+_TORCH = str(Path(torch.__file__).parent) + os.sep
+_TRANSFORMERS = str(Path(transformers.__file__).parent) + os.sep
+_MODELS = _TRANSFORMERS + "models" + os.sep
+_HERE = str(Path(__file__).parent) + os.sep
+_STDLIB = str(Path(os.__file__).parent) + os.sep
+_SITE_PACKAGES = "site-packages" + os.sep
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Origin:
+    """Module path (of the traced model), module class, file and line that made a node."""
+
+    module: str
+    module_class: str
+    file: str
+    line: int
+
+    @property
+    def source(self) -> str:
+        """`file.py:line`, the file without its folders."""
+        return f"{os.path.basename(self.file)}:{self.line}" if self.file else ""
+
+
+NOWHERE = Origin(module="", module_class="", file="", line=0)
+
+
+def origin(node: Node) -> Origin:
+    """The origin recorded on a node while it was traced."""
+    return node.meta.get("origin", NOWHERE)
+
+
+def _is_infrastructure(filename: str) -> bool:
+    if filename.startswith(_MODELS):
+        return False
+    if filename.startswith((_TORCH, _TRANSFORMERS, _HERE, "<")):
+        return True
+    return filename.startswith(_STDLIB) and _SITE_PACKAGES not in filename
+
+
+def _user_frame(frame: FrameType | None) -> tuple[str, int]:
+    while frame is not None:
+        filename = frame.f_code.co_filename
+        if not _is_infrastructure(filename):
+            return filename, frame.f_lineno
+        frame = frame.f_back
+    return "", 0
+
+
+@contextlib.contextmanager
+def recorded(model: torch.nn.Module) -> Iterator[None]:
+    """Within the context, nodes made while `model` runs carry an `Origin`: innermost module, innermost line of model code."""
+    stack: list[tuple[str, str]] = [("", type(model).__name__)]
+    handles = []
+    for path, module in model.named_modules():
+        entry = (path, type(module).__name__)
+        handles.append(module.register_forward_pre_hook(lambda _m, _a, entry=entry: stack.append(entry), prepend=True))
+        handles.append(module.register_forward_hook(lambda _m, _a, _o: _drop(stack), always_call=True))
+    create = Graph.create_node
+
+    def create_node(self: Graph, *args, **kwargs) -> Node:
+        node = create(self, *args, **kwargs)
+        module, module_class = stack[-1]
+        file, line = _user_frame(sys._getframe(1))
+        node.meta["origin"] = Origin(module=module, module_class=module_class, file=file, line=line)
+        return node
+
+    try:
+        with mock.patch.object(Graph, "create_node", create_node):
+            yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _drop(stack: list[tuple[str, str]]) -> None:
+    if len(stack) > 1:
+        stack.pop()
