@@ -1,0 +1,135 @@
+"""Conservation: nothing counted twice, nothing lost.
+
+Weights: weight bytes of ops, and of primitives, times counts are the model's parameter bytes. FLOPs: under `eager`, ops' FLOPs are what
+`torch.utils.flop_counter.FlopCounterMode` counts for the same forward, run on sizes alone with eager attention and
+one product per chosen expert (`batched_mm`), so that no packet hides work from the counter. Scans and short convolutions
+stay boundaries in that forward, the counter does not see them, and their work is reported as uncounted.
+Nodes: each is in one op, one pointwise cluster, one free group, or is a primitive.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from oplib.op import Op
+from tracer import boundaries
+from tracer.match.claim import Matched
+from tracer.prune import Pruning
+
+#: Kinds whose boundary the counter does not look into.
+UNCOUNTED = frozenset({"causal_conv1d", "mamba1", "mamba2", "gated_delta_rule"})
+WORKLOAD = {"b": 2, "s": 640}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Counted:
+    """What the counter saw at a workload."""
+
+    b: int
+    s: int
+    p: int
+    flops: int
+
+
+def count_flops(model: nn.Module, pruning: Pruning) -> dict[str, Counted]:
+    """FLOPs of the full model by torch's counter: a fresh prompt, then one step over the cache it left."""
+    b, s = WORKLOAD["b"], WORKLOAD["s"]
+    device = next(model.parameters()).device
+    with torch.no_grad(), _as_written(model), boundaries.bind(model):
+        ids = torch.zeros(b, s, dtype=torch.long, device=device)
+        context, out = _count(model, pruning, input_ids=ids, use_cache=True)
+        generation, _ = _count(
+            model, pruning, input_ids=ids[:, :1], past_key_values=out.past_key_values, use_cache=True
+        )
+    return {
+        "context": Counted(b=b, s=s, p=0, flops=context),
+        "generation": Counted(b=b, s=1, p=s, flops=generation),
+    }
+
+
+def _count(model: nn.Module, pruning: Pruning, **inputs: Any) -> tuple[int, Any]:  # Any: what forward takes and gives
+    counter = FlopCounterMode(display=False)
+    extra = 0
+    starts: dict[int, int] = {}
+    handles = []
+    for kept in pruning.kept:
+        layer = model.get_submodule(kept.traced)
+
+        def enter(module: nn.Module, _args: Any) -> None:
+            starts[id(module)] = counter.get_total_flops()
+
+        def leave(module: nn.Module, _args: Any, _out: Any, times: int = kept.layer.count - 1) -> None:
+            nonlocal extra
+            extra += times * (counter.get_total_flops() - starts[id(module)])
+
+        handles += [layer.register_forward_pre_hook(enter), layer.register_forward_hook(leave)]
+    try:
+        with counter:
+            out = model(**inputs)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return counter.get_total_flops() + extra, out
+
+
+@contextlib.contextmanager
+def _as_written(model: nn.Module) -> Iterator[None]:
+    """Eager attention, and experts as one product per chosen expert."""
+    configs = {id(c): c for m in model.modules() if (c := getattr(m, "config", None)) is not None}.values()
+    saved = [(c, c._attn_implementation, getattr(c, "_experts_implementation", None)) for c in configs]
+    for config, _, _ in saved:
+        config._attn_implementation = "eager"
+        config._experts_implementation = "batched_mm"
+    try:
+        yield
+    finally:
+        for config, attention, experts in saved:
+            config._attn_implementation = attention
+            config._experts_implementation = experts
+
+
+def flops(ops: dict[str, tuple[Op, ...]], counted: dict[str, Counted], primitives: dict[str, float]) -> dict:
+    """The `flops` object of a report, both phases together, and each."""
+    phases = {}
+    for phase, at in counted.items():
+        seen = sum(o.count * o.flops_at(b=at.b, s=at.s, p=at.p) for o in ops[phase] if o.op not in UNCOUNTED)
+        unseen = sum(o.count * o.flops_at(b=at.b, s=at.s, p=at.p) for o in ops[phase] if o.op in UNCOUNTED)
+        phases[phase] = {
+            "workload": {"b": at.b, "s": at.s, "p": at.p},
+            "counter": at.flops,
+            "ops": round(seen),
+            "primitives": round(primitives.get(phase, 0)),
+            "uncounted": round(unseen),
+        }
+    total = {key: sum(p[key] for p in phases.values()) for key in ("counter", "ops", "primitives", "uncounted")}
+    return {**total, "phases": phases}
+
+
+def nodes(matched: dict[str, Matched]) -> dict[str, int]:
+    """How many traced nodes each group holds. A node in no group, or in two, breaks the sum."""
+    groups: Counter[str] = Counter()
+    for found in matched.values():
+        groups["total"] += len(found.flow.nodes)
+        for claim in found.claims:
+            groups["pointwise" if claim.kind == "pointwise" else "ops"] += len(claim.nodes)
+        groups["free"] += len(found.free)
+        groups["primitive"] += len(found.primitives)
+    return {key: groups[key] for key in ("total", "ops", "pointwise", "free", "primitive")}
+
+
+def report(weight: dict[str, int], flop: dict, node: dict[str, int]) -> dict:
+    """The `conservation` object. Exact means: equal to the last byte and FLOP, and every node in one place."""
+    exact = (
+        weight["model"] == weight["ops"] + weight["primitives"]
+        and flop["counter"] == flop["ops"] + flop["primitives"]
+        and node["total"] == node["ops"] + node["pointwise"] + node["free"] + node["primitive"]
+    )
+    return {"weights": weight, "flops": flop, "nodes": node, "exact": exact}

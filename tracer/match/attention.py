@@ -1,0 +1,157 @@
+"""Attention boundaries: plain heads, latent (MLA), and sparse over selected keys.
+
+Shapes: B batch, H query heads, K key/value heads, S new tokens, T visible keys, D head dim, V value head dim.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import sympy
+from torch import fx
+
+from oplib.symbols import P
+from tracer.match import matcher, targets
+from tracer.match.claim import Claim, Refusal, Result
+from tracer.match.flow import Flow
+
+_ARGUMENTS = ("query", "key", "value", "mask", "sinks", "bias", "indices", "scale", "causal", "window", "chunk", "softcap")
+
+
+@matcher("attention", "trace_model.attention")
+def attention(flow: Flow, node: fx.Node, _taken) -> Result:
+    """One attention node: `<phase>_attention`, `<phase>_mla`, or `sparse_attention` where it gets indices of keys."""
+    call = dict(zip(_ARGUMENTS, node.args, strict=True))
+    batch, heads, new, head_dim = flow.shape(call["query"])
+    _, kv_heads, keys, _ = flow.shape(call["key"])
+    if keys != new + P and keys != new:
+        return Refusal(
+            node=node,
+            op=f"{flow.trace.phase}_attention",
+            reason=f"it sees {keys} keys, not the p cached and {new} new tokens",
+        )
+    params = {
+        "num_heads": int(heads),
+        "num_kv_heads": int(kv_heads),
+        "head_dim": int(head_dim),
+        "v_head_dim": int(flow.shape(call["value"])[-1]),
+        "window": call["window"],
+        "chunk": call["chunk"],
+        "softcap": call["softcap"],
+        "sinks": call["sinks"] is not None,
+        "causal": call["causal"],
+        "dtype": flow.dtype(call["query"]),
+        "kv_dtype": flow.dtype(call["key"]),
+        "masking": "computed",
+    }
+    parameters, extra = [], []
+    if call["sinks"] is not None and (found := flow.parameter(call["sinks"])):
+        parameters, extra = [found[0]], found[1]
+    claim = Claim(
+        kind=f"{flow.trace.phase}_attention",
+        params=params,
+        dims={"b": batch, "s": new, "p": keys - new},
+        nodes=[*extra, node],
+        anchor=node,
+        inputs=[call["query"], call["key"], call["value"]],
+        parameters=parameters,
+    )
+    found = latent(flow, call["key"], call["value"])
+    if found:
+        claim.kind = f"{flow.trace.phase}_mla"
+        claim.params = _latent_params(params, found)
+    if call["indices"] is not None:
+        claim.kind, claim.params = "sparse_attention", _sparse_params(params, found)
+        claim.params["topk"] = int(flow.shape(call["indices"])[-1])
+        claim.inputs.append(call["indices"])
+    return claim
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Latent:
+    """What an attention's keys and values are expanded from."""
+
+    kv_lora_rank: int
+    rope: int
+    expansion: fx.Node
+
+
+def latent(flow: Flow, key: fx.Node, value: fx.Node) -> Latent | None:
+    """Keys and values that one linear layer expands from a narrow cached latent, next to a key part all heads share."""
+    expansion = _linear_behind(flow, value)
+    if expansion is None or expansion not in set(flow.ancestors([key], stop=lambda n: n is not expansion and _is_linear(n))):
+        return None
+    rank = int(flow.shape(expansion.args[1])[1])
+    heads, value_dim = int(flow.shape(value)[1]), int(flow.shape(value)[-1])
+    nope = int(flow.shape(expansion)[-1]) // heads - value_dim
+    rope = int(flow.shape(key)[-1]) - nope
+    if rope <= 0 or nope <= 0 or rank >= heads * (nope + value_dim):
+        return None
+    return Latent(kv_lora_rank=rank, rope=rope, expansion=expansion)
+
+
+def _is_linear(node: fx.Node) -> bool:
+    return targets.full_name(node) == "aten.linear"
+
+
+def _linear_behind(flow: Flow, node: fx.Node) -> fx.Node | None:
+    """The linear layer a value comes out of through views and an append to the cache, if there is one."""
+    for _ in range(32):
+        node = flow.source(node)
+        if _is_linear(node):
+            return node
+        if node.op != "call_function" or targets.base_name(node) != "cat":
+            return None
+        node = node.args[0][-1]
+    return None
+
+
+def _latent_params(params: dict, latent: Latent) -> dict:
+    return {
+        "num_heads": params["num_heads"],
+        "kv_lora_rank": latent.kv_lora_rank,
+        "qk_nope_head_dim": params["head_dim"] - latent.rope,
+        "qk_rope_head_dim": latent.rope,
+        "v_head_dim": params["v_head_dim"],
+        "dtype": params["dtype"],
+        "kv_dtype": params["kv_dtype"],
+        "causal": params["causal"],
+        "masking": params["masking"],
+        "absorbed": False,
+    }
+
+
+def _sparse_params(params: dict, latent: Latent | None) -> dict:
+    if latent:
+        return _latent_params(params, latent)
+    names = ("num_heads", "num_kv_heads", "head_dim", "v_head_dim", "dtype", "kv_dtype", "causal", "masking")
+    return {name: params[name] for name in names}
+
+
+@matcher("sdpa", "aten.scaled_dot_product_attention")
+def sdpa(flow: Flow, node: fx.Node, _taken) -> Result:
+    """Attention that a model calls on its own, past the registry: plain heads only."""
+    query, key, value = node.args[:3]
+    batch, heads, new, head_dim = flow.shape(query)
+    _, kv_heads, keys, _ = flow.shape(key)
+    causal = bool(node.args[5] if len(node.args) > 5 else node.kwargs.get("is_causal", False))
+    masked = len(node.args) > 3 and node.args[3] is not None
+    if sympy.expand(keys - new) not in (P, 0):
+        return Refusal(node=node, op="attention", reason=f"it sees {keys} keys for {new} new tokens")
+    return Claim(
+        kind=f"{flow.trace.phase}_attention",
+        params={
+            "num_heads": int(heads),
+            "num_kv_heads": int(kv_heads),
+            "head_dim": int(head_dim),
+            "v_head_dim": int(flow.shape(value)[-1]),
+            "causal": causal or masked,
+            "dtype": flow.dtype(query),
+            "kv_dtype": flow.dtype(key),
+            "masking": "computed",
+        },
+        dims={"b": batch, "s": new, "p": keys - new},
+        nodes=[node],
+        anchor=node,
+        inputs=[query, key, value],
+    )

@@ -1,0 +1,55 @@
+"""Linear layers: a product of token data with one two-dimensional parameter."""
+
+from __future__ import annotations
+
+from torch import fx
+
+from tracer.match import matcher
+from tracer.match.claim import Claim, Refusal, Result
+from tracer.match.flow import Flow
+from tracer.match.targets import CASTS, base_name, full_name
+
+#: Operator -> (position of the input, of the weight, of the bias, whether the weight is stored (n, k)).
+_FORMS = {
+    "aten.linear": (0, 1, 2, True),
+    "aten.matmul": (0, 1, None, False),
+    "aten.mm": (0, 1, None, False),
+    "aten.addmm": (1, 2, 0, False),
+}
+
+
+@matcher("gemm", *_FORMS)
+def gemm(flow: Flow, node: fx.Node, _taken) -> Result:
+    """`linear`, and `matmul`, `mm`, `addmm` whose second factor is a parameter of two dimensions."""
+    x_at, w_at, bias_at, transposed = _FORMS[full_name(node)]
+    x, weight = node.args[x_at], node.args[w_at]
+    found = flow.parameter(weight)
+    if found is None:
+        return Refusal(node=node, op="gemm", reason="the second factor is not a parameter")
+    parameter, chain = found
+    shape = flow.shape(weight)
+    if len(shape) != 2:
+        return Refusal(node=node, op="gemm", reason=f"the parameter has {len(shape)} dimensions, not 2")
+    n, k = (int(s) for s in (shape if transposed else reversed(shape)))
+    x, widened = _unwidened(flow, x)
+    bias = node.args[bias_at] if bias_at is not None and len(node.args) > bias_at else node.kwargs.get("bias")
+    parameters, extra = [parameter], [*widened, *(c for c in chain if len(flow.users[c]) == 1)]
+    if isinstance(bias, fx.Node) and (owner := flow.parameter(bias)):
+        parameters.append(owner[0])
+        extra += [c for c in owner[1] if len(flow.users[c]) == 1]
+    return Claim(
+        kind="gemm",
+        params={"n": n, "k": k, "dtype": flow.dtype(parameter), "bias": isinstance(bias, fx.Node)},
+        dims={"m": flow.numel(x) / k},
+        nodes=[*extra, node],
+        anchor=node,
+        inputs=[x],
+        parameters=parameters,
+    )
+
+
+def _unwidened(flow: Flow, x: fx.Node) -> tuple[fx.Node, list[fx.Node]]:
+    """Back through a cast to float32 that only this product reads: it is part of how the product reads its input."""
+    if x.op == "call_function" and base_name(x) in CASTS and flow.dtype(x) == "float32" and len(flow.users[x]) == 1:
+        return x.args[0], [x]
+    return x, []

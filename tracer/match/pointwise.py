@@ -1,0 +1,124 @@
+"""Memory-bound work: mathematics per element, norms, moves. As written each node is an op; lowerings fuse them."""
+
+from __future__ import annotations
+
+import sympy
+import torch
+from torch import fx
+
+from tracer.match import Stage, matcher, targets
+from tracer.match.claim import Claim, Result
+from tracer.match.flow import Flow
+
+
+@matcher("pointwise", stage=Stage.MEMORY)
+def pointwise(flow: Flow, node: fx.Node, _taken) -> Result:
+    """Any operator whose time is its bytes."""
+    if not targets.is_pointwise(node):
+        return None
+    claim = Claim(kind="pointwise", params={}, dims={}, nodes=[node], anchor=node)
+    measure(flow, claim)
+    return claim
+
+
+def measure(flow: Flow, claim: Claim) -> None:
+    """Set what a pointwise claim reads and writes: values made outside it, and those of its own that others use."""
+    inside = set(claim.nodes)
+    reads: dict[fx.Node, object] = {}
+    writes: dict[fx.Node, object] = {}
+    claim.parameters = []
+    for node in claim.nodes:
+        for value in node.all_input_nodes:
+            if value.op == "call_function" and flow.source(value) in inside:
+                continue
+            _read(flow, claim, node, value, reads)
+        if targets.mutated(node) or _escapes(flow, node, inside):
+            writes[node] = flow.bytes(_written(node))
+    claim.inputs = list(reads)
+    claim.dims = {"read": _total(reads.values()), "written": _total(writes.values())}
+    claim.params = {
+        "functions": _functions(claim),
+        "dtype": _dtype(claim),
+    }
+
+
+def _functions(claim: Claim) -> str:
+    """What the cluster computes; casts are named only where there is nothing else."""
+    names = {targets.base_name(n).strip("_") for n in claim.nodes}
+    return "+".join(sorted(names - targets.CASTS or names))
+
+
+def _dtype(claim: Claim) -> str:
+    """The narrowest floating dtype that the cluster makes: what it hands on."""
+    values = [v for n in claim.nodes for v in _tensors(n) if v.dtype.is_floating_point]
+    if values:
+        return str(min((v.dtype for v in values), key=lambda d: d.itemsize)).removeprefix("torch.")
+    made = next((v.dtype for n in claim.nodes for v in _tensors(n)), torch.float32)
+    return "float32" if made.is_complex else str(made).removeprefix("torch.")
+
+
+def _tensors(node: fx.Node) -> list[torch.Tensor]:
+    value = node.meta.get("val")
+    values = value if isinstance(value, list | tuple) else [value]
+    return [v for v in values if isinstance(v, torch.Tensor)]
+
+
+def _read(flow: Flow, claim: Claim, node: fx.Node, value: fx.Node, reads: dict) -> None:
+    found = flow.parameter(value)
+    if found:
+        claim.parameters = list(dict.fromkeys([*claim.parameters, found[0]]))
+        reads[found[0]] = flow.bytes(found[0])
+        return
+    if value in targets.mutated(node) and targets.base_name(node) in ("copy_", "fill_", "zero_"):
+        return
+    if not targets.is_shape_arithmetic(value) and _is_tensor(value):
+        source = flow.source(value)
+        size = flow.bytes(value) if flow.numel(value) != flow.numel(source) else flow.bytes(source)
+        if _is_expanded(flow, value):
+            size = flow.bytes(source)
+        reads.setdefault(value, size)
+
+
+def _is_expanded(flow: Flow, value: fx.Node) -> bool:
+    """Whether a view repeats its elements: then the source is what is read."""
+    while value.op == "call_function" and targets.is_view(value) and value.all_input_nodes:
+        if targets.base_name(value) in ("expand", "expand_as"):
+            return True
+        value = value.all_input_nodes[0]
+    return False
+
+
+def _written(node: fx.Node) -> fx.Node:
+    if targets.base_name(node) == "copy_":
+        return node.args[0]
+    return node
+
+
+def _escapes(flow: Flow, node: fx.Node, inside: set[fx.Node]) -> bool:
+    """Whether a value is used outside, through views or not."""
+    for user in node.users:
+        if user in inside:
+            continue
+        if user.op == "output":
+            return True
+        if targets.is_shape_arithmetic(user):
+            continue
+        if targets.is_view(user):
+            if _escapes(flow, user, inside):
+                return True
+            continue
+        return True
+    return False
+
+
+def _is_tensor(node: fx.Node) -> bool:
+
+
+    value = node.meta.get("val")
+    return isinstance(value, torch.Tensor)
+
+
+def _total(sizes) -> object:
+
+
+    return sympy.Add(*sizes)

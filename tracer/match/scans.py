@@ -1,0 +1,78 @@
+"""Recurrent scans: Mamba 2, Mamba 1 and the gated delta rule, chunked over many tokens or one step at a time."""
+
+from __future__ import annotations
+
+from torch import fx
+
+from tracer.match import matcher, targets
+from tracer.match.claim import Claim, Result
+from tracer.match.flow import Flow
+
+
+def _state_dtype(node: fx.Node) -> str:
+    return str(node.meta["val"][1].dtype).removeprefix("torch.")
+
+
+def _claim(flow: Flow, node: fx.Node, kind: str, params: dict, batch, new, inputs: list[fx.Node]) -> Claim:
+    """The scan, the write of its state back into the cache, and the parameters that only it uses."""
+    nodes, parameters = [node], []
+    for argument in node.all_input_nodes:
+        if found := flow.parameter(argument):
+            parameters.append(found[0])
+            nodes += found[1]
+    for user in [*node.users, *(u for n in node.users for u in n.users)]:
+        if targets.base_name(user) == "copy_":
+            nodes.append(user)
+    params = {**params, "phase": flow.trace.phase, "state_dtype": _state_dtype(node)}
+    return Claim(kind=kind, params=params, dims={"b": batch, "s": new}, nodes=nodes, anchor=node, inputs=inputs,
+                 parameters=list(dict.fromkeys(parameters)))  # fmt: skip
+
+
+@matcher("mamba2", "trace_model.mamba2_scan")
+def mamba2(flow: Flow, node: fx.Node, _taken) -> Result:
+    """x (B,S,H,P), B and C (B,S,G,N)."""
+    x, _, _, b, _, _, _, chunk_size = node.args
+    batch, new, heads, head_dim = flow.shape(x)
+    groups, state = flow.shape(b)[-2:]
+    params = {
+        "d_inner": int(heads * head_dim),
+        "d_state": int(state),
+        "num_heads": int(heads),
+        "head_dim": int(head_dim),
+        "n_groups": int(groups),
+        "chunk_size": chunk_size or 1,
+        "dtype": flow.dtype(b),
+    }
+    return _claim(flow, node, "mamba2", params, batch, new, [x])
+
+
+@matcher("mamba1", "trace_model.mamba1_scan")
+def mamba1(flow: Flow, node: fx.Node, _taken) -> Result:
+    """x (B,C,S), A (C,N); dt comes out of a low-rank linear layer."""
+    x, dt, a = node.args[:3]
+    batch, channels, new = flow.shape(x)
+    behind = next((n for n in flow.ancestors([dt], stop=lambda n: False) if targets.full_name(n) == "aten.linear"), None)
+    params = {
+        "d_inner": int(channels),
+        "d_state": int(flow.shape(a)[-1]),
+        "dt_rank": int(flow.shape(behind.args[1])[-1]) if behind is not None else 0,
+        "dtype": flow.dtype(x),
+    }
+    return _claim(flow, node, "mamba1", params, batch, new, [x])
+
+
+@matcher("gated_delta_rule", "trace_model.gated_delta_rule")
+def gated_delta_rule(flow: Flow, node: fx.Node, _taken) -> Result:
+    """q, k (B,S,K,D), v (B,S,H,V); the decay has one value per head (GDN) or per channel (KDA)."""
+    query, key, value, g, _, _, chunk_size = node.args
+    batch, new, heads, width = flow.shape(value)
+    params = {
+        "num_k_heads": int(flow.shape(key)[2]),
+        "num_v_heads": int(heads),
+        "head_k_dim": int(flow.shape(key)[3]),
+        "head_v_dim": int(width),
+        "chunk_size": chunk_size or 1,
+        "gate": "channel" if len(flow.shape(g)) == 4 else "scalar",
+        "dtype": flow.dtype(value),
+    }
+    return _claim(flow, node, "gated_delta_rule", params, batch, new, [query, key, value])

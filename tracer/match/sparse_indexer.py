@@ -1,0 +1,59 @@
+"""The indexer of sparse attention: scores of every key, and the selection of the best ones."""
+
+from __future__ import annotations
+
+import sympy
+from torch import fx
+
+from tracer.match import Stage, matcher, targets
+from tracer.match.claim import Claim, Refusal, Result
+from tracer.match.flow import Flow
+
+_PRODUCTS = ("aten.matmul", "aten.bmm", "aten.einsum")
+
+
+@matcher("sparse_indexer", "trace_model.attention", stage=Stage.PATTERN)
+def sparse_indexer(flow: Flow, node: fx.Node, taken) -> Result:
+    """Everything between the product of index queries with index keys and the indices that an attention node gets."""
+    indices = node.args[6]
+    if indices is None or indices in taken:
+        return None
+    above = set(flow.ancestors([indices], stop=lambda n: targets.full_name(n) == "aten.linear"))
+    products = sorted((n for n in above if targets.full_name(n) in _PRODUCTS), key=flow.position)
+    selections = [n for n in above if targets.base_name(n) == "topk"]
+    if not products or len(selections) != 1:
+        return Refusal(node=node, op="sparse_indexer", reason="no single top-k over scores leads to its indices")
+    score = products[0]
+    query, key = score.args[:2]
+    q, k = flow.shape(query), flow.shape(key)
+    below = _descendants(flow, score) & above
+    batch, new, heads, head_dim = q if len(q) == 4 else (*q, sympy.Integer(1))[:4]
+    return Claim(
+        kind="sparse_indexer",
+        params={
+            "num_heads": int(heads),
+            "head_dim": int(head_dim),
+            "topk": int(flow.shape(selections[0].users and indices)[-1]),
+            "dtype": flow.dtype(_unwidened(flow, query)),
+            "masking": "computed",
+        },
+        dims={"b": batch, "s": new, "p": k[-1] - new},
+        nodes=sorted(below, key=flow.position),
+        anchor=selections[0],
+        inputs=[query, key],
+    )
+
+
+def _descendants(flow: Flow, node: fx.Node) -> set[fx.Node]:
+    found, stack = set(), [node]
+    while stack:
+        current = stack.pop()
+        if current not in found:
+            found.add(current)
+            stack.extend(flow.users[current])
+    return found
+
+
+def _unwidened(flow: Flow, node: fx.Node) -> fx.Node:
+    """Back through a cast to float32, which serving kernels do not make."""
+    return node.args[0] if targets.base_name(node) in targets.CASTS else node

@@ -1,0 +1,102 @@
+"""What no op claims: where it stands, what it costs at least, what comes nearest, and why that did not match."""
+
+from __future__ import annotations
+
+import linecache
+from collections.abc import Iterator
+from typing import Any
+
+import sympy
+import torch
+from torch import fx
+
+from oplib.symbols import P, format_expr
+from tracer.match import targets
+from tracer.match.claim import Matched
+from tracer.match.flow import Flow, Role
+from tracer.weights import Weights
+
+
+def describe(matched: Matched, weights: Weights) -> list[dict[str, Any]]:
+    """An entry of `unsupported` for each primitive of one phase, in order of execution."""
+    return [_entry(matched, node, reason, weights) for node, reason in matched.primitives.items()]
+
+
+def _entry(matched: Matched, node: fx.Node, reason: str, weights: Weights) -> dict[str, Any]:
+    flow = matched.flow
+    where = flow.origin(node)
+    kept = flow.pruning.of(where.module)
+    names = [flow.trace.parameters[p.name][0] for p in _parameters(flow, node)]
+    return {
+        "phase": flow.trace.phase,
+        "primitive": targets.full_name(node),
+        "count": kept.layer.count if kept else 1,
+        "flops": format_expr(counted_flops(flow, node) or _elements(flow, node)),
+        "bytes": format_expr(_bytes(flow, node)),
+        "weight_bytes": sum(weights.bytes(n) for n in names),
+        "where": flow.pruning.original(where.module),
+        "source": where.source,
+        "file": where.file,
+        "line_text": linecache.getline(where.file, where.line).strip() if where.file else "",
+        "nearest": _nearest(matched, node),
+        "reason": reason,
+        "module_class": where.module_class,
+        "layer": kept.id if kept else "",
+        "shape": _shapes(flow, node),
+        "node": node.name,
+    }
+
+
+def counted_flops(flow: Flow, node: fx.Node) -> sympy.Expr:
+    """FLOPs of a primitive by the counter's own conventions; 0 for packets that it does not know."""
+    if targets.full_name(node) == "trace_model.attention":
+        query, key, value = node.args[:3]
+        batch, heads, new, head_dim = flow.shape(query)
+        keys, window = flow.shape(key)[2], node.args[9]
+        if window:
+            keys = keys - P + sympy.Min(P, window - 1)
+        return 2 * batch * heads * new * keys * (head_dim + flow.shape(value)[-1])
+    if targets.full_name(node) in ("aten.convolution", "aten.conv1d", "aten.conv2d"):
+        weight = flow.shape(node.args[1])
+        return 2 * flow.numel(node) * sympy.Mul(*weight[1:])
+    return sympy.Integer(0)
+
+
+def _elements(flow: Flow, node: fx.Node) -> sympy.Expr:
+    """One operation per element made: the least that any computation takes."""
+    return flow.numel(node)
+
+
+def _bytes(flow: Flow, node: fx.Node) -> sympy.Expr:
+    sources = [v for v in node.all_input_nodes if not targets.is_shape_arithmetic(v)]
+    return sympy.Add(flow.bytes(node), *(flow.bytes(v) for v in sources))
+
+
+def _parameters(flow: Flow, node: fx.Node) -> Iterator[fx.Node]:
+    for value in node.all_input_nodes:
+        if found := flow.parameter(value):
+            yield found[0]
+
+
+def _shapes(flow: Flow, node: fx.Node) -> str:
+    value = node.meta.get("val")
+    values = value if isinstance(value, list | tuple) else [value]
+    shapes = [" x ".join(str(flow.trace.expr(s)) for s in v.shape) for v in values if isinstance(v, torch.Tensor)]
+    return ", ".join(shapes)
+
+
+def _nearest(matched: Matched, node: fx.Node) -> str:
+    """The op whose matcher looked at the node, else the kind its operands suggest."""
+    refusals = matched.refusals.get(node)
+    if refusals:
+        return refusals[0].op
+    flow = matched.flow
+    if any(flow.role[v] is Role.PARAMETER and len(_dims(v)) == 2 for v in node.all_input_nodes):
+        return "gemm"
+    data = [v for v in node.all_input_nodes if flow.role[v] is Role.DATA]
+    return "bmm" if len(data) > 1 and len({_dims(v) for v in data}) > 1 else "pointwise"
+
+
+def _dims(node: fx.Node) -> tuple:
+    value = node.meta.get("val")
+    return tuple(str(s) for s in value.shape) if isinstance(value, torch.Tensor) else ()

@@ -1,0 +1,73 @@
+"""Latent attention in generation runs on the latent itself: the key expansion moves onto the queries, the value expansion
+behind the attention. One product over all cached tokens becomes two small ones over the new tokens; weights stay the same.
+Source: DeepSeek-V2, arXiv:2405.04434v5, section 2.1.2.
+"""
+
+from __future__ import annotations
+
+from torch import fx
+
+from tracer.match import targets
+from tracer.match.attention import latent
+from tracer.match.claim import Claim, Matched
+from tracer.rewrite import rewrite
+
+
+@rewrite("absorb_mla", lowerings=("serving",), order=10)
+def absorb_mla(matched: Matched) -> int:
+    """Replace (expansion, attention) by (bmm, absorbed attention, bmm)."""
+    cores = list(matched.of("generation_mla"))
+    cores += [c for c in matched.of("sparse_attention") if c.params.get("kv_lora_rank")]
+    fired = 0
+    for core in cores:
+        if not core.params["absorbed"]:
+            fired += _absorb(matched, core)
+    return fired
+
+
+def _absorb(matched: Matched, core: Claim) -> int:
+    found = latent(matched.flow, core.inputs[1], core.inputs[2])
+    expansion = matched.owner.get(found.expansion) if found else None
+    if expansion is None or expansion.kind != "gemm":
+        return 0
+    assembly = _assembly(matched, core, found.expansion)
+    heads, rank = core.params["num_heads"], core.params["kv_lora_rank"]
+    nope, value = core.params["qk_nope_head_dim"], core.params["v_head_dim"]
+    module = matched.flow.origin(core.anchor).module
+    common = {"dtype": expansion.params["dtype"], "shared_b": True}
+    rows = {"batch": heads, "m": core.dims["b"] * core.dims["s"]}
+    before = Claim(
+        kind="bmm", params={"n": rank, "k": nope, **common}, dims=dict(rows), nodes=[found.expansion], anchor=core.anchor,
+        inputs=[core.inputs[0]], parameters=expansion.parameters, name=f"{module}.absorbed_key_proj",
+        rewrites=["absorb_mla"],
+    )  # fmt: skip
+    after = Claim(
+        kind="bmm", params={"n": value, "k": rank, **common}, dims=dict(rows), nodes=[], anchor=core.anchor,
+        inputs=[core.anchor], name=f"{module}.absorbed_value_proj", rewrites=["absorb_mla"],
+    )  # fmt: skip
+    before.share, after.share = (nope, nope + value), (value, nope + value)
+    core.params["absorbed"] = True
+    core.rewrites.append("absorb_mla")
+    core.nodes = [*assembly, *core.nodes]
+    gone = set(assembly)
+    for claim in [c for c in matched.claims if c is expansion or (c.nodes and gone.issuperset(c.nodes))]:
+        matched.claims.remove(claim)
+    at = matched.claims.index(core)
+    matched.claims[at : at + 1] = [before, core, after]
+    after.parameters = expansion.parameters
+    return 1
+
+
+def _assembly(matched: Matched, core: Claim, expansion: fx.Node) -> list[fx.Node]:
+    """Pointwise nodes that put expanded keys and values together: they vanish with the expansion."""
+    flow, owner = matched.flow, matched.owner
+    above = set(flow.ancestors(list(flow.inputs[core.anchor]), stop=lambda n: n is expansion))
+    below, stack = set(), [expansion]
+    while stack:
+        for user in flow.users[stack.pop()]:
+            if user in above and user not in below:
+                below.add(user)
+                stack.append(user)
+    keys = flow.root(core.inputs[1])
+    below |= {n for n in above if targets.mutated(n) and flow.root(n) is keys}
+    return [n for n in flow.nodes if n in below and (c := owner.get(n)) is not None and c.kind == "pointwise"]
