@@ -33,7 +33,7 @@ class Kept:
         return f"{self.layer.stack}.{self.layer.representative}"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Pruning:
     """What was kept. `reason` says why the whole depth is traced instead, and is empty where pruning was proved."""
 
@@ -69,10 +69,13 @@ def stacks(model: nn.Module, depth: int) -> list[tuple[str, nn.ModuleList]]:
     return found
 
 
-def prune(model: nn.Module, label: Callable[[str, nn.Module], Any] | None = None) -> Pruning:
+def prune(
+    model: nn.Module, label: Callable[[str, nn.Module], Any] | None = None, *, whole: bool = False
+) -> Pruning:
     """Cut each stack of `model` down to its representative layers, in place, or leave it whole and say why.
 
-    `label(path, layer)` adds to a layer's structure what the module does not show, such as its quantisation.
+    `label(path, layer)` adds to a layer's structure what the module does not show, such as its quantisation. `whole`
+    leaves every layer in place.
     """
     total = sum(p.numel() for p in model.parameters())
     configs = {id(c): c for c in (getattr(m, "config", None) for m in model.modules()) if c is not None}.values()
@@ -91,7 +94,7 @@ def prune(model: nn.Module, label: Callable[[str, nn.Module], Any] | None = None
         groups.setdefault(key, []).append(i)
     kept = [members[0] for members in groups.values()]
     reason = _sharing(model, found)
-    if reason:
+    if reason or whole:
         groups, kept = {i: [i] for i in range(depth)}, list(range(depth))
     layers = tuple(Kept(layer=_layer(path, stack, members), traced=f"{path}.{j}")
                    for path, stack in found for j, members in enumerate(groups.values()))  # fmt: skip

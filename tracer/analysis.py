@@ -1,0 +1,295 @@
+"""The whole job: from a model path to the report object that every output is made of."""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import metadata
+from typing import Any
+
+import sympy
+import torch
+import transformers
+from torch import nn
+
+from oplib.errors import TraceModelError, UnsupportedModelError
+from oplib.op import Op
+from oplib.oplist import SCHEMA, OpList
+from oplib.symbols import B, P, evaluate, format_expr
+from perfdb.speed_of_light import speed_of_light
+from perfdb.systems import System, load_system
+from tracer import assemble, conserve, graphs, primitives, rewrite, triage
+from tracer.boundaries.experts import adopt
+from tracer.build import build_model, one_line, quiet_transformers
+from tracer.match import match
+from tracer.match.claim import Matched
+from tracer.match.flow import Flow
+from tracer.prune import Pruning, full_parameters, prune
+from tracer.quantization import QuantScheme, read_quantization
+from tracer.resolve import ResolvedModel, resolve
+from tracer.trace import HINTS, PHASES, Capture, Trace, capture, trace
+from tracer.weights import Weights, quantised_parts
+
+Progress = Callable[[str], None]
+Json = dict[str, Any]  # Any: an object that becomes JSON
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """What to report: lowering, the workload and system of the shares, whether graphs go along."""
+
+    lowering: str = "serving"
+    system: str = "h200_sxm"
+    b: int = 16
+    s: int = 4096
+    p: int = 0
+    with_graphs: bool = False
+
+
+@dataclass(slots=True, kw_only=True)
+class Traced:
+    """A model's traces and what they were made from."""
+
+    resolved: ResolvedModel
+    model: nn.Module
+    pruning: Pruning
+    capture: Capture
+    traces: dict[str, Trace]
+    scheme: QuantScheme
+
+
+class Clock:
+    """Seconds spent per step."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def measure(self, step: str) -> Iterator[None]:
+        """Add the time of the block to a step."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[step] = self.seconds.get(step, 0.0) + time.perf_counter() - start
+
+
+def trace_model(
+    model_path: str,
+    *,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+    clock: Clock | None = None,
+    progress: Progress = lambda _step: None,
+) -> Traced:
+    """Resolve, build, prune and trace both phases. Falls back to the full depth where pruned layers do not run."""
+    clock = clock or Clock()
+    progress("resolve")
+    with clock.measure("resolve"):
+        resolved = resolve(model_path, revision=revision, trust_remote_code=trust_remote_code)
+        scheme = read_quantization(resolved.raw, resolved.hf_quant_config)
+    with _without_garbage_collection():
+        try:
+            return _trace(resolved, scheme, clock, progress, pruned=True)
+        except TraceModelError:
+            raise
+        except Exception as first:
+            try:
+                found = _trace(resolved, scheme, clock, progress, pruned=False)
+            except Exception as error:
+                raise UnsupportedModelError(
+                    f"{resolved.architecture} builds but its forward pass cannot be traced: {type(error).__name__}: {one_line(error)}",
+                    hint="--debug shows where; a forward that depends on the values of its data has no graph",
+                ) from error
+            found.pruning.reason = f"representative layers do not run on their own ({type(first).__name__}: {one_line(first)})"
+            return found
+
+
+def _trace(resolved: ResolvedModel, scheme: QuantScheme, clock: Clock, progress: Progress, *, pruned: bool) -> Traced:
+    progress("build")
+    with clock.measure("build"):
+        model = build_model(resolved, attn_implementation="trace_model", experts_implementation="trace_model")
+        adopt(model)
+        pruning = prune(model, lambda path, layer: quantised_parts(scheme, path, layer), whole=not pruned)
+    if full_parameters(model, pruning) != pruning.parameters:
+        raise RuntimeError(
+            f"layers times counts give {full_parameters(model, pruning)} parameters, the model has {pruning.parameters}"
+        )
+    with clock.measure("trace"), quiet_transformers():
+        progress("capture the cache")
+        captured = capture(model)
+        traces = {}
+        for phase in PHASES:
+            progress(f"trace {phase}")
+            traces[phase] = trace(model, captured, phase)
+    return Traced(resolved=resolved, model=model, pruning=pruning, capture=captured, traces=traces, scheme=scheme)
+
+
+@contextmanager
+def _without_garbage_collection() -> Iterator[None]:
+    """Tracing makes many small objects and no garbage worth collecting before it is over."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+def report(traced: Traced, options: Options, clock: Clock | None = None, progress: Progress = lambda _step: None) -> Json:
+    """Match, prove and describe: the object that `--json` prints."""
+    clock = clock or Clock()
+    weights = Weights(model=traced.model, pruning=traced.pruning, scheme=traced.scheme)
+    system = load_system(options.system)
+    with clock.measure("match"):
+        progress("match")
+        matched = {phase: match(Flow(t, traced.pruning)) for phase, t in traced.traces.items()}
+        unsupported = [e for m in matched.values() for e in primitives.describe(m, weights)]
+        progress("prove conservation")
+        conservation = _conservation(traced, matched, weights, unsupported)
+        lowered = {phase: rewrite.lower(m, options.lowering) for phase, m in matched.items()}
+        op_list = OpList(lowering=options.lowering, phases={phase: assemble.ops(m, weights) for phase, m in lowered.items()})
+    fired = list(dict.fromkeys(r for m in lowered.values() for r in m.rewrites))
+    clock.seconds["total"] = sum(clock.seconds.values())
+    found = _describe(traced, options, system, op_list, unsupported)
+    found |= {"conservation": conservation, "rewrites": fired}
+    found["checklist"] = []
+    if options.with_graphs:
+        found["graphs"] = [g for m in lowered.values() for g in graphs.describe(m)]
+    found["timing_s"] = {step: round(seconds, 4) for step, seconds in clock.seconds.items()}
+    found["versions"] = versions()
+    return found
+
+
+def versions() -> dict[str, str]:
+    """The versions that a trace depends on."""
+    return {
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "trace-model": metadata.version("trace-model"),
+    }
+
+
+def _conservation(traced: Traced, matched: dict[str, Matched], weights: Weights, unsupported: list[Json]) -> Json:
+    written = {phase: assemble.ops(m, weights) for phase, m in matched.items()}
+    with quiet_transformers():
+        counted = conserve.count_flops(traced.model, traced.pruning)
+    missed = {phase: _primitive_flops(m, counted[phase]) for phase, m in matched.items()}
+    held = sum(e["weight_bytes"] * e["count"] for e in unsupported if e["phase"] == "context")
+    weight = {
+        "model": weights.total(),
+        "ops": sum(op.get_weights() for op in written["context"]),
+        "primitives": held,
+    }
+    return conserve.report(weight, conserve.flops(written, counted, missed), conserve.nodes(matched))
+
+
+def _primitive_flops(matched: Matched, at: conserve.Counted) -> int:
+    flow = matched.flow
+    return sum(
+        flow.pruning.count(flow.origin(node).module) * int(evaluate(primitives.counted_flops(flow, node), b=at.b, s=at.s, p=at.p))
+        for node in matched.primitives
+    )
+
+
+def _describe(traced: Traced, options: Options, system: System, op_list: OpList, unsupported: list[Json]) -> Json:
+    resolved, pruning = traced.resolved, traced.pruning
+    weights = Weights(model=traced.model, pruning=pruning, scheme=traced.scheme)
+    workload = {"b": options.b, "s": options.s, "p": options.p}
+    for entry in unsupported:
+        entry["bound_ms"] = triage.bound_ms(entry, system, workload)
+    return {
+        "schema": SCHEMA,
+        "model": resolved.path,
+        "model_type": resolved.model_type,
+        "architecture": resolved.architecture,
+        "known_architecture": False,
+        "relatives": [],
+        "situation": "S3" if unsupported else "S1-or-S2",
+        "parameters": pruning.parameters,
+        "weight_bytes": weights.total(),
+        "layers": [{**kept.layer.to_json(), "id": kept.id} for kept in pruning.kept],
+        "full_depth": bool(pruning.reason),
+        "notes": _notes(traced),
+        "quantization": {"method": traced.scheme.method or None, "notes": list(traced.scheme.notes)},
+        "op_list": _op_list_json(op_list),
+        "unsupported": unsupported,
+        "coverage": {"checked": False, "missing": []},
+        "kv_cache": kv_cache(traced),
+        "workload": workload,
+        "system": system.id,
+        "system_rates": triage.rates(system),
+        "sol": {phase: [_bound(op, phase, system, workload) for op in ops] for phase, ops in op_list.phases.items()},
+        "guards": {phase: list(t.guards) for phase, t in traced.traces.items()},
+        "traced_at": dict(HINTS),
+    }
+
+
+def _op_list_json(op_list: OpList) -> Json:
+    found = op_list.to_json()
+    for phase, ops in op_list.phases.items():
+        for entry, op in zip(found["phases"][phase], ops, strict=True):
+            entry["compute_dtype"] = op.kind.compute_dtype(op.params)
+    return found
+
+
+def _bound(op: Op, phase: str, system: System, workload: Json) -> Json:
+    found = speed_of_light(op, system, **triage.at(workload, phase))
+    return {
+        "ms": found.ms,
+        "compute_ms": found.compute_ms,
+        "memory_ms": found.memory_ms,
+        "bound": found.bound,
+        "ran_as": found.ran_as,
+    }
+
+
+def _notes(traced: Traced) -> list[str]:
+    notes = [*traced.resolved.notes]
+    if traced.pruning.reason:
+        notes.append(f"traced at full depth: {traced.pruning.reason}")
+    if any(t.guards for t in traced.traces.values()):
+        notes.append(
+            f"the model branches on sizes; the graph is the branch taken at b={HINTS['b']}, s={HINTS['s']}, p={HINTS['p']} "
+            "(its conditions are listed under guards)"
+        )
+    return notes
+
+
+def kv_cache(traced: Traced) -> Json:
+    """Bytes of the whole model's cache: per token where it grows, per sequence where it is bounded."""
+    total = sympy.Integer(0)
+    for leaf in traced.capture.leaves:
+        if leaf.shape:
+            total += leaf.bytes * _layers_of(leaf.path, traced.pruning)
+    one = total.subs(B, 1)
+    far = 2**40
+    per_token = sympy.Rational(one.subs(P, 2 * far) - one.subs(P, far), far)
+    per_sequence = one.subs(P, far) - per_token * far
+    return {
+        "bytes_per_token": _number(per_token),
+        "bytes_per_sequence": _number(per_sequence),
+        "expression": format_expr(sympy.factor_terms(total)),
+    }
+
+
+def _layers_of(path: tuple[str | int, ...], pruning: Pruning) -> int:
+    """How many layers of the full model a part of the pruned model's cache stands for."""
+    index = next((step for step in path if isinstance(step, int)), None)
+    positions = {kept.traced.rpartition(".")[2]: kept.layer.count for kept in pruning.kept}
+    return positions.get(str(index), 1)
+
+
+def _number(value: sympy.Expr) -> int | float:
+    return int(value) if value.is_Integer else float(value)
+
+
+def analyse(model_path: str, options: Options, progress: Progress = lambda _step: None, **source: Any) -> Json:
+    """Trace and report in one call; `source` is what `trace_model` takes."""
+    clock = Clock()
+    traced = trace_model(model_path, clock=clock, progress=progress, **source)
+    return report(traced, options, clock, progress)

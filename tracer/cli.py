@@ -1,0 +1,155 @@
+"""`trace-model`: from any model path to a triage report and a symbolic op list."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import traceback
+from pathlib import Path
+from typing import Any
+
+from models.known import is_known, relatives
+from models.signature import signature
+from oplib.errors import InvalidInputError, TraceModelError
+
+Json = dict[str, Any]  # Any: an object that becomes JSON
+_SEVERITY = {"S1": 0, "S1-or-S2": 1, "S2": 1, "S3": 2}
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    found = argparse.ArgumentParser(
+        prog="trace-model",
+        description="Trace a language model without weights or GPU, match its operations, and say what is known about them.",
+        epilog="exit status: 0 done, 1 --fail-on reached, 2 misuse or bad input",
+    )
+    found.add_argument("model", help="Hub id, folder with a config.json, or a config.json")
+    found.add_argument("--json", action="store_true", help="print the report as JSON on stdout")
+    found.add_argument("--ops", metavar="FILE", type=Path, help="write the op list as JSON")
+    found.add_argument("--html", metavar="FILE", type=Path, help="write a self-contained page")
+    found.add_argument("--lowering", choices=("eager", "torch", "serving"), default="serving", help="ops as written, compiled, or served (default)")
+    found.add_argument("--system", default="h200_sxm", help="GPU for speed-of-light shares (default h200_sxm)")
+    found.add_argument("--workload", metavar="B,S,P", type=_workload, default=(16, 4096, 0), help="batch, new and already cached tokens per sequence of the context pass (default 16,4096,0); generation follows it")
+    found.add_argument("--fail-on", choices=("S2", "S3"), help="exit 1 when the situation is this or worse")
+    found.add_argument("--revision", help="branch, tag or commit of a Hub model")
+    found.add_argument("--trust-remote-code", action="store_true", help="run code that the model ships")
+    found.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    return found
+
+
+def _workload(text: str) -> tuple[int, int, int]:
+    parts = text.split(",")
+    if len(parts) != 3 or not all(p.strip().isdecimal() for p in parts):
+        raise argparse.ArgumentTypeError(f"{text!r} is not three whole numbers: batch, new tokens, cached tokens, such as 16,4096,0")
+    b, s, p = (int(part) for part in parts)
+    if b < 1 or s < 1 or max(b, s, p) > 2**31:
+        raise argparse.ArgumentTypeError(f"{text!r}: batch and new tokens are at least 1, none above 2**31")
+    return b, s, p
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command; returns the exit status."""
+    arguments = parser().parse_args(argv)
+    try:
+        report = _analyse(arguments)
+        _write(report, arguments)
+    except TraceModelError as error:
+        return _fail(error, arguments)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    worst = _SEVERITY[report["situation"]]
+    return 1 if arguments.fail_on and worst >= _SEVERITY[arguments.fail_on] else 0
+
+
+def _analyse(arguments: argparse.Namespace) -> Json:
+    from perfdb.systems import load_system
+
+    load_system(arguments.system)  # a wrong name is said before seconds of work
+    for target in (arguments.ops, arguments.html):
+        if target is not None and not target.parent.is_dir():
+            raise InvalidInputError(f"Cannot write {str(target)!r}: {str(target.parent)!r} is no folder.", "Create it first.")
+    progress = Progress()
+    try:
+        return _report(arguments, progress)
+    finally:
+        progress.done()
+
+
+def _report(arguments: argparse.Namespace, progress: Progress) -> Json:
+    progress("load torch and transformers")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    from tracer.analysis import Options, analyse
+    from tracer.triage import checklist
+
+    b, s, p = arguments.workload
+    options = Options(
+        lowering=arguments.lowering, system=arguments.system, b=b, s=s, p=p, with_graphs=arguments.html is not None
+    )
+    report = analyse(
+        arguments.model,
+        options,
+        progress,
+        revision=arguments.revision,
+        trust_remote_code=arguments.trust_remote_code,
+    )
+    report["known_architecture"] = is_known(report["architecture"])
+    report["relatives"] = relatives(signature(report), architecture=report["architecture"])
+    report["checklist"] = checklist(report)
+    return report
+
+
+class Progress:
+    """One line on stderr that says the current step; silent where stderr is no terminal."""
+
+    def __init__(self) -> None:
+        self._status: Any = None  # a rich Status, which is imported only where it is shown
+
+    def __call__(self, step: str) -> None:
+        """Show a step."""
+        if not sys.stderr.isatty():
+            return
+        if self._status is None:
+            from rich.console import Console
+
+            self._status = Console(stderr=True).status(step)
+            self._status.start()
+        self._status.update(step)
+
+    def done(self) -> None:
+        """Clear the line."""
+        if self._status is not None:
+            self._status.stop()
+            self._status = None
+
+
+def _write(report: Json, arguments: argparse.Namespace) -> None:
+    if arguments.ops is not None:
+        arguments.ops.write_text(json.dumps(report["op_list"], indent=1) + "\n", encoding="utf-8")
+    if arguments.html is not None:
+        from tracer.report.html import render_html
+
+        arguments.html.write_text(render_html(report), encoding="utf-8")
+    if arguments.json:
+        print(json.dumps(report, indent=1))
+    else:
+        from rich.console import Console
+
+        from tracer.report.terminal import render_terminal
+
+        render_terminal(report, Console())
+
+
+def _fail(error: TraceModelError, arguments: argparse.Namespace) -> int:
+    if arguments.json:
+        print(json.dumps({"error": error.to_json()}))
+    print(f"trace-model: {' '.join(str(error).split())}", file=sys.stderr)
+    if arguments.debug:
+        traceback.print_exception(error)
+    return error.exit_code
+
+
+if __name__ == "__main__":
+    sys.exit(main())
