@@ -30,7 +30,7 @@ from tracer.match.flow import Flow
 from tracer.prune import Pruning, full_parameters, prune
 from tracer.quantization import QuantScheme, read_quantization
 from tracer.resolve import ResolvedModel, resolve
-from tracer.trace import HINTS, PHASES, Capture, Trace, capture, trace
+from tracer.trace import PHASES, Capture, Trace, capture, trace
 from tracer.weights import Weights, quantised_parts
 
 Progress = Callable[[str], None]
@@ -225,7 +225,7 @@ def _describe(traced: Traced, options: Options, system: System, op_list: OpList,
         "system_rates": triage.rates(system),
         "sol": {phase: [_bound(op, phase, system, workload) for op in ops] for phase, ops in op_list.phases.items()},
         "guards": {phase: list(t.guards) for phase, t in traced.traces.items()},
-        "traced_at": dict(HINTS),
+        "traced_at": {phase: dict(t.traced_at) for phase, t in traced.traces.items()},
     }
 
 
@@ -252,11 +252,8 @@ def _notes(traced: Traced) -> list[str]:
     notes = [*traced.resolved.notes]
     if traced.pruning.reason:
         notes.append(f"traced at full depth: {traced.pruning.reason}")
-    if any(t.guards for t in traced.traces.values()):
-        notes.append(
-            f"the model branches on sizes; the graph is the branch taken at b={HINTS['b']}, s={HINTS['s']}, p={HINTS['p']} "
-            "(its conditions are listed under guards)"
-        )
+    if any(t.branches for t in traced.traces.values()):
+        notes.append("the model branches on sizes (windows, top-k): the graph is that of long sequences, see traced_at and guards")
     return notes
 
 

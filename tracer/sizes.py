@@ -1,0 +1,88 @@
+"""Sizes of two concrete traces turned into expressions of b, s and p.
+
+A size that is equal at both workloads is a constant. Any other is read off the first workload, whose numbers are far
+apart (p beyond 900 s, b and s with primes of their own), as a multiple of one of b, s, p, b*s, b*p, p+s, b*(p+s), or as
+a linear form in p and s with small coefficients, times b or not; fractions of a length are floors. The second workload
+must confirm every expression: what it does not confirm is not guessed but left to symbolic tracing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import sympy
+
+from oplib.symbols import B, P, S, evaluate
+
+#: b and s/128 are primes, p/128 is a prime: lengths divide by every usual block and by nothing else.
+LONG = {"b": 101, "s": 128 * 103, "p": 128 * 100_003}
+LONG_AGAIN = {"b": 113, "s": 128 * 109, "p": 128 * 100_019}
+SHORT = {"b": 7, "s": 24, "p": 56}
+_DIVISORS = (1, 2, 4, 8, 16, 32, 64, 128)
+MOST_CONSTANT = 1024
+
+Workload = Mapping[str, int]
+
+
+class Unsettled(Exception):
+    """Two traces do not settle a size."""
+
+
+class ConcreteSizes:
+    """The expression of every size that occurs in a trace at one workload, confirmed at another."""
+
+    def __init__(self, first: Workload, second: Workload) -> None:
+        self.first, self.second = first, second
+        self.table: dict[int, sympy.Expr] = {}
+        self._confirmed: set[tuple[int, int]] = set()
+
+    def add(self, size: int, other: int) -> None:
+        """Learn that a size is `size` at the first workload and `other` at the second."""
+        if (size, other) in self._confirmed:
+            return
+        found = sympy.Integer(size) if size == other else self._read(size, other)
+        if self.table.setdefault(size, found) != found:
+            raise Unsettled(f"{size} stands for {self.table[size]} and for {found}")
+        self._confirmed.add((size, other))
+
+    def expr(self, size: int) -> sympy.Expr:
+        """The expression of a size that occurs in the trace."""
+        return self.table[size] if size in self.table else sympy.Integer(size)
+
+    def _read(self, size: int, other: int) -> sympy.Expr:
+        for candidate in self._candidates(size):
+            if evaluate(candidate, **self.second) == other and evaluate(candidate, **self.first) == size:
+                return candidate
+        raise Unsettled(f"{size} at {dict(self.first)} and {other} at {dict(self.second)} follow no known form")
+
+    def _candidates(self, size: int) -> Iterator[sympy.Expr]:
+        b, s, p = (self.first[name] for name in "bsp")
+        tokens = (S, s) if s > 1 else (sympy.Integer(1), 1)
+        forms = [(B, b), (P, p), tokens, (P + tokens[0], p + s), (P * tokens[0], p * s)]
+        for form, value in forms:
+            for times, factor in ((sympy.Integer(1), 1), (B, b)):
+                if size % (value * factor) == 0:
+                    yield times * form * (size // (value * factor))
+        for times, factor in ((sympy.Integer(1), 1), (B, b)):
+            if size % factor == 0:
+                yield from self._linear(size // factor, times, s, p)
+
+    def _linear(self, size: int, times: sympy.Expr, s: int, p: int) -> Iterator[sympy.Expr]:
+        """p and s in parts of up to 1/128, and a small constant of either sign."""
+        for parts in _DIVISORS:
+            many = size * parts // p
+            rest = size - many * p // parts
+            if s == 1:
+                yield times * (_portion(P, many, parts) + rest)
+                continue
+            for pieces in _DIVISORS:
+                for few in (rest * pieces // s, rest * pieces // s + 1):
+                    constant = rest - few * s // pieces
+                    if abs(constant) <= MOST_CONSTANT:
+                        yield times * (_portion(P, many, parts) + _portion(S, few, pieces) + constant)
+
+
+def _portion(length: sympy.Symbol, numerator: int, denominator: int) -> sympy.Expr:
+    """numerator/denominator of a length: whole multiples, and floors of what is left."""
+    whole, left = divmod(numerator, denominator)
+    return whole * length + left * sympy.floor(length / denominator)
