@@ -96,24 +96,40 @@ def trace_model(
             return _trace(resolved, scheme, clock, progress, pruned=True)
         except TraceModelError:
             raise
-        except Exception as first:
-            try:
-                found = _trace(resolved, scheme, clock, progress, pruned=False)
-            except Exception as error:
-                raise UnsupportedModelError(
-                    f"{resolved.architecture} builds but its forward pass cannot be traced: {type(error).__name__}: {one_line(error)}",
-                    hint="--debug shows where; a forward that depends on the values of its data has no graph",
-                ) from error
-            found.pruning.reason = f"representative layers do not run on their own ({type(first).__name__}: {one_line(first)})"
+        except Exception as first:  # noqa: BLE001 - any failure of the model's own code: the full depth may still run
+            found = _trace_whole(resolved, scheme, clock, progress)
+            found.pruning.reason = f"representative layers do not run on their own ({_said(first)})"
             return found
 
 
-def _trace(resolved: ResolvedModel, scheme: QuantScheme, clock: Clock, progress: Progress, *, pruned: bool) -> Traced:
+def _trace_whole(
+    resolved: ResolvedModel, scheme: QuantScheme, clock: Clock, progress: Progress
+) -> Traced:
+    try:
+        return _trace(resolved, scheme, clock, progress, pruned=False)
+    except Exception as error:
+        raise UnsupportedModelError(
+            f"{resolved.architecture} builds but its forward pass cannot be traced: {_said(error)}",
+            hint="--debug shows where; a forward that depends on the values of its data has no graph",
+        ) from error
+
+
+def _said(error: Exception) -> str:
+    return f"{type(error).__name__}: {one_line(error)}"
+
+
+def _trace(
+    resolved: ResolvedModel, scheme: QuantScheme, clock: Clock, progress: Progress, *, pruned: bool
+) -> Traced:
     progress("build")
     with clock.measure("build"):
-        model = build_model(resolved, attn_implementation="trace_model", experts_implementation="trace_model")
+        model = build_model(
+            resolved, attn_implementation="trace_model", experts_implementation="trace_model"
+        )
         adopt(model)
-        pruning = prune(model, lambda path, layer: quantised_parts(scheme, path, layer), whole=not pruned)
+        pruning = prune(
+            model, lambda path, layer: quantised_parts(scheme, path, layer), whole=not pruned
+        )
     if full_parameters(model, pruning) != pruning.parameters:
         raise RuntimeError(
             f"layers times counts give {full_parameters(model, pruning)} parameters, the model has {pruning.parameters}"
@@ -125,7 +141,14 @@ def _trace(resolved: ResolvedModel, scheme: QuantScheme, clock: Clock, progress:
         for phase in PHASES:
             progress(f"trace {phase}")
             traces[phase] = trace(model, captured, phase)
-    return Traced(resolved=resolved, model=model, pruning=pruning, capture=captured, traces=traces, scheme=scheme)
+    return Traced(
+        resolved=resolved,
+        model=model,
+        pruning=pruning,
+        capture=captured,
+        traces=traces,
+        scheme=scheme,
+    )
 
 
 @contextmanager
@@ -140,7 +163,12 @@ def _without_garbage_collection() -> Iterator[None]:
             gc.enable()
 
 
-def report(traced: Traced, options: Options, clock: Clock | None = None, progress: Progress = lambda _step: None) -> Json:
+def report(
+    traced: Traced,
+    options: Options,
+    clock: Clock | None = None,
+    progress: Progress = lambda _step: None,
+) -> Json:
     """Match, prove and describe: the object that `--json` prints."""
     clock = clock or Clock()
     weights = Weights(model=traced.model, pruning=traced.pruning, scheme=traced.scheme)
@@ -152,7 +180,10 @@ def report(traced: Traced, options: Options, clock: Clock | None = None, progres
         progress("prove conservation")
         conservation = _conservation(traced, matched, weights, unsupported)
         lowered = {phase: rewrite.lower(m, options.lowering) for phase, m in matched.items()}
-        op_list = OpList(lowering=options.lowering, phases={phase: assemble.ops(m, weights) for phase, m in lowered.items()})
+        op_list = OpList(
+            lowering=options.lowering,
+            phases={phase: assemble.ops(m, weights) for phase, m in lowered.items()},
+        )
     fired = list(dict.fromkeys(r for m in lowered.values() for r in m.rewrites))
     clock.seconds["total"] = sum(clock.seconds.values())
     found = _describe(traced, options, system, op_list, unsupported)
@@ -174,7 +205,9 @@ def versions() -> dict[str, str]:
     }
 
 
-def _conservation(traced: Traced, matched: dict[str, Matched], weights: Weights, unsupported: list[Json]) -> Json:
+def _conservation(
+    traced: Traced, matched: dict[str, Matched], weights: Weights, unsupported: list[Json]
+) -> Json:
     written = {phase: assemble.ops(m, weights) for phase, m in matched.items()}
     with quiet_transformers():
         counted = conserve.count_flops(traced.model, traced.pruning)
@@ -185,18 +218,23 @@ def _conservation(traced: Traced, matched: dict[str, Matched], weights: Weights,
         "ops": sum(op.get_weights() for op in written["context"]),
         "primitives": held,
     }
-    return conserve.report(weight, conserve.flops(written, counted, missed), conserve.nodes(matched))
+    return conserve.report(
+        weight, conserve.flops(written, counted, missed), conserve.nodes(matched)
+    )
 
 
 def _primitive_flops(matched: Matched, at: conserve.Counted) -> int:
     flow = matched.flow
     return sum(
-        flow.pruning.count(flow.origin(node).module) * int(evaluate(primitives.counted_flops(flow, node), b=at.b, s=at.s, p=at.p))
+        flow.pruning.count(flow.origin(node).module)
+        * int(evaluate(primitives.counted_flops(flow, node), b=at.b, s=at.s, p=at.p))
         for node in matched.primitives
     )
 
 
-def _describe(traced: Traced, options: Options, system: System, op_list: OpList, unsupported: list[Json]) -> Json:
+def _describe(
+    traced: Traced, options: Options, system: System, op_list: OpList, unsupported: list[Json]
+) -> Json:
     resolved, pruning = traced.resolved, traced.pruning
     weights = Weights(model=traced.model, pruning=pruning, scheme=traced.scheme)
     workload = {"b": options.b, "s": options.s, "p": options.p}
@@ -215,7 +253,10 @@ def _describe(traced: Traced, options: Options, system: System, op_list: OpList,
         "layers": [{**kept.layer.to_json(), "id": kept.id} for kept in pruning.kept],
         "full_depth": bool(pruning.reason),
         "notes": _notes(traced),
-        "quantization": {"method": traced.scheme.method or None, "notes": list(traced.scheme.notes)},
+        "quantization": {
+            "method": traced.scheme.method or None,
+            "notes": list(traced.scheme.notes),
+        },
         "op_list": _op_list_json(op_list),
         "unsupported": unsupported,
         "coverage": {"checked": False, "missing": []},
@@ -223,7 +264,10 @@ def _describe(traced: Traced, options: Options, system: System, op_list: OpList,
         "workload": workload,
         "system": system.id,
         "system_rates": triage.rates(system),
-        "sol": {phase: [_bound(op, phase, system, workload) for op in ops] for phase, ops in op_list.phases.items()},
+        "sol": {
+            phase: [_bound(op, phase, system, workload) for op in ops]
+            for phase, ops in op_list.phases.items()
+        },
         "guards": {phase: list(t.guards) for phase, t in traced.traces.items()},
         "traced_at": {phase: dict(t.traced_at) for phase, t in traced.traces.items()},
     }
@@ -253,7 +297,9 @@ def _notes(traced: Traced) -> list[str]:
     if traced.pruning.reason:
         notes.append(f"traced at full depth: {traced.pruning.reason}")
     if any(t.branches for t in traced.traces.values()):
-        notes.append("the model branches on sizes (windows, top-k): the graph is that of long sequences, see traced_at and guards")
+        notes.append(
+            "the model branches on sizes (windows, top-k): the graph is that of long sequences, see traced_at"
+        )
     return notes
 
 
@@ -285,7 +331,9 @@ def _number(value: sympy.Expr) -> int | float:
     return int(value) if value.is_Integer else float(value)
 
 
-def analyse(model_path: str, options: Options, progress: Progress = lambda _step: None, **source: Any) -> Json:
+def analyse(
+    model_path: str, options: Options, progress: Progress = lambda _step: None, **source: Any
+) -> Json:
     """Trace and report in one call; `source` is what `trace_model` takes."""
     clock = Clock()
     traced = trace_model(model_path, clock=clock, progress=progress, **source)

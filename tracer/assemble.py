@@ -26,7 +26,9 @@ def _op(matched: Matched, claim: Claim, weights: Weights, owned: set[str]) -> Op
     owned.update(names)
     total = sum(weights.bytes(n) for n in new)
     part = total * numerator // denominator
-    if numerator != denominator and not claim.nodes:  # the second of two ops that split a weight takes the rest
+    if (
+        numerator != denominator and not claim.nodes
+    ):  # the second of two ops that split a weight takes the rest
         part = total - total * (denominator - numerator) // denominator
     params = dict(claim.params)
     if names:
@@ -48,7 +50,9 @@ def _op(matched: Matched, claim: Claim, weights: Weights, owned: set[str]) -> Op
     )
 
 
-def _set_mode(claim: Claim, params: dict, names: list[str], weights: Weights, *, tied: bool) -> None:
+def _set_mode(
+    claim: Claim, params: dict, names: list[str], weights: Weights, *, tied: bool
+) -> None:
     """The quantisation mode of the main weight becomes the op's dtype."""
     main = max(names, key=lambda n: weights.model.get_parameter(n).numel())
     if claim.kind in ("gemm", "bmm", "moe", "embedding"):
@@ -75,8 +79,8 @@ def _pointwise_name(matched: Matched, claim: Claim) -> str:
     layers = {kept.traced for kept in flow.pruning.kept}
     named = [m for m in modules if m and m not in layers]
     if not named:
-        what = "residual" if any(targets.base_name(n).startswith("add") for n in claim.nodes) else "pointwise"
-        return f"{modules[0]}.{what}" if modules and modules[0] else what
+        what = "residual" if claim.params["functions"] == "add" else claim.params["functions"]
+        return f"{modules[0]}.{what}" if modules[0] else what
     if len(claim.nodes) == 1:
         return f"{named[0]}.{targets.base_name(claim.nodes[0]).strip('_')}"
     shown = named[:3]
@@ -87,7 +91,9 @@ def _pointwise_name(matched: Matched, claim: Claim) -> str:
 
 def _where(matched: Matched, claim: Claim) -> tuple[str, ...]:
     flow = matched.flow
-    paths = dict.fromkeys(flow.pruning.original(flow.origin(n).module) for n in [*claim.nodes, claim.anchor])
+    paths = dict.fromkeys(
+        flow.pruning.original(flow.origin(n).module) for n in [*claim.nodes, claim.anchor]
+    )
     return tuple(p for p in paths if p)[:MOST_PLACES]
 
 

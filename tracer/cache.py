@@ -1,8 +1,9 @@
 """The cache as data: found in a real pass, its sizes turned into expressions of batch and cached length.
 
-A cache is any object that the model returns as `past_key_values`. Its *leaves* are the tensors, and the integers that
-count tokens, anywhere inside it. `infer` runs the model at a few workloads and reads the expression of each size off the
-differences; a size that no expression explains at every workload raises instead of being guessed.
+A cache is any object that the model returns as `past_key_values`. Its *leaves* are the tensors, and the
+integers that count tokens, anywhere inside it. `infer` runs the model at a few workloads and reads the
+expression of each size off the differences; a size that no expression explains at every workload raises instead
+of being guessed.
 """
 
 from __future__ import annotations
@@ -41,7 +42,9 @@ def leaves(cache: Any) -> Iterator[tuple[Path, torch.Tensor | int]]:
     yield from _walk(cache, (), {})
 
 
-def _walk(value: Any, path: Path, seen: dict[int, Any]) -> Iterator[tuple[Path, torch.Tensor | int]]:
+def _walk(
+    value: Any, path: Path, seen: dict[int, Any]
+) -> Iterator[tuple[Path, torch.Tensor | int]]:
     if isinstance(value, _PLAIN) or id(value) in seen:
         return
     if isinstance(value, torch.Tensor | int | torch.SymInt):
@@ -63,7 +66,10 @@ def _walk(value: Any, path: Path, seen: dict[int, Any]) -> Iterator[tuple[Path, 
 
 
 def _is_cache_part(value: Any) -> bool:
-    return any("cache" in c.__module__ or c.__name__.endswith(("Cache", "Layer")) for c in type(value).__mro__[:-1])
+    return any(
+        "cache" in c.__module__ or c.__name__.endswith(("Cache", "Layer"))
+        for c in type(value).__mro__[:-1]
+    )
 
 
 def rebuild(template: Any, values: Mapping[Path, Any]) -> Any:
@@ -80,7 +86,9 @@ def _rebuild(value: Any, path: Path, values: Mapping[Path, Any], done: dict[int,
     if id(value) in done:
         return done[id(value)]
     if isinstance(value, list | tuple):
-        done[id(value)] = result = type(value)(_rebuild(v, (*path, i), values, done) for i, v in enumerate(value))
+        done[id(value)] = result = type(value)(
+            _rebuild(v, (*path, i), values, done) for i, v in enumerate(value)
+        )
         return result
     if isinstance(value, Mapping) or _is_cache_part(value):
         done[id(value)] = result = copy.copy(value)
@@ -91,7 +99,9 @@ def _rebuild(value: Any, path: Path, values: Mapping[Path, Any], done: dict[int,
     return value
 
 
-def infer(run: Callable[[int, int], Any], points: Sequence[tuple[int, int]]) -> tuple[Any, tuple[Leaf, ...]]:
+def infer(
+    run: Callable[[int, int], Any], points: Sequence[tuple[int, int]]
+) -> tuple[Any, tuple[Leaf, ...]]:
     """The cache that `run(batch, cached)` leaves at the first point, and its leaves with sizes as expressions.
 
     Integers that do not change from point to point are settings, not counters, and are left out. A part that only
@@ -102,9 +112,12 @@ def infer(run: Callable[[int, int], Any], points: Sequence[tuple[int, int]]) -> 
     found = []
     for path, example in columns[0].items():
         held = [(c[path], point) for c, point in zip(columns, points, strict=True) if path in c]
-        values, where = [v for v, _ in held], [point for _, point in held]
+        values: list[Any] = [v for v, _ in held]
+        where = [point for _, point in held]
         if isinstance(example, torch.Tensor):
-            shape = tuple(expression([v.shape[d] for v in values], where) for d in range(example.dim()))
+            shape = tuple(
+                expression([v.shape[d] for v in values], where) for d in range(example.dim())
+            )
             found.append(Leaf(path=path, shape=shape, dtype=example.dtype))
         elif len(set(values)) > 1:
             found.append(Leaf(path=path, shape=(), dtype=None, value=expression(values, where)))
@@ -112,11 +125,17 @@ def infer(run: Callable[[int, int], Any], points: Sequence[tuple[int, int]]) -> 
 
 
 def expression(sizes: Sequence[int], points: Sequence[tuple[int, int]]) -> sympy.Expr:
-    """The simplest of: constant, b, linear in p, floor(p / r), p mod r, min(p + c, limit) that gives `sizes` at `points`."""
+    """The simplest of: constant, b, linear in p, floor(p / r), p mod r, min(p + c, limit) that gives `sizes` at
+    `points`.
+    """
     for candidate in _candidates(sizes, points):
-        if all(candidate.subs({B: b, P: p}) == size for size, (b, p) in zip(sizes, points, strict=True)):
+        if all(
+            candidate.subs({B: b, P: p}) == size for size, (b, p) in zip(sizes, points, strict=True)
+        ):
             return candidate
-    raise ValueError(f"cache sizes {list(sizes)} at (batch, cached) {list(points)} follow no known form")
+    raise ValueError(
+        f"cache sizes {list(sizes)} at (batch, cached) {list(points)} follow no known form"
+    )
 
 
 def _candidates(sizes: Sequence[int], points: Sequence[tuple[int, int]]) -> Iterator[sympy.Expr]:
@@ -133,7 +152,9 @@ def _candidates(sizes: Sequence[int], points: Sequence[tuple[int, int]]) -> Iter
         yield sympy.floor(P / ratio)
         for offset in {size - point[1] // ratio for size, point in zip(sizes, points, strict=True)}:
             yield sympy.floor(P / ratio) + offset
-    for period in sorted({abs(point[1] - size) for size, point in zip(sizes, points, strict=True)} - {0}):
+    for period in sorted(
+        {abs(point[1] - size) for size, point in zip(sizes, points, strict=True)} - {0}
+    ):
         for divisor in sympy.divisors(period):
             if divisor > max(sizes):
                 yield sympy.Mod(P, divisor)

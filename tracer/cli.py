@@ -10,8 +10,6 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-from models.known import is_known, relatives
-from models.signature import signature
 from oplib.errors import InvalidInputError, TraceModelError
 
 Json = dict[str, Any]  # Any: an object that becomes JSON
@@ -22,19 +20,36 @@ def parser() -> argparse.ArgumentParser:
     """The command line."""
     found = argparse.ArgumentParser(
         prog="trace-model",
-        description="Trace a language model without weights or GPU, match its operations, and say what is known about them.",
+        description="Trace a language model without weights or GPU, and say which of its operations are known.",
         epilog="exit status: 0 done, 1 --fail-on reached, 2 misuse or bad input",
     )
     found.add_argument("model", help="Hub id, folder with a config.json, or a config.json")
     found.add_argument("--json", action="store_true", help="print the report as JSON on stdout")
     found.add_argument("--ops", metavar="FILE", type=Path, help="write the op list as JSON")
     found.add_argument("--html", metavar="FILE", type=Path, help="write a self-contained page")
-    found.add_argument("--lowering", choices=("eager", "torch", "serving"), default="serving", help="ops as written, compiled, or served (default)")
-    found.add_argument("--system", default="h200_sxm", help="GPU for speed-of-light shares (default h200_sxm)")
-    found.add_argument("--workload", metavar="B,S,P", type=_workload, default=(16, 4096, 0), help="batch, new and already cached tokens per sequence of the context pass (default 16,4096,0); generation follows it")
-    found.add_argument("--fail-on", choices=("S2", "S3"), help="exit 1 when the situation is this or worse")
+    found.add_argument(
+        "--lowering",
+        choices=("eager", "torch", "serving"),
+        default="serving",
+        help="ops as written, compiled, or served (default)",
+    )
+    found.add_argument(
+        "--system", default="h200_sxm", help="GPU for speed-of-light shares (default h200_sxm)"
+    )
+    found.add_argument(
+        "--workload",
+        metavar="B,S,P",
+        type=_workload,
+        default=(16, 4096, 0),
+        help="batch, new and cached tokens of the context pass (default 16,4096,0); generation follows",
+    )
+    found.add_argument(
+        "--fail-on", choices=("S2", "S3"), help="exit 1 when the situation is this or worse"
+    )
     found.add_argument("--revision", help="branch, tag or commit of a Hub model")
-    found.add_argument("--trust-remote-code", action="store_true", help="run code that the model ships")
+    found.add_argument(
+        "--trust-remote-code", action="store_true", help="run code that the model ships"
+    )
     found.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return found
 
@@ -42,10 +57,14 @@ def parser() -> argparse.ArgumentParser:
 def _workload(text: str) -> tuple[int, int, int]:
     parts = text.split(",")
     if len(parts) != 3 or not all(p.strip().isdecimal() for p in parts):
-        raise argparse.ArgumentTypeError(f"{text!r} is not three whole numbers: batch, new tokens, cached tokens, such as 16,4096,0")
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not three whole numbers: batch, new tokens, cached tokens, such as 16,4096,0"
+        )
     b, s, p = (int(part) for part in parts)
     if b < 1 or s < 1 or max(b, s, p) > 2**31:
-        raise argparse.ArgumentTypeError(f"{text!r}: batch and new tokens are at least 1, none above 2**31")
+        raise argparse.ArgumentTypeError(
+            f"{text!r}: batch and new tokens are at least 1, none above 2**31"
+        )
     return b, s, p
 
 
@@ -70,7 +89,10 @@ def _analyse(arguments: argparse.Namespace) -> Json:
     load_system(arguments.system)  # a wrong name is said before seconds of work
     for target in (arguments.ops, arguments.html):
         if target is not None and not target.parent.is_dir():
-            raise InvalidInputError(f"Cannot write {str(target)!r}: {str(target.parent)!r} is no folder.", "Create it first.")
+            raise InvalidInputError(
+                f"Cannot write {str(target)!r}: {str(target.parent)!r} is no folder.",
+                "Create it first.",
+            )
     progress = Progress()
     try:
         return _report(arguments, progress)
@@ -81,12 +103,19 @@ def _analyse(arguments: argparse.Namespace) -> Json:
 def _report(arguments: argparse.Namespace, progress: Progress) -> Json:
     progress("load torch and transformers")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    from models.known import is_known, relatives
+    from models.signature import signature
     from tracer.analysis import Options, analyse
     from tracer.triage import checklist
 
     b, s, p = arguments.workload
     options = Options(
-        lowering=arguments.lowering, system=arguments.system, b=b, s=s, p=p, with_graphs=arguments.html is not None
+        lowering=arguments.lowering,
+        system=arguments.system,
+        b=b,
+        s=s,
+        p=p,
+        with_graphs=arguments.html is not None,
     )
     report = analyse(
         arguments.model,

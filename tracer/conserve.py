@@ -1,10 +1,11 @@
 """Conservation: nothing counted twice, nothing lost.
 
-Weights: weight bytes of ops, and of primitives, times counts are the model's parameter bytes. FLOPs: under `eager`, ops' FLOPs are what
-`torch.utils.flop_counter.FlopCounterMode` counts for the same forward, run on sizes alone with eager attention and
-one product per chosen expert (`batched_mm`), so that no packet hides work from the counter. Scans and short convolutions
-stay boundaries in that forward, the counter does not see them, and their work is reported as uncounted.
-Nodes: each is in one op, one pointwise cluster, one free group, or is a primitive.
+Weights: weight bytes of ops, and of primitives, times counts are the model's parameter bytes. FLOPs: under
+`eager`, ops' FLOPs are what `torch.utils.flop_counter.FlopCounterMode` counts for the same forward, run on
+sizes alone with eager attention and one product per chosen expert (`batched_mm`), so that no packet hides work
+from the counter. Scans and short convolutions stay boundaries in that forward, the counter does not see them,
+and their work is reported as uncounted. Nodes: each is in one op, one pointwise cluster, one free group, or is
+a primitive.
 """
 
 from __future__ import annotations
@@ -47,7 +48,11 @@ def count_flops(model: nn.Module, pruning: Pruning) -> dict[str, Counted]:
         ids = torch.zeros(b, s, dtype=torch.long, device=device)
         context, out = _count(model, pruning, input_ids=ids, use_cache=True)
         generation, _ = _count(
-            model, pruning, input_ids=ids[:, :1], past_key_values=out.past_key_values, use_cache=True
+            model,
+            pruning,
+            input_ids=ids[:, :1],
+            past_key_values=out.past_key_values,
+            use_cache=True,
         )
     return {
         "context": Counted(b=b, s=s, p=0, flops=context),
@@ -55,7 +60,9 @@ def count_flops(model: nn.Module, pruning: Pruning) -> dict[str, Counted]:
     }
 
 
-def _count(model: nn.Module, pruning: Pruning, **inputs: Any) -> tuple[int, Any]:  # Any: what forward takes and gives
+def _count(
+    model: nn.Module, pruning: Pruning, **inputs: Any
+) -> tuple[int, Any]:  # Any: what forward takes and gives
     counter = FlopCounterMode(display=False)
     extra = 0
     starts: dict[int, int] = {}
@@ -66,7 +73,9 @@ def _count(model: nn.Module, pruning: Pruning, **inputs: Any) -> tuple[int, Any]
         def enter(module: nn.Module, _args: Any) -> None:
             starts[id(module)] = counter.get_total_flops()
 
-        def leave(module: nn.Module, _args: Any, _out: Any, times: int = kept.layer.count - 1) -> None:
+        def leave(
+            module: nn.Module, _args: Any, _out: Any, times: int = kept.layer.count - 1
+        ) -> None:
             nonlocal extra
             extra += times * (counter.get_total_flops() - starts[id(module)])
 
@@ -83,8 +92,12 @@ def _count(model: nn.Module, pruning: Pruning, **inputs: Any) -> tuple[int, Any]
 @contextlib.contextmanager
 def _as_written(model: nn.Module) -> Iterator[None]:
     """Eager attention, and experts as one product per chosen expert."""
-    configs = {id(c): c for m in model.modules() if (c := getattr(m, "config", None)) is not None}.values()
-    saved = [(c, c._attn_implementation, getattr(c, "_experts_implementation", None)) for c in configs]
+    configs = {
+        id(c): c for m in model.modules() if (c := getattr(m, "config", None)) is not None
+    }.values()
+    saved = [
+        (c, c._attn_implementation, getattr(c, "_experts_implementation", None)) for c in configs
+    ]
     for config, _, _ in saved:
         config._attn_implementation = "eager"
         config._experts_implementation = "batched_mm"
@@ -96,12 +109,20 @@ def _as_written(model: nn.Module) -> Iterator[None]:
             config._experts_implementation = experts
 
 
-def flops(ops: dict[str, tuple[Op, ...]], counted: dict[str, Counted], primitives: dict[str, float]) -> dict:
+def flops(
+    ops: dict[str, tuple[Op, ...]], counted: dict[str, Counted], primitives: dict[str, int]
+) -> dict:
     """The `flops` object of a report, both phases together, and each."""
     phases = {}
     for phase, at in counted.items():
-        seen = sum(o.count * o.flops_at(b=at.b, s=at.s, p=at.p) for o in ops[phase] if o.op not in UNCOUNTED)
-        unseen = sum(o.count * o.flops_at(b=at.b, s=at.s, p=at.p) for o in ops[phase] if o.op in UNCOUNTED)
+        seen = sum(
+            o.count * o.flops_at(b=at.b, s=at.s, p=at.p)
+            for o in ops[phase]
+            if o.op not in UNCOUNTED
+        )
+        unseen = sum(
+            o.count * o.flops_at(b=at.b, s=at.s, p=at.p) for o in ops[phase] if o.op in UNCOUNTED
+        )
         phases[phase] = {
             "workload": {"b": at.b, "s": at.s, "p": at.p},
             "counter": at.flops,
@@ -109,7 +130,10 @@ def flops(ops: dict[str, tuple[Op, ...]], counted: dict[str, Counted], primitive
             "primitives": round(primitives.get(phase, 0)),
             "uncounted": round(unseen),
         }
-    total = {key: sum(p[key] for p in phases.values()) for key in ("counter", "ops", "primitives", "uncounted")}
+    total = {
+        key: sum(p[key] for p in phases.values())
+        for key in ("counter", "ops", "primitives", "uncounted")
+    }
     return {**total, "phases": phases}
 
 

@@ -30,8 +30,13 @@ def describe(matched: Matched) -> list[dict[str, Any]]:
                 "layer": layer,
                 "class": kept.layer.cls if kept else "",
                 "count": kept.layer.count if kept else 1,
-                "nodes": [_node(matched, node, groups[node], kept.traced if kept else "") for node in nodes],
-                "edges": [[number[i], number[n]] for n in nodes for i in flow.inputs[n] if i in number],
+                "nodes": [
+                    _node(matched, node, groups[node], kept.traced if kept else "")
+                    for node in nodes
+                ],
+                "edges": [
+                    [number[i], number[n]] for n in nodes for i in flow.inputs[n] if i in number
+                ],
             }
         )
     return found
@@ -44,7 +49,9 @@ def _node(matched: Matched, node: fx.Node, group: tuple[str, Any], prefix: str) 
     return {
         "n": node.name,
         "t": targets.full_name(node),
-        "shape": "×".join(str(matched.flow.trace.expr(s)) for s in tensor.shape) if tensor is not None else "",
+        "shape": " x ".join(str(matched.flow.trace.expr(s)) for s in tensor.shape)
+        if tensor is not None
+        else "",
         "dtype": str(tensor.dtype).removeprefix("torch.") if tensor is not None else "",
         "module": origin.module.removeprefix(prefix).lstrip("."),
         "source": origin.source,

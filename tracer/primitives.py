@@ -81,7 +81,11 @@ def _parameters(flow: Flow, node: fx.Node) -> Iterator[fx.Node]:
 def _shapes(flow: Flow, node: fx.Node) -> str:
     value = node.meta.get("val")
     values = value if isinstance(value, list | tuple) else [value]
-    shapes = [" x ".join(str(flow.trace.expr(s)) for s in v.shape) for v in values if isinstance(v, torch.Tensor)]
+    shapes = [
+        " x ".join(str(flow.trace.expr(s)) for s in v.shape)
+        for v in values
+        if isinstance(v, torch.Tensor)
+    ]
     return ", ".join(shapes)
 
 

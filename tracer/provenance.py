@@ -12,9 +12,8 @@ from types import FrameType
 from unittest import mock
 
 import torch
-from torch.fx import Graph, Node
-
 import transformers
+from torch.fx import Graph, Node
 
 _TORCH = str(Path(torch.__file__).parent) + os.sep
 _TRANSFORMERS = str(Path(transformers.__file__).parent) + os.sep
@@ -66,13 +65,21 @@ def _user_frame(frame: FrameType | None) -> tuple[str, int]:
 
 @contextlib.contextmanager
 def recorded(model: torch.nn.Module) -> Iterator[None]:
-    """Within the context, nodes made while `model` runs carry an `Origin`: innermost module, innermost line of model code."""
+    """Within the context, nodes made while `model` runs carry an `Origin`: innermost module, innermost line of
+    model code.
+    """
     stack: list[tuple[str, str]] = [("", type(model).__name__)]
     handles = []
     for path, module in model.named_modules():
         entry = (path, type(module).__name__)
-        handles.append(module.register_forward_pre_hook(lambda _m, _a, entry=entry: stack.append(entry), prepend=True))
-        handles.append(module.register_forward_hook(lambda _m, _a, _o: _drop(stack), always_call=True))
+        handles.append(
+            module.register_forward_pre_hook(
+                lambda _m, _a, entry=entry: stack.append(entry), prepend=True
+            )
+        )
+        handles.append(
+            module.register_forward_hook(lambda _m, _a, _o: _drop(stack), always_call=True)
+        )
     create = Graph.create_node
 
     def create_node(self: Graph, *args, **kwargs) -> Node:

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import nn
 
 from oplib.oplist import Layer
@@ -78,9 +77,13 @@ def prune(
     leaves every layer in place.
     """
     total = sum(p.numel() for p in model.parameters())
-    configs = {id(c): c for c in (getattr(m, "config", None) for m in model.modules()) if c is not None}.values()
-    depth = getattr(model.config, "num_hidden_layers", None)
-    found = stacks(model, depth) if isinstance(depth, int) else []
+    configs = {
+        id(c): c for c in (getattr(m, "config", None) for m in model.modules()) if c is not None
+    }.values()
+    depth = int(
+        getattr(model.config, "num_hidden_layers", None) or 0
+    )  # configs name it so, or not at all
+    found = stacks(model, depth) if depth else []
     if not found:
         return Pruning(kept=(), parameters=total, reason="no stack of decoder layers was found")
     lists = _per_layer_lists(configs, depth)
@@ -113,12 +116,14 @@ def _layer(path: str, stack: nn.ModuleList, members: list[int]) -> Layer:
     )
 
 
-def _per_layer_lists(configs, depth: int) -> list[tuple[Any, str, list]]:
+def _per_layer_lists(configs, depth: int) -> list[tuple[Any, str, Any]]:
     return [
         (config, name, value)
         for config in configs
         for name, value in sorted(vars(config).items())
-        if isinstance(value, list | tuple) and len(value) == depth and list(value) != list(range(depth))
+        if isinstance(value, list | tuple)
+        and len(value) == depth
+        and list(value) != list(range(depth))
     ]
 
 
@@ -155,10 +160,16 @@ def _varies(columns: list[dict[tuple[str, str], int]], key: tuple[str, str]) -> 
 
 def _structure(layer: nn.Module, index: dict[tuple[str, str], int]) -> tuple:
     modules = tuple(
-        (path, type(m).__qualname__, tuple((n, repr(v)) for n, v in _scalars(m) if (path, n) not in index))
+        (
+            path,
+            type(m).__qualname__,
+            tuple((n, repr(v)) for n, v in _scalars(m) if (path, n) not in index),
+        )
         for path, m in layer.named_modules()
     )
-    tensors = tuple((n, tuple(p.shape), p.dtype) for n, p in [*layer.named_parameters(), *layer.named_buffers()])
+    tensors = tuple(
+        (n, tuple(p.shape), p.dtype) for n, p in [*layer.named_parameters(), *layer.named_buffers()]
+    )
     return modules, tensors
 
 

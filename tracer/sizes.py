@@ -51,9 +51,14 @@ class ConcreteSizes:
 
     def _read(self, size: int, other: int) -> sympy.Expr:
         for candidate in self._candidates(size):
-            if evaluate(candidate, **self.second) == other and evaluate(candidate, **self.first) == size:
+            if (
+                evaluate(candidate, **self.second) == other
+                and evaluate(candidate, **self.first) == size
+            ):
                 return candidate
-        raise Unsettled(f"{size} at {dict(self.first)} and {other} at {dict(self.second)} follow no known form")
+        raise Unsettled(
+            f"{size} at {dict(self.first)} and {other} at {dict(self.second)} follow no known form"
+        )
 
     def _candidates(self, size: int) -> Iterator[sympy.Expr]:
         b, s, p = (self.first[name] for name in "bsp")
@@ -79,7 +84,9 @@ class ConcreteSizes:
                 for few in (rest * pieces // s, rest * pieces // s + 1):
                     constant = rest - few * s // pieces
                     if abs(constant) <= MOST_CONSTANT:
-                        yield times * (_portion(P, many, parts) + _portion(S, few, pieces) + constant)
+                        yield times * (
+                            _portion(P, many, parts) + _portion(S, few, pieces) + constant
+                        )
 
 
 def _portion(length: sympy.Symbol, numerator: int, denominator: int) -> sympy.Expr:

@@ -1,7 +1,7 @@
 """Tracing over sizes that are symbols: slow, and right for every size; used where two concrete traces do not settle it.
 
-The symbols live in a `ShapeEnv` of ours and are shared by all inputs, so that no equality has to be guarded. A branch that
-the sizes decide is taken at the hint and recorded as a guard.
+The symbols live in a `ShapeEnv` of ours and are shared by all inputs, so that no equality has to be guarded. A
+branch that the sizes decide is taken at the hint and recorded as a guard.
 """
 
 from __future__ import annotations
@@ -34,7 +34,9 @@ class SymbolicSizes:
         return self.env.create_symintnode(symbol, hint=HINTS[name], source=source)
 
     def mode(self) -> FakeTensorMode:
-        """Fake tensors over these symbols. Their result cache is off: keys of symbolic shapes cost more than they save."""
+        """Fake tensors over these symbols. Their result cache is off: keys of symbolic shapes cost more than
+        they save.
+        """
         mode = FakeTensorMode(shape_env=self.env, allow_non_fake_inputs=True)
         mode.cache_enabled = False
         return mode

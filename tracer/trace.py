@@ -3,10 +3,11 @@
 The graph comes from `make_fx` at the pre-dispatch level over fake tensors: what `torch.export` runs inside, without its
 second pass, its input constraints and its guards' code. It keeps `linear` and the boundaries whole.
 
-Sizes: the model is traced at two concrete workloads, one long and one short, and every size is read off the pair
-(`tracer.sizes`). Where the short one takes other branches (windows, top-k), a second long one confirms instead. Where two
-workloads do not settle every size, the model is traced once more with symbols (`tracer.symbolic`), which is slower.
-Both phases of DeepSeek-V3 on two cores: 3.3 s with `torch.export`, 1.4 s with symbols, 0.7 s with two workloads each.
+Sizes: the model is traced at two concrete workloads, one long and one short, and every size is read off the
+pair (`tracer.sizes`). Where the short one takes other branches (windows, top-k), a second long one confirms
+instead. Where two workloads do not settle every size, the model is traced once more with symbols
+(`tracer.symbolic`), which is slower. Both phases of DeepSeek-V3 on two cores: 3.3 s with `torch.export`, 1.4 s
+with symbols, 0.7 s with two workloads each.
 
 Both phases run over a cache that holds p tokens already: context with s new tokens (p = 0 gives a fresh prompt),
 generation with one.
@@ -93,7 +94,10 @@ def trace(model: nn.Module, captured: Capture, phase: str, *, symbolic: bool = F
     sizes = SymbolicSizes(phase)
     with sizes.mode():
         module = _run(model, captured, sizes.values)
-    hints = {name: value if isinstance(value, int) else value.node.hint for name, value in sizes.values.items()}
+    hints = {
+        name: value if isinstance(value, int) else value.node.hint
+        for name, value in sizes.values.items()
+    }
     guards = sizes.guards()
     return _trace(model, module, phase, sizes.expr, hints, branches=bool(guards), guards=guards)
 
@@ -101,7 +105,11 @@ def trace(model: nn.Module, captured: Capture, phase: str, *, symbolic: bool = F
 def _trace_twice(model: nn.Module, captured: Capture, phase: str) -> Trace:
     long, short, again = (_at(w, phase) for w in (LONG, SHORT, LONG_AGAIN))
     module = _run_concrete(model, captured, long)
-    bounded = any(size.has(sympy.Min, sympy.floor, sympy.Mod) for leaf in captured.leaves for size in leaf.shape)
+    bounded = any(
+        size.has(sympy.Min, sympy.floor, sympy.Mod)
+        for leaf in captured.leaves
+        for size in leaf.shape
+    )
     others = [again] if bounded else [short, again]
     for other in others:
         try:
@@ -117,7 +125,9 @@ def _at(workload: Workload, phase: str) -> dict[str, int]:
     return {**workload, "s": 1} if phase == "generation" else dict(workload)
 
 
-def _compare(first: fx.GraphModule, at: Workload, second: fx.GraphModule, other: Workload) -> ConcreteSizes:
+def _compare(
+    first: fx.GraphModule, at: Workload, second: fx.GraphModule, other: Workload
+) -> ConcreteSizes:
     """The sizes of two traces of the same operators."""
     sizes = ConcreteSizes(at, other)
     if len(first.graph.nodes) != len(second.graph.nodes):
@@ -137,7 +147,9 @@ def _tensors(node: fx.Node) -> list[torch.Tensor]:
     return [v for v in values if isinstance(v, torch.Tensor)]
 
 
-def _run_concrete(model: nn.Module, captured: Capture, at: Workload, *, quick: bool = False) -> fx.GraphModule:
+def _run_concrete(
+    model: nn.Module, captured: Capture, at: Workload, *, quick: bool = False
+) -> fx.GraphModule:
     with FakeTensorMode(allow_non_fake_inputs=True):
         return _run(model, captured, at, with_origins=not quick)
 
@@ -158,7 +170,9 @@ def _run(
             after = [v for _, v in leaves(out.past_key_values) if isinstance(v, torch.Tensor)]
             return (out.logits, *after)
 
-        traced = make_fx(forward, tracing_mode="real", pre_dispatch=True, _allow_non_fake_inputs=True)
+        traced = make_fx(
+            forward, tracing_mode="real", pre_dispatch=True, _allow_non_fake_inputs=True
+        )
         return traced(ids, *(values[path] for path in paths))
 
 
@@ -209,7 +223,12 @@ def _size(expr: sympy.Expr, at: Mapping[str, Any]) -> Any:
 @contextlib.contextmanager
 def _tracing(model: nn.Module, with_origins: bool) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
-        for manager in (apply_patches("dynamo"), reset_model_state(model), _whole_windows(), boundaries.bind(model)):
+        for manager in (
+            apply_patches("dynamo"),
+            reset_model_state(model),
+            _whole_windows(),
+            boundaries.bind(model),
+        ):
             stack.enter_context(manager)
         if with_origins:
             stack.enter_context(provenance.recorded(model))
@@ -218,7 +237,9 @@ def _tracing(model: nn.Module, with_origins: bool) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _whole_windows() -> Iterator[None]:
-    """Sliding-window cache layers keep all tokens: their token counter and cut are Python state that no graph can hold."""
+    """Sliding-window cache layers keep all tokens: their token counter and cut are Python state that no graph
+    can hold.
+    """
     sliding, whole = cache_utils.DynamicSlidingWindowLayer, cache_utils.DynamicLayer
     names = ("update", "get_mask_sizes", "get_seq_length")
     saved = {name: vars(sliding)[name] for name in names if name in vars(sliding)}

@@ -24,15 +24,22 @@ def bound_ms(entry: Json, system: System, workload: dict[str, int]) -> float:
     """Milliseconds that one occurrence of a primitive takes at least: its bytes, and its FLOPs at the bf16 peak."""
     where = at(workload, entry["phase"])
     moved = float(evaluate(parse_expr(entry["bytes"]), **where)) / system.memory_bandwidth.base
-    work = float(evaluate(parse_expr(entry["flops"]), **where)) / system.peak[find_rate("bfloat16", system)].base
+    work = (
+        float(evaluate(parse_expr(entry["flops"]), **where))
+        / system.peak[find_rate("bfloat16", system)].base
+    )
     return max(moved, work) * 1e3
 
 
 def rates(system: System) -> Json:
-    """The numbers of a system that a reader needs to price another workload; a rate it lacks is the one that runs instead."""
+    """The numbers of a system that a reader needs to price another workload; a rate it lacks is the one that
+    runs instead.
+    """
     dtypes = {mode.compute_dtype for mode in QUANT_MODES.values()} | set(system.peak)
     return {
-        "flops_per_s": {dtype: system.peak[find_rate(dtype, system)].base for dtype in sorted(dtypes)},
+        "flops_per_s": {
+            dtype: system.peak[find_rate(dtype, system)].base for dtype in sorted(dtypes)
+        },
         "bytes_per_s": system.memory_bandwidth.base,
     }
 
@@ -42,13 +49,15 @@ def checklist(report: Json) -> list[Json]:
     if report["unsupported"]:
         return _s3(report)
     steps = [
-        _step("coverage", "check which of these ops the tables of your backend hold: no tables were asked here", file="perfdb/data")
+        _step(
+            "coverage",
+            "check which of these ops the tables of your backend hold",
+            file="perfdb/data",
+        )
     ]
     if not report["known_architecture"]:
-        steps.append(
-            _step("mapping", f"{report['architecture']} is new: add it to the known architectures once its ops are measured",
-                  file="models/architectures.toml")
-        )  # fmt: skip
+        what = f"{report['architecture']} is new: learn it as a known architecture once its ops are measured"
+        steps.append(_step("mapping", what, file="models/architectures.toml"))
     return steps
 
 
@@ -61,19 +70,31 @@ def _s3(report: Json) -> list[Json]:
     steps: list[Json] = []
     seen: set[tuple[str, str]] = set()
     for entry in sorted(report["unsupported"], key=lambda e: -e["bound_ms"] * e["count"]):
-        if (entry["primitive"], entry["source"]) in seen:
-            continue
-        seen.add((entry["primitive"], entry["source"]))
-        module, inputs, name = entry["where"], entry["shape"], entry["primitive"].rpartition(".")[2]
-        steps += [
-            _step("analysis", f"state what {entry['primitive']} computes ({entry['reason']})", module=module, inputs=inputs,
-                  file=entry["source"]),
-            _step("mock layer", f"a module that runs {entry['module_class']} alone on the recorded inputs", module=module,
-                  inputs=inputs, file=f"oplib/kernels/{name}/eager.py"),
-            _step("alignment", f"compare the mock layer with {module} of the real model", module=module, inputs=inputs,
-                  file="tests/gpu"),
-            _step("integration", f"an op kind and its matcher; nearest today: {entry['nearest']}", module=module, inputs=inputs,
-                  file=f"oplib/ops/{name}.py, tracer/match/{name}.py"),
-            _step("collection", "measure the new op over its grid", module=module, inputs=inputs, file="perfdb/data"),
-        ]  # fmt: skip
+        if (entry["primitive"], entry["source"]) not in seen:
+            seen.add((entry["primitive"], entry["source"]))
+            steps += _for_primitive(entry)
     return steps
+
+
+def _for_primitive(entry: Json) -> list[Json]:
+    module, primitive = entry["where"], entry["primitive"]
+    name = primitive.rpartition(".")[2]
+    work = (
+        ("analysis", f"state what {primitive} computes ({entry['reason']})", entry["source"]),
+        (
+            "mock layer",
+            f"run {entry['module_class']} alone on these inputs",
+            f"oplib/kernels/{name}/eager.py",
+        ),
+        ("alignment", f"compare the mock layer with {module} of the real model", "tests/gpu"),
+        (
+            "integration",
+            f"add an op kind and its matcher; nearest today: {entry['nearest']}",
+            f"oplib/ops/{name}.py, tracer/match/{name}.py",
+        ),
+        ("collection", "measure the new op over its grid", "perfdb/data"),
+    )
+    return [
+        _step(step, what, module=module, inputs=entry["shape"], file=file)
+        for step, what, file in work
+    ]

@@ -52,11 +52,15 @@ class Weights:
 
     def total(self) -> int:
         """Bytes of the full model's parameters, tied ones once."""
-        return sum(self.bytes(name) * self.pruning.count(name) for name, _ in self.model.named_parameters())
+        return sum(
+            self.bytes(name) * self.pruning.count(name) for name, _ in self.model.named_parameters()
+        )
 
 
 def _kind(module: nn.Module) -> str:
-    """The class name that a quantisation scheme knows: subclasses of Linear count as Linear only under their own name."""
+    """The class name that a quantisation scheme knows: subclasses of Linear count as Linear only under their
+    own name.
+    """
     return type(module).__name__
 
 

@@ -1,9 +1,9 @@
 """Calls the tracer keeps as one node: attention, experts and the functions transformers marks as kernels.
 
-Each file defines one custom operator (`torch.ops.trace_model.<name>`) with a fake implementation only, and says which
-call of transformers it stands for. `bind(model)` puts the function boundaries in place of the functions of the same name
-in the modules that define the model's classes; attention and experts are selected by name through transformers' own
-registries (`IMPLEMENTATION`).
+Each file defines one custom operator (`torch.ops.trace_model.<name>`) with a fake implementation only, and says
+which call of transformers it stands for. `bind(model)` puts the function boundaries in place of the functions
+of the same name in the modules that define the model's classes; attention and experts are selected by name
+through transformers' own registries (`IMPLEMENTATION`).
 """
 
 from __future__ import annotations
@@ -37,7 +37,8 @@ def replaces(*names: str) -> Callable[[Callable], Callable]:
         for name in names:
             if name in _FUNCTIONS:
                 raise RuntimeError(
-                    f"kernel function {name!r} has two boundaries: {_FUNCTIONS[name].__module__} and {function.__module__}"
+                    f"kernel function {name!r} has two boundaries: "
+                    f"{_FUNCTIONS[name].__module__} and {function.__module__}"
                 )
             _FUNCTIONS[name] = function
         return function

@@ -53,7 +53,7 @@ def _chunk(module: torch.nn.Module) -> int:
     """Tokens of a chunk where the layer attends within chunks only: that restriction lives in the mask alone."""
     config, index = getattr(module, "config", None), getattr(module, "layer_idx", None)
     types = getattr(config, "layer_types", None)
-    if types is None or index is None or types[index] != "chunked_attention":
+    if config is None or types is None or index is None or types[index] != "chunked_attention":
         return 0
     return int(config.attention_chunk_size)
 

@@ -8,7 +8,9 @@ from . import define, replaces
 
 _OP = define(
     "causal_conv1d(Tensor x, Tensor weight, Tensor? bias, Tensor? state, str activation) -> Tensor",
-    lambda x, weight, bias, state, activation: torch.empty_like(x, memory_format=torch.contiguous_format),
+    lambda x, weight, bias, state, activation: torch.empty_like(
+        x, memory_format=torch.contiguous_format
+    ),
 )
 
 

@@ -11,7 +11,6 @@ from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
 from . import IMPLEMENTATION, define
 
-
 _ARGUMENTS = ["hidden_states", "top_k_index", "top_k_weights"]
 
 
@@ -58,18 +57,24 @@ ALL_EXPERTS_FUNCTIONS.register(IMPLEMENTATION, experts)
 def adopt(model: torch.nn.Module) -> None:
     """Give experts that transformers has not put behind its registry the same choice of implementation.
 
-    They are told by their form: stacked `down_proj` and `gate_up_proj` or `up_proj` parameters, and a forward that takes
-    the hidden states, the chosen experts and their weights.
+    They are told by their form: stacked `down_proj` and `gate_up_proj` or `up_proj` parameters, and a forward
+    that takes the hidden states, the chosen experts and their weights.
     """
     for module in model.modules():
         stacked = getattr(module, "down_proj", None)
-        if not isinstance(stacked, torch.nn.Parameter) or stacked.dim() != 3 or hasattr(module, "is_transposed"):
+        if (
+            not isinstance(stacked, torch.nn.Parameter)
+            or stacked.dim() != 3
+            or hasattr(module, "is_transposed")
+        ):
             continue
         if list(inspect.signature(type(module).forward).parameters)[1:4] != _ARGUMENTS:
             continue
         module.config = model.config
         module.has_gate = hasattr(module, "gate_up_proj")
-        module.has_bias = any(name.endswith("bias") for name, _ in module.named_parameters(recurse=False))
+        module.has_bias = any(
+            name.endswith("bias") for name, _ in module.named_parameters(recurse=False)
+        )
         module.has_post_expert_norm = module._is_expert_parallel = False
         module.is_concatenated = True
         first = module.gate_up_proj if module.has_gate else module.up_proj

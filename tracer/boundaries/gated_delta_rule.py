@@ -12,7 +12,8 @@ from . import define, replaces
 
 def _fake(query, key, value, g, beta, state, chunk_size):
     batch, _, heads, width = value.shape
-    return value.new_empty(value.shape), value.new_empty(batch, heads, key.shape[-1], width, dtype=torch.float32)
+    state = value.new_empty(batch, heads, key.shape[-1], width, dtype=torch.float32)
+    return value.new_empty(value.shape, dtype=query.dtype), state
 
 
 _OP = define(
@@ -24,7 +25,15 @@ _OP = define(
 
 @replaces("torch_chunk_gated_delta_rule", "chunk_kimi_delta_attention")
 def chunked(
-    query, key, value, g, beta, chunk_size=64, initial_state=None, output_final_state=False, **_kwargs
+    query,
+    key,
+    value,
+    g,
+    beta,
+    chunk_size=64,
+    initial_state=None,
+    output_final_state=False,
+    **_kwargs,
 ):
     """(B,S,K,D) x2, (B,S,H,V), decay (B,S,H) or (B,S,H,D), (B,S,H) -> (B,S,H,V), state (B,H,D,V) or None."""
     out, state = _OP(query, key, value, g, beta, initial_state, chunk_size)

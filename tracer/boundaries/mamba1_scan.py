@@ -2,12 +2,30 @@
 
 from __future__ import annotations
 
+import torch
+
 from . import define, replaces
+
+
+def _fake(x, dt, a, b, c, parameters, state):
+    """The dtypes of the reference: a step keeps those of its input and state, a context pass widens both."""
+    out_dtype, state_dtype = x.dtype, torch.float32
+    if state is not None:
+        state_dtype = state.dtype
+    else:
+        skip, gate, _ = parameters
+        for factor in (skip, gate):
+            out_dtype = (
+                out_dtype if factor is None else torch.promote_types(out_dtype, factor.dtype)
+            )
+    new_state = x.new_empty(*x.shape[:2], a.shape[-1], dtype=state_dtype)
+    return x.new_empty(x.shape, dtype=out_dtype), new_state
+
 
 _OP = define(
     "mamba1_scan(Tensor x, Tensor dt, Tensor A, Tensor B, Tensor C, Tensor?[] parameters, Tensor? state) "
     "-> (Tensor, Tensor)",
-    lambda x, dt, a, b, c, parameters, state: (x.new_empty(x.shape), x.new_empty(x.shape[0], x.shape[1], a.shape[-1])),
+    _fake,
 )
 
 
@@ -21,7 +39,9 @@ def mamba_selective_scan(
 
 
 @replaces("mamba_selective_state_update")
-def mamba_selective_state_update(state, hidden_states, dt, A, B, C, D=None, dt_bias=None, z=None, **_kwargs):
+def mamba_selective_state_update(
+    state, hidden_states, dt, A, B, C, D=None, dt_bias=None, z=None, **_kwargs
+):
     """(B,C), state (B,C,N) -> (B,C): one token; the state is updated in place."""
     out, new_state = _OP(hidden_states.unsqueeze(-1), dt, A, B, C, [D, z, dt_bias], state)
     state.copy_(new_state)

@@ -8,10 +8,13 @@ from . import define, replaces
 
 
 def _fake(x, dt, a, b, c, parameters, state, chunk_size):
+    """The dtypes of the reference: a step keeps those of its input and state, a context pass computes in float32."""
     batch, _, heads, head_dim = x.shape
-    out_dtype = torch.float32 if chunk_size else x.dtype  # what the reference implementations return
-    state = x.new_empty(batch, heads, head_dim, b.shape[-1], dtype=torch.float32)
-    return x.new_empty(x.shape, dtype=out_dtype), state
+    out_dtype, state_dtype = (
+        (torch.float32, torch.float32) if chunk_size else (x.dtype, state.dtype)
+    )
+    new_state = x.new_empty(batch, heads, head_dim, b.shape[-1], dtype=state_dtype)
+    return x.new_empty(x.shape, dtype=out_dtype), new_state
 
 
 _OP = define(

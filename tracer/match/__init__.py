@@ -46,8 +46,12 @@ def matcher(name: str, *operators: str, stage: Stage = Stage.NODE) -> Callable[[
 
     def register(function: Matcher) -> Matcher:
         if name in _ENTRIES:
-            raise RuntimeError(f"two matchers are named {name!r}: {_ENTRIES[name].match.__module__} and {function.__module__}")
-        _ENTRIES[name] = Entry(name=name, match=function, operators=frozenset(operators), stage=stage)
+            raise RuntimeError(
+                f"two matchers are named {name!r}: {_ENTRIES[name].match.__module__} and {function.__module__}"
+            )
+        _ENTRIES[name] = Entry(
+            name=name, match=function, operators=frozenset(operators), stage=stage
+        )
         return function
 
     return register
@@ -71,7 +75,9 @@ def match(flow: Flow, *, without: Collection[str] = ()) -> Matched:
                 by_operator.setdefault(name, []).append(entry)
         for node in flow.nodes:
             if node not in taken:
-                _try(matched, taken, node, [*by_operator.get(targets.full_name(node), ()), *general])
+                _try(
+                    matched, taken, node, [*by_operator.get(targets.full_name(node), ()), *general]
+                )
     matched.primitives = {n: _why(matched, n) for n in flow.nodes if n not in taken}
     matched.sort()
     return matched
@@ -97,9 +103,13 @@ def _why(matched: Matched, node: fx.Node) -> str:
 
 
 def _free(flow: Flow) -> dict[fx.Node, str]:
-    """Nodes that cost nothing of their own, by group. An operator that positions never use is not free, whatever feeds it."""
+    """Nodes that cost nothing of their own, by group. An operator that positions never use is not free, whatever
+    feeds it; nor is a product of matrices.
+    """
     free: dict[fx.Node, str] = {}
     for node in flow.nodes:
+        if targets.is_product(node):
+            continue
         if targets.is_shape_arithmetic(node):
             free[node] = "shape arithmetic"
         elif node not in flow.alive and targets.is_position(node):

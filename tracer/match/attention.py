@@ -15,7 +15,20 @@ from tracer.match import matcher, targets
 from tracer.match.claim import Claim, Refusal, Result
 from tracer.match.flow import Flow
 
-_ARGUMENTS = ("query", "key", "value", "mask", "sinks", "bias", "indices", "scale", "causal", "window", "chunk", "softcap")
+_ARGUMENTS = (
+    "query",
+    "key",
+    "value",
+    "mask",
+    "sinks",
+    "bias",
+    "indices",
+    "scale",
+    "causal",
+    "window",
+    "chunk",
+    "softcap",
+)
 
 
 @matcher("attention", "trace_model.attention")
@@ -45,8 +58,8 @@ def attention(flow: Flow, node: fx.Node, _taken) -> Result:
         "masking": "computed",
     }
     parameters, extra = [], []
-    if call["sinks"] is not None and (found := flow.parameter(call["sinks"])):
-        parameters, extra = [found[0]], found[1]
+    if call["sinks"] is not None and (sinks := flow.parameter(call["sinks"])):
+        parameters, extra = [sinks[0]], sinks[1]
     claim = Claim(
         kind=f"{flow.trace.phase}_attention",
         params=params,
@@ -63,6 +76,7 @@ def attention(flow: Flow, node: fx.Node, _taken) -> Result:
     if call["indices"] is not None:
         claim.kind, claim.params = "sparse_attention", _sparse_params(params, found)
         claim.params["topk"] = int(flow.shape(call["indices"])[-1])
+        claim.params["index_source"] = _index_source(flow, node, call["indices"])
         claim.inputs.append(call["indices"])
     return claim
 
@@ -79,7 +93,9 @@ class Latent:
 def latent(flow: Flow, key: fx.Node, value: fx.Node) -> Latent | None:
     """Keys and values that one linear layer expands from a narrow cached latent, next to a key part all heads share."""
     expansion = _linear_behind(flow, value)
-    if expansion is None or expansion not in set(flow.ancestors([key], stop=lambda n: n is not expansion and _is_linear(n))):
+    if expansion is None or expansion not in set(
+        flow.ancestors([key], stop=lambda n: n is not expansion and _is_linear(n))
+    ):
         return None
     rank = int(flow.shape(expansion.args[1])[1])
     heads, value_dim = int(flow.shape(value)[1]), int(flow.shape(value)[-1])
@@ -124,8 +140,23 @@ def _latent_params(params: dict, latent: Latent) -> dict:
 def _sparse_params(params: dict, latent: Latent | None) -> dict:
     if latent:
         return _latent_params(params, latent)
-    names = ("num_heads", "num_kv_heads", "head_dim", "v_head_dim", "dtype", "kv_dtype", "causal", "masking")
+    names = (
+        "num_heads",
+        "num_kv_heads",
+        "head_dim",
+        "v_head_dim",
+        "dtype",
+        "kv_dtype",
+        "causal",
+        "masking",
+    )
     return {name: params[name] for name in names}
+
+
+def _index_source(flow: Flow, node: fx.Node, indices: fx.Node) -> str:
+    """Whether the indices come out of the layer's own indexer or of another layer's."""
+    own, made = (flow.pruning.of(flow.origin(n).module) for n in (node, flow.source(indices)))
+    return "indexer" if own is made else "shared"
 
 
 @matcher("sdpa", "aten.scaled_dot_product_attention")
@@ -137,7 +168,9 @@ def sdpa(flow: Flow, node: fx.Node, _taken) -> Result:
     causal = bool(node.args[5] if len(node.args) > 5 else node.kwargs.get("is_causal", False))
     masked = len(node.args) > 3 and node.args[3] is not None
     if sympy.expand(keys - new) not in (P, 0):
-        return Refusal(node=node, op="attention", reason=f"it sees {keys} keys for {new} new tokens")
+        return Refusal(
+            node=node, op="attention", reason=f"it sees {keys} keys for {new} new tokens"
+        )
     return Claim(
         kind=f"{flow.trace.phase}_attention",
         params={

@@ -13,11 +13,15 @@ from tracer.match.targets import full_name
 
 @matcher("bmm", "aten.matmul", "aten.bmm", "aten.baddbmm", "aten.mm")
 def bmm(flow: Flow, node: fx.Node, _taken) -> Result:
-    """`matmul` and `bmm` with (..., m, k) x (..., k, n); a second factor without batch dims is one product over all rows."""
+    """`matmul` and `bmm` with (..., m, k) x (..., k, n); a second factor without batch dims is one product over
+    all rows.
+    """
     a, b = node.args[1:3] if full_name(node) == "aten.baddbmm" else node.args[:2]
     left, right = flow.shape(a), flow.shape(b)
     if len(left) < 2 or len(right) < 2:
-        return Refusal(node=node, op="bmm", reason=f"factors of {len(left)} and {len(right)} dimensions")
+        return Refusal(
+            node=node, op="bmm", reason=f"factors of {len(left)} and {len(right)} dimensions"
+        )
     m, k, n = left[-2], left[-1], right[-1]
     batch = sympy.Mul(*flow.shape(node)[:-2])
     return _claim(flow, node, a, b, batch, m, n, k)
@@ -30,16 +34,29 @@ def einsum(flow: Flow, node: fx.Node, _taken) -> Result:
     terms, _, result = equation.replace(" ", "").partition("->")
     letters = terms.split(",")
     if len(operands) != 2 or "." in equation or not result:
-        return Refusal(node=node, op="bmm", reason=f"the equation {equation!r} is not a product of two named factors")
-    size = {c: d for term, x in zip(letters, operands, strict=True) for c, d in zip(term, flow.shape(x), strict=True)}
+        return Refusal(
+            node=node,
+            op="bmm",
+            reason=f"the equation {equation!r} is not a product of two named factors",
+        )
+    size = {
+        c: d
+        for term, x in zip(letters, operands, strict=True)
+        for c, d in zip(term, flow.shape(x), strict=True)
+    }
     first, second = (set(t) for t in letters)
     summed = (first | second) - set(result)
     if not summed <= (first & second):
-        return Refusal(node=node, op="bmm", reason=f"the equation {equation!r} sums over one factor alone")
+        return Refusal(
+            node=node, op="bmm", reason=f"the equation {equation!r} sums over one factor alone"
+        )
     if not summed:
         return None
     shared = first & second & set(result)
-    dims = [sympy.Mul(*(size[c] for c in group)) for group in (shared, first - second, second - first, summed)]
+    dims = [
+        sympy.Mul(*(size[c] for c in group))
+        for group in (shared, first - second, second - first, summed)
+    ]
     return _claim(flow, node, operands[0], operands[1], *dims)
 
 
@@ -53,8 +70,16 @@ def _claim(flow: Flow, node: fx.Node, a: fx.Node, b: fx.Node, batch, m, n, k) ->
     fixed = {name: int(size) for name, size in sizes.items() if size.is_Integer}
     return Claim(
         kind="bmm",
-        params={**fixed, "dtype": flow.dtype(parameters[0] if parameters else b), "shared_b": bool(parameters)},
-        dims={"batch": batch, "m": m, **{name: size for name, size in sizes.items() if name not in fixed}},
+        params={
+            **fixed,
+            "dtype": flow.dtype(parameters[0] if parameters else b),
+            "shared_b": bool(parameters),
+        },
+        dims={
+            "batch": batch,
+            "m": m,
+            **{name: size for name, size in sizes.items() if name not in fixed},
+        },
         nodes=[*extra, node],
         anchor=node,
         inputs=[x for x in (a, b) if flow.parameter(x) is None],

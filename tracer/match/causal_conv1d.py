@@ -17,7 +17,9 @@ def causal_conv1d(flow: Flow, node: fx.Node, _taken) -> Result:
     found = flow.parameter(weight)
     if found is None:
         return Refusal(node=node, op="causal_conv1d", reason="the filter is not a parameter")
-    owned = [found, *([flow.parameter(bias)] if bias is not None else [])]
+    owned = [found]
+    if bias is not None and (offset := flow.parameter(bias)):
+        owned.append(offset)
     constant, new = length.as_coeff_Add()
     return Claim(
         kind="causal_conv1d",

@@ -14,9 +14,9 @@ from torch import fx
 class Claim:
     """One occurrence of an op in the traced graph: its kind, parameters and dims, and the nodes it stands for.
 
-    `inputs` are the values it reads and `outputs` the nodes that others read from it, in the order of the op's definition
-    where a rewrite needs to know; `parameters` are the `get_attr` nodes it owns, `share` the part of them that it holds
-    (numerator, denominator) where two ops split one weight.
+    `inputs` are the values it reads and `outputs` the nodes that others read from it, in the order of the op's
+    definition where a rewrite needs to know; `parameters` are the `get_attr` nodes it owns, `share` the part of
+    them that it holds (numerator, denominator) where two ops split one weight.
     """
 
     kind: str

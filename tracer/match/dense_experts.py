@@ -15,7 +15,9 @@ def dense_experts_routing(flow: Flow, node: fx.Node, _taken) -> Result:
     """A top-k over the scores of a router, where the same block multiplies with a stack of one matrix per expert."""
     scores = flow.source(node.args[0])
     if full_name(scores) != "aten.linear" or flow.parameter(scores.args[1]) is None:
-        return Refusal(node=node, op="moe", reason="the scores do not come out of a router's linear layer")
+        return Refusal(
+            node=node, op="moe", reason="the scores do not come out of a router's linear layer"
+        )
     experts = int(flow.shape(scores)[-1])
     block = flow.origin(node).module.rpartition(".")[0]
     stacked = [
@@ -24,10 +26,14 @@ def dense_experts_routing(flow: Flow, node: fx.Node, _taken) -> Result:
         if full_name(n) in ("aten.bmm", "aten.matmul")
         and flow.origin(n).module.startswith(block)
         and (found := flow.parameter(n.args[1]))
-        and tuple(flow.shape(found[0]))[0] == experts
+        and next(iter(flow.shape(found[0]))) == experts
     ]
     if not stacked:
-        return Refusal(node=node, op="moe", reason=f"no product with a stack of {experts} expert matrices follows")
+        return Refusal(
+            node=node,
+            op="moe",
+            reason=f"no product with a stack of {experts} expert matrices follows",
+        )
     return Claim(
         kind="pointwise",
         params={"functions": "topk", "dtype": flow.dtype(node.args[0])},

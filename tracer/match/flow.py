@@ -1,7 +1,7 @@
 """Dataflow of one trace: what each node depends on, what feeds it, how large it is.
 
-`make_fx` keeps in-place operators, so a value can change after the node that made it. `Flow.inputs` therefore holds, for
-each node, its tensor arguments and every earlier in-place write to memory that an argument shares.
+`make_fx` keeps in-place operators, so a value can change after the node that made it. `Flow.inputs` therefore
+holds, for each node, its tensor arguments and every earlier in-place write to memory that an argument shares.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ import torch
 from torch import fx
 
 from tracer.match import targets
-from tracer.prune import Pruning
 from tracer.provenance import Origin, origin
+from tracer.prune import Pruning
 from tracer.trace import Trace
 
 
@@ -63,6 +63,8 @@ class Flow:
         if node.op == "get_attr":
             return Role.PARAMETER if node.name in self.trace.parameters else Role.POSITION
         tensors = [self.role[i] for i in inputs if not targets.is_shape_arithmetic(i)]
+        if Role.PARAMETER in tensors and targets.base_name(node) in targets.LOOKUPS:
+            return Role.DATA
         return max(tensors, key=lambda role: role.value, default=Role.POSITION)
 
     def _alive(self) -> set[fx.Node]:
@@ -74,8 +76,15 @@ class Flow:
                 alive.add(node)
                 stack.extend(self.inputs[node])
         written = {self.root(t) for n in self.nodes for t in targets.mutated(n)}
-        for node in self.nodes:  # a write to a tensor that lives on is alive although nothing reads its result
-            if self._root.get(node) in written and targets.mutated(node) and self.root(node) in alive and node not in alive:
+        for node in (
+            self.nodes
+        ):  # a write to a tensor that lives on is alive although nothing reads its result
+            if (
+                self._root.get(node) in written
+                and targets.mutated(node)
+                and self.root(node) in alive
+                and node not in alive
+            ):
                 stack.append(node)
         while stack:
             node = stack.pop()
@@ -119,7 +128,11 @@ class Flow:
         """Elements of the node's tensor (of all its tensors, for a node with several results)."""
         value = node.meta.get("val")
         if isinstance(value, list | tuple):
-            sizes = [sympy.Mul(*(self.trace.expr(s) for s in v.shape)) for v in value if isinstance(v, torch.Tensor)]
+            sizes = [
+                sympy.Mul(*(self.trace.expr(s) for s in v.shape))
+                for v in value
+                if isinstance(v, torch.Tensor)
+            ]
             return sympy.Add(*sizes)
         return sympy.Mul(*self.shape(node)) if isinstance(value, torch.Tensor) else sympy.Integer(0)
 
@@ -128,7 +141,11 @@ class Flow:
         value = node.meta.get("val")
         if isinstance(value, list | tuple):
             value = next((v for v in value if isinstance(v, torch.Tensor)), None)
-        return self.numel(node) * value.dtype.itemsize if isinstance(value, torch.Tensor) else sympy.Integer(0)
+        return (
+            self.numel(node) * value.dtype.itemsize
+            if isinstance(value, torch.Tensor)
+            else sympy.Integer(0)
+        )
 
     def dtype(self, node: fx.Node) -> str:
         """The node's dtype without `torch.`."""

@@ -29,10 +29,16 @@ def gemm(flow: Flow, node: fx.Node, _taken) -> Result:
     parameter, chain = found
     shape = flow.shape(weight)
     if len(shape) != 2:
-        return Refusal(node=node, op="gemm", reason=f"the parameter has {len(shape)} dimensions, not 2")
+        return Refusal(
+            node=node, op="gemm", reason=f"the parameter has {len(shape)} dimensions, not 2"
+        )
     n, k = (int(s) for s in (shape if transposed else reversed(shape)))
     x, widened = _unwidened(flow, x)
-    bias = node.args[bias_at] if bias_at is not None and len(node.args) > bias_at else node.kwargs.get("bias")
+    bias = (
+        node.args[bias_at]
+        if bias_at is not None and len(node.args) > bias_at
+        else node.kwargs.get("bias")
+    )
     parameters, extra = [parameter], [*widened, *(c for c in chain if len(flow.users[c]) == 1)]
     if isinstance(bias, fx.Node) and (owner := flow.parameter(bias)):
         parameters.append(owner[0])
@@ -50,6 +56,11 @@ def gemm(flow: Flow, node: fx.Node, _taken) -> Result:
 
 def _unwidened(flow: Flow, x: fx.Node) -> tuple[fx.Node, list[fx.Node]]:
     """Back through a cast to float32 that only this product reads: it is part of how the product reads its input."""
-    if x.op == "call_function" and base_name(x) in CASTS and flow.dtype(x) == "float32" and len(flow.users[x]) == 1:
+    if (
+        x.op == "call_function"
+        and base_name(x) in CASTS
+        and flow.dtype(x) == "float32"
+        and len(flow.users[x]) == 1
+    ):
         return x.args[0], [x]
     return x, []

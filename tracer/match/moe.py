@@ -44,7 +44,11 @@ def routing_nodes(flow: Flow, outputs: list[fx.Node], block: str, taken) -> list
 
     def stop(node: fx.Node) -> bool:
         inside = flow.origin(node).module.startswith(block)
-        return not inside or targets.full_name(node) in _PRODUCTS or flow.role[node] is Role.POSITION
+        return (
+            not inside or targets.full_name(node) in _PRODUCTS or flow.role[node] is Role.POSITION
+        )
 
-    found = [n for n in flow.ancestors(outputs, stop) if n not in taken and flow.role[n] is Role.DATA]
+    found = [
+        n for n in flow.ancestors(outputs, stop) if n not in taken and flow.role[n] is Role.DATA
+    ]
     return sorted(found, key=flow.position)

@@ -72,14 +72,10 @@ def _read(flow: Flow, claim: Claim, node: fx.Node, value: fx.Node, reads: dict) 
     if value in targets.mutated(node) and targets.base_name(node) in ("copy_", "fill_", "zero_"):
         return
     if not targets.is_shape_arithmetic(value) and _is_tensor(value):
-        source = flow.source(value)
-        size = flow.bytes(value) if flow.numel(value) != flow.numel(source) else flow.bytes(source)
-        if _is_expanded(flow, value):
-            size = flow.bytes(source)
-        reads.setdefault(value, size)
+        reads.setdefault(value, flow.bytes(flow.source(value) if _is_expanded(value) else value))
 
 
-def _is_expanded(flow: Flow, value: fx.Node) -> bool:
+def _is_expanded(value: fx.Node) -> bool:
     """Whether a view repeats its elements: then the source is what is read."""
     while value.op == "call_function" and targets.is_view(value) and value.all_input_nodes:
         if targets.base_name(value) in ("expand", "expand_as"):
@@ -113,12 +109,10 @@ def _escapes(flow: Flow, node: fx.Node, inside: set[fx.Node]) -> bool:
 
 def _is_tensor(node: fx.Node) -> bool:
 
-
     value = node.meta.get("val")
     return isinstance(value, torch.Tensor)
 
 
 def _total(sizes) -> object:
-
 
     return sympy.Add(*sizes)

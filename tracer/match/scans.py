@@ -13,7 +13,9 @@ def _state_dtype(node: fx.Node) -> str:
     return str(node.meta["val"][1].dtype).removeprefix("torch.")
 
 
-def _claim(flow: Flow, node: fx.Node, kind: str, params: dict, batch, new, inputs: list[fx.Node]) -> Claim:
+def _claim(
+    flow: Flow, node: fx.Node, kind: str, params: dict, batch, new, inputs: list[fx.Node]
+) -> Claim:
     """The scan, the write of its state back into the cache, and the parameters that only it uses."""
     nodes, parameters = [node], []
     for argument in node.all_input_nodes:
@@ -51,7 +53,14 @@ def mamba1(flow: Flow, node: fx.Node, _taken) -> Result:
     """x (B,C,S), A (C,N); dt comes out of a low-rank linear layer."""
     x, dt, a = node.args[:3]
     batch, channels, new = flow.shape(x)
-    behind = next((n for n in flow.ancestors([dt], stop=lambda n: False) if targets.full_name(n) == "aten.linear"), None)
+    behind = next(
+        (
+            n
+            for n in flow.ancestors([dt], stop=lambda _: False)
+            if targets.full_name(n) == "aten.linear"
+        ),
+        None,
+    )
     params = {
         "d_inner": int(channels),
         "d_state": int(flow.shape(a)[-1]),
@@ -64,8 +73,10 @@ def mamba1(flow: Flow, node: fx.Node, _taken) -> Result:
 @matcher("gated_delta_rule", "trace_model.gated_delta_rule")
 def gated_delta_rule(flow: Flow, node: fx.Node, _taken) -> Result:
     """q, k (B,S,K,D), v (B,S,H,V); the decay has one value per head (GDN) or per channel (KDA)."""
-    query, key, value, g, _, _, chunk_size = node.args
+    _, _, value, g, _, _, chunk_size = node.args
     batch, new, heads, width = flow.shape(value)
+    found = [_unrepeated(flow, node, x) for x in node.args[:2]]
+    query, key = (x for x, _ in found)
     params = {
         "num_k_heads": int(flow.shape(key)[2]),
         "num_v_heads": int(heads),
@@ -75,4 +86,20 @@ def gated_delta_rule(flow: Flow, node: fx.Node, _taken) -> Result:
         "gate": "channel" if len(flow.shape(g)) == 4 else "scalar",
         "dtype": flow.dtype(value),
     }
-    return _claim(flow, node, "gated_delta_rule", params, batch, new, [query, key, value])
+    claim = _claim(flow, node, "gated_delta_rule", params, batch, new, [query, key, value])
+    claim.nodes = [*(n for _, chain in found for n in chain), *claim.nodes]
+    return claim
+
+
+def _unrepeated(flow: Flow, scan: fx.Node, x: fx.Node) -> tuple[fx.Node, list[fx.Node]]:
+    """Queries or keys before each head is repeated for several value heads (dim 2), and the node that repeats them.
+
+    Scans read a shared head once; versions of a model that repeat heads ahead of the scan run the same work.
+    """
+    if (
+        targets.full_name(x) == "aten.repeat_interleave"
+        and flow.users[x] == [scan]
+        and x.args[2:] == (2,)
+    ):
+        return x.args[0], [x]
+    return x, []

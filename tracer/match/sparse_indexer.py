@@ -7,7 +7,7 @@ from torch import fx
 
 from tracer.match import Stage, matcher, targets
 from tracer.match.claim import Claim, Refusal, Result
-from tracer.match.flow import Flow
+from tracer.match.flow import Flow, Role
 
 _PRODUCTS = ("aten.matmul", "aten.bmm", "aten.einsum")
 
@@ -19,10 +19,17 @@ def sparse_indexer(flow: Flow, node: fx.Node, taken) -> Result:
     if indices is None or indices in taken:
         return None
     above = set(flow.ancestors([indices], stop=lambda n: targets.full_name(n) == "aten.linear"))
-    products = sorted((n for n in above if targets.full_name(n) in _PRODUCTS), key=flow.position)
+    products = sorted(
+        (n for n in above if targets.full_name(n) in _PRODUCTS and _of_data(flow, n)),
+        key=flow.position,
+    )
     selections = [n for n in above if targets.base_name(n) == "topk"]
     if not products or len(selections) != 1:
-        return Refusal(node=node, op="sparse_indexer", reason="no single top-k over scores leads to its indices")
+        return Refusal(
+            node=node,
+            op="sparse_indexer",
+            reason="no single top-k over scores leads to its indices",
+        )
     score = products[0]
     query, key = score.args[:2]
     q, k = flow.shape(query), flow.shape(key)
@@ -34,7 +41,7 @@ def sparse_indexer(flow: Flow, node: fx.Node, taken) -> Result:
             "num_heads": int(heads),
             "head_dim": int(head_dim),
             "topk": int(flow.shape(selections[0].users and indices)[-1]),
-            "dtype": flow.dtype(_unwidened(flow, query)),
+            "dtype": flow.dtype(_unwidened(query)),
             "masking": "computed",
         },
         dims={"b": batch, "s": new, "p": k[-1] - new},
@@ -42,6 +49,11 @@ def sparse_indexer(flow: Flow, node: fx.Node, taken) -> Result:
         anchor=selections[0],
         inputs=[query, key],
     )
+
+
+def _of_data(flow: Flow, node: fx.Node) -> bool:
+    """Whether both factors hold token data: rotary angles may be products too."""
+    return all(flow.role[factor] is Role.DATA for factor in node.args[:2])
 
 
 def _descendants(flow: Flow, node: fx.Node) -> set[fx.Node]:
@@ -54,6 +66,6 @@ def _descendants(flow: Flow, node: fx.Node) -> set[fx.Node]:
     return found
 
 
-def _unwidened(flow: Flow, node: fx.Node) -> fx.Node:
+def _unwidened(node: fx.Node) -> fx.Node:
     """Back through a cast to float32, which serving kernels do not make."""
     return node.args[0] if targets.base_name(node) in targets.CASTS else node

@@ -1,8 +1,9 @@
 """Lowerings: from the ops as written to the ops as run.
 
-Each file holds one rewrite: a function that changes the claims of a matched graph in place and returns how often it fired.
-A rewrite says in which lowerings it takes part and after which other rewrites it runs.
-`eager` has none. `torch` is what a compiled PyTorch run executes. `serving` is what TensorRT-LLM, vLLM and SGLang execute.
+Each file holds one rewrite: a function that changes the claims of a matched graph in place and returns how
+often it fired. A rewrite says in which lowerings it takes part and after which other rewrites it runs. `eager`
+has none. `torch` is what a compiled PyTorch run executes. `serving` is what TensorRT-LLM, vLLM and SGLang
+execute.
 """
 
 from __future__ import annotations
@@ -36,7 +37,9 @@ def rewrite(name: str, *, lowerings: tuple[str, ...], order: int) -> Callable[[A
 
     def register(function: Apply) -> Apply:
         if name in _REWRITES:
-            raise RuntimeError(f"two rewrites are named {name!r}: {_REWRITES[name].apply.__module__} and {function.__module__}")
+            raise RuntimeError(
+                f"two rewrites are named {name!r}: {_REWRITES[name].apply.__module__} and {function.__module__}"
+            )
         _REWRITES[name] = Rewrite(name=name, apply=function, lowerings=lowerings, order=order)
         return function
 

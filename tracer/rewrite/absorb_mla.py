@@ -1,6 +1,6 @@
-"""Latent attention in generation runs on the latent itself: the key expansion moves onto the queries, the value expansion
-behind the attention. One product over all cached tokens becomes two small ones over the new tokens; weights stay the same.
-Source: DeepSeek-V2, arXiv:2405.04434v5, section 2.1.2.
+"""Latent attention in generation runs on the latent itself: the key expansion moves onto the queries, the value
+expansion behind the attention. One product over all cached tokens becomes two small ones over the new tokens;
+weights stay the same. Source: DeepSeek-V2, arXiv:2405.04434v5, section 2.1.2.
 """
 
 from __future__ import annotations
@@ -28,34 +28,54 @@ def absorb_mla(matched: Matched) -> int:
 def _absorb(matched: Matched, core: Claim) -> int:
     found = latent(matched.flow, core.inputs[1], core.inputs[2])
     expansion = matched.owner.get(found.expansion) if found else None
-    if expansion is None or expansion.kind != "gemm":
+    if found is None or expansion is None or expansion.kind != "gemm":
         return 0
+    rank, nope = core.params["kv_lora_rank"], core.params["qk_nope_head_dim"]
+    value = core.params["v_head_dim"]
+    before = _projection(
+        matched, core, expansion, "key", n=rank, k=nope, share=(nope, nope + value)
+    )
+    before.nodes = [found.expansion]
+    after = _projection(
+        matched, core, expansion, "value", n=value, k=rank, share=(value, nope + value)
+    )
     assembly = _assembly(matched, core, found.expansion)
-    heads, rank = core.params["num_heads"], core.params["kv_lora_rank"]
-    nope, value = core.params["qk_nope_head_dim"], core.params["v_head_dim"]
-    module = matched.flow.origin(core.anchor).module
-    common = {"dtype": expansion.params["dtype"], "shared_b": True}
-    rows = {"batch": heads, "m": core.dims["b"] * core.dims["s"]}
-    before = Claim(
-        kind="bmm", params={"n": rank, "k": nope, **common}, dims=dict(rows), nodes=[found.expansion], anchor=core.anchor,
-        inputs=[core.inputs[0]], parameters=expansion.parameters, name=f"{module}.absorbed_key_proj",
-        rewrites=["absorb_mla"],
-    )  # fmt: skip
-    after = Claim(
-        kind="bmm", params={"n": value, "k": rank, **common}, dims=dict(rows), nodes=[], anchor=core.anchor,
-        inputs=[core.anchor], name=f"{module}.absorbed_value_proj", rewrites=["absorb_mla"],
-    )  # fmt: skip
-    before.share, after.share = (nope, nope + value), (value, nope + value)
     core.params["absorbed"] = True
     core.rewrites.append("absorb_mla")
     core.nodes = [*assembly, *core.nodes]
     gone = set(assembly)
-    for claim in [c for c in matched.claims if c is expansion or (c.nodes and gone.issuperset(c.nodes))]:
-        matched.claims.remove(claim)
+    matched.claims = [
+        c
+        for c in matched.claims
+        if c is not expansion and not (c.nodes and gone.issuperset(c.nodes))
+    ]
     at = matched.claims.index(core)
     matched.claims[at : at + 1] = [before, core, after]
-    after.parameters = expansion.parameters
     return 1
+
+
+def _projection(
+    matched: Matched,
+    core: Claim,
+    expansion: Claim,
+    what: str,
+    *,
+    n: int,
+    k: int,
+    share: tuple[int, int],
+) -> Claim:
+    """One half of the expansion, as a product per head over the new tokens."""
+    return Claim(
+        kind="bmm",
+        params={"n": n, "k": k, "dtype": expansion.params["dtype"], "shared_b": True},
+        dims={"batch": core.params["num_heads"], "m": core.dims["b"] * core.dims["s"]},
+        nodes=[],
+        anchor=core.anchor,
+        parameters=expansion.parameters,
+        name=f"{matched.flow.origin(core.anchor).module}.absorbed_{what}_proj",
+        rewrites=["absorb_mla"],
+        share=share,
+    )
 
 
 def _assembly(matched: Matched, core: Claim, expansion: fx.Node) -> list[fx.Node]:
@@ -70,4 +90,8 @@ def _assembly(matched: Matched, core: Claim, expansion: fx.Node) -> list[fx.Node
                 stack.append(user)
     keys = flow.root(core.inputs[1])
     below |= {n for n in above if targets.mutated(n) and flow.root(n) is keys}
-    return [n for n in flow.nodes if n in below and (c := owner.get(n)) is not None and c.kind == "pointwise"]
+    return [
+        n
+        for n in flow.nodes
+        if n in below and (c := owner.get(n)) is not None and c.kind == "pointwise"
+    ]

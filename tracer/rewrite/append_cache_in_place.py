@@ -21,4 +21,6 @@ def _appends(matched: Matched, claim: Claim) -> bool:
     node = claim.anchor
     if targets.base_name(node) == "cat":
         return any(value.op == "placeholder" for value in node.args[0])
-    return targets.base_name(node) == "copy_" and matched.flow.root(node.args[0]).op == "placeholder"
+    return (
+        targets.base_name(node) == "copy_" and matched.flow.root(node.args[0]).op == "placeholder"
+    )

@@ -5,6 +5,8 @@ FLOPs fall by num_experts / top_k; weights stay the same.
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from torch import fx
 
 from tracer.match import targets
@@ -16,9 +18,13 @@ from tracer.rewrite import rewrite
 @rewrite("dense_experts_to_moe", lowerings=("serving",), order=20)
 def dense_experts_to_moe(matched: Matched) -> int:
     """Replace (top-k, repeat, scale, product, activation, product, sum) by one moe."""
-    stacked = [c for c in matched.of("bmm") if c.params["shared_b"] and c.parameters and _experts(matched, c)]
+    stacked = [
+        c
+        for c in matched.of("bmm")
+        if c.params["shared_b"] and c.parameters and _experts(matched, c)
+    ]
     fired = 0
-    for first, second in zip(stacked, stacked[1:], strict=False):
+    for first, second in pairwise(stacked):
         if _follows(matched, first, second):
             fired += _replace(matched, first, second)
     return fired
@@ -42,7 +48,11 @@ def _replace(matched: Matched, first: Claim, second: Claim) -> int:
     chosen = [n for n in before if targets.base_name(n) == "topk"]
     if len(chosen) != 1:
         return 0
-    between = [n for n in flow.ancestors(list(second.inputs), stop=lambda n: n is first.anchor) if n not in matched.free]
+    between = [
+        n
+        for n in flow.ancestors(list(second.inputs), stop=lambda n: n is first.anchor)
+        if n not in matched.free
+    ]
     after = _sum_behind(second.anchor)
     nodes = [*before, first.anchor, *between, second.anchor, *after]
     values = chosen[0].meta["val"]

@@ -1,16 +1,17 @@
 """Memory-bound neighbours run as one kernel: what one writes and the next reads never leaves the chip.
 
-Two neighbours fuse when the same number of other ops (products, attention, scans) lies before them on the longest path:
-then no path leads out of the cluster and back, and the cluster can run as one. Clusters stay inside a layer.
+Two neighbours fuse when the same number of other ops (products, attention, scans) lies before them on the
+longest path: then no path leads out of the cluster and back, and the cluster can run as one. Work that only one
+later cluster needs is counted with it. Clusters stay inside a layer.
 """
 
 from __future__ import annotations
 
 from torch import fx
 
-
+from tracer.match import targets
 from tracer.match.claim import Claim, Matched
-from tracer.match.flow import Role
+from tracer.match.flow import Flow, Role
 from tracer.match.pointwise import measure
 from tracer.rewrite import rewrite
 
@@ -20,6 +21,7 @@ def fuse_pointwise(matched: Matched) -> int:
     """Replace neighbouring pointwise claims by one with the bytes in and out of all."""
     flow, owner = matched.flow, matched.owner
     level = _levels(matched, owner)
+    _sink(matched, owner, level)
     parent: dict[Claim, Claim] = {c: c for c in matched.of("pointwise")}
 
     def find(claim: Claim) -> Claim:
@@ -62,10 +64,40 @@ def _levels(matched: Matched, owner: dict[fx.Node, Claim]) -> dict[fx.Node, int]
         depth = 0
         for value in matched.flow.inputs[node]:
             theirs = owner.get(value)
-            outside = value in matched.primitives or (theirs is not None and theirs.kind != "pointwise")
+            outside = value in matched.primitives or (
+                theirs is not None and theirs.kind != "pointwise"
+            )
             depth = max(depth, level[value] + (outside and theirs is not mine))
         level[node] = depth
     return level
+
+
+def _sink(matched: Matched, owner: dict[fx.Node, Claim], level: dict[fx.Node, int]) -> None:
+    """Work whose results are all used at one later level runs there: a gate's sigmoid beside the product it gates."""
+    flow = matched.flow
+    for claim in reversed(list(matched.of("pointwise"))):
+        users = _users(flow, claim)
+        later = {
+            level[u] if (c := owner.get(u)) is not None and c.kind == "pointwise" else None
+            for u in users
+        }
+        if len(later) == 1 and (at := later.pop()) is not None:
+            level.update(dict.fromkeys(claim.nodes, at))
+
+
+def _users(flow: Flow, claim: Claim) -> set[fx.Node]:
+    """Nodes outside a claim that read its results, through views or not; the output of the graph included."""
+    found: set[fx.Node] = set()
+    stack = [u for n in claim.nodes for u in flow.users[n]]
+    while stack:
+        node = stack.pop()
+        if node in claim.nodes or node in found or targets.is_shape_arithmetic(node):
+            continue
+        if node.op == "call_function" and targets.is_view(node):
+            stack.extend(flow.users[node])
+        else:
+            found.add(node)
+    return found
 
 
 def _merge(matched: Matched, members: list[Claim]) -> None:
@@ -83,5 +115,3 @@ def _merge(matched: Matched, members: list[Claim]) -> None:
     gone = set(members)
     matched.claims = [c for c in matched.claims if c not in gone]
     matched.claims.append(fused)
-
-

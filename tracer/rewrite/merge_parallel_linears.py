@@ -1,8 +1,8 @@
 """Linear layers that read the same input become one product: q, k, v; gate and up. FLOPs and weights stay the same.
 
-Only siblings merge (same parent module), so that a router stays apart from the experts beside it. Narrow projections
-(under 128 columns next to one at least 16 times as wide: one value per head, one gate per token) merge among themselves:
-engines keep them out of the wide product, whose tiles they would break.
+Only siblings merge (same parent module), and never a router, whose result chooses the experts. Narrow
+projections (under 128 columns next to one at least 16 times as wide: one value per head, one gate per token)
+merge among themselves: engines keep them out of the wide product, whose tiles they would break.
 """
 
 from __future__ import annotations
@@ -10,8 +10,11 @@ from __future__ import annotations
 from itertools import groupby
 
 import sympy
+from torch import fx
 
+from tracer.match import targets
 from tracer.match.claim import Claim, Matched
+from tracer.match.flow import Flow
 from tracer.rewrite import rewrite
 
 NARROW, FAR_WIDER = 128, 16
@@ -21,17 +24,35 @@ NARROW, FAR_WIDER = 128, 16
 def merge_parallel_linears(matched: Matched) -> int:
     """Replace each group by one gemm with the sum of the columns."""
     groups: dict[tuple, list[Claim]] = {}
+    routing = {n for c in matched.of("moe") for n in c.nodes if n is not c.anchor}
     for claim in matched.of("gemm"):
+        if any(user in routing for user in readers(matched.flow, claim.anchor)):
+            continue
         groups.setdefault(_key(matched, claim), []).append(claim)
     fired = 0
     for group in groups.values():
         widest = max(c.params["n"] for c in group)
-        for _, part in groupby(sorted(group, key=lambda c: _narrow(c, widest)), key=lambda c: _narrow(c, widest)):
+        for _, part in groupby(
+            sorted(group, key=lambda c: _narrow(c, widest)), key=lambda c: _narrow(c, widest)
+        ):
             members = sorted(part, key=lambda c: matched.flow.position(c.anchor))
             if len(members) > 1:
                 _merge(matched, members)
                 fired += 1
     return fired
+
+
+def readers(flow: Flow, node: fx.Node) -> set[fx.Node]:
+    """Nodes that read a value, through views or not."""
+    found: set[fx.Node] = set()
+    stack = list(flow.users[node])
+    while stack:
+        user = stack.pop()
+        if user.op == "call_function" and targets.is_view(user):
+            stack.extend(flow.users[user])
+        else:
+            found.add(user)
+    return found
 
 
 def _narrow(claim: Claim, widest: int) -> bool:
@@ -64,7 +85,9 @@ def _merge(matched: Matched, members: list[Claim]) -> None:
 
 
 def joined(paths: list[str]) -> str:
-    """One name for sibling modules: a.q_proj, a.k_proj, a.v_proj -> a.qkv_proj; a.gate_proj, a.up_proj -> a.gate_up_proj."""
+    """One name for sibling modules: a.q_proj, a.k_proj, a.v_proj -> a.qkv_proj; a.gate_proj, a.up_proj ->
+    a.gate_up_proj.
+    """
     parent = paths[0].rpartition(".")[0]
     names = [path.rpartition(".")[2] for path in paths]
     heads = [name.partition("_")[0] for name in names]

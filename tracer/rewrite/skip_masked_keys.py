@@ -1,11 +1,20 @@
-"""Attention kernels skip the keys that the mask hides: work counts visible pairs only. FLOPs fall, nothing else changes."""
+"""Attention kernels skip the keys that the mask hides: work counts visible pairs only. FLOPs fall, nothing else
+changes.
+"""
 
 from __future__ import annotations
 
 from tracer.match.claim import Matched
 from tracer.rewrite import rewrite
 
-_KINDS = ("context_attention", "generation_attention", "context_mla", "generation_mla", "sparse_attention", "sparse_indexer")
+_KINDS = (
+    "context_attention",
+    "generation_attention",
+    "context_mla",
+    "generation_mla",
+    "sparse_attention",
+    "sparse_indexer",
+)
 
 
 @rewrite("skip_masked_keys", lowerings=("torch", "serving"), order=40)
