@@ -31,7 +31,7 @@ from tracer.prune import Pruning, full_parameters, prune
 from tracer.quantization import QuantScheme, read_quantization
 from tracer.resolve import ResolvedModel, resolve
 from tracer.trace import PHASES, Capture, Trace, capture, trace
-from tracer.weights import Weights, quantised_parts
+from tracer.weights import Weights, kept_in_full_precision, quantised_parts
 
 Progress = Callable[[str], None]
 Json = dict[str, Any]  # Any: an object that becomes JSON
@@ -127,6 +127,7 @@ def _trace(
             resolved, attn_implementation="trace_model", experts_implementation="trace_model"
         )
         adopt(model)
+        scheme = scheme.keeping(kept_in_full_precision(model))
         pruning = prune(
             model, lambda path, layer: quantised_parts(scheme, path, layer), whole=not pruned
         )
@@ -176,6 +177,8 @@ def report(
     with clock.measure("match"):
         progress("match")
         matched = {phase: match(Flow(t, traced.pruning)) for phase, t in traced.traces.items()}
+        for found in matched.values():
+            assemble.set_modes(found, weights)
         unsupported = [e for m in matched.values() for e in primitives.describe(m, weights)]
         progress("prove conservation")
         conservation = _conservation(traced, matched, weights, unsupported)

@@ -31,8 +31,8 @@ def _op(matched: Matched, claim: Claim, weights: Weights, owned: set[str]) -> Op
     ):  # the second of two ops that split a weight takes the rest
         part = total - total * (denominator - numerator) // denominator
     params = dict(claim.params)
-    if names:
-        _set_mode(claim, params, names, weights, tied=bool(names) and not new)
+    if claim.kind in ("gemm", "embedding") and names and not new:
+        params["tied"] = True
     if "kv_dtype" in params and weights.scheme.kv_dtype:
         params["kv_dtype"] = weights.scheme.kv_dtype
     kept = flow.pruning.of(flow.origin(claim.anchor).module)
@@ -50,15 +50,13 @@ def _op(matched: Matched, claim: Claim, weights: Weights, owned: set[str]) -> Op
     )
 
 
-def _set_mode(
-    claim: Claim, params: dict, names: list[str], weights: Weights, *, tied: bool
-) -> None:
-    """The quantisation mode of the main weight becomes the op's dtype."""
-    main = max(names, key=lambda n: weights.model.get_parameter(n).numel())
-    if claim.kind in ("gemm", "bmm", "moe", "embedding"):
-        params["dtype"] = weights.mode(main)[0]
-    if claim.kind in ("gemm", "embedding") and tied:
-        params["tied"] = True
+def set_modes(matched: Matched, weights: Weights) -> None:
+    """Put the quantisation mode of its main weight into each claim that has one: what merges must agree in it."""
+    for claim in matched.of("gemm", "bmm", "moe", "embedding"):
+        names = [matched.flow.trace.parameters[p.name][0] for p in claim.parameters]
+        if names:
+            main = max(names, key=lambda n: weights.model.get_parameter(n).numel())
+            claim.params["dtype"] = weights.mode(main)[0]
 
 
 def _name(matched: Matched, claim: Claim, kept) -> str:

@@ -19,6 +19,7 @@ _TORCH = str(Path(torch.__file__).parent) + os.sep
 _TRANSFORMERS = str(Path(transformers.__file__).parent) + os.sep
 _MODELS = _TRANSFORMERS + "models" + os.sep
 _HERE = str(Path(__file__).parent) + os.sep
+_CALLER = _HERE + "trace.py"  # the forward pass starts here: what called it is not the model's code
 _STDLIB = str(Path(os.__file__).parent) + os.sep
 _SITE_PACKAGES = "site-packages" + os.sep
 
@@ -47,7 +48,7 @@ def origin(node: Node) -> Origin:
 
 
 def _is_infrastructure(filename: str) -> bool:
-    if filename.startswith(_MODELS):
+    if filename.startswith(_MODELS) or filename == _HERE + "build.py":
         return False
     if filename.startswith((_TORCH, _TRANSFORMERS, _HERE, "<")):
         return True
@@ -55,7 +56,7 @@ def _is_infrastructure(filename: str) -> bool:
 
 
 def _user_frame(frame: FrameType | None) -> tuple[str, int]:
-    while frame is not None:
+    while frame is not None and frame.f_code.co_filename != _CALLER:
         filename = frame.f_code.co_filename
         if not _is_infrastructure(filename):
             return filename, frame.f_lineno

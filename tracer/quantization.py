@@ -6,8 +6,8 @@ weight can have there (prefix of a multimodal model, one entry per expert).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from oplib.dtypes import STORAGE_BITS
@@ -57,6 +57,13 @@ class QuantScheme:
     quantizes_head: bool = False
     kv_dtype: str | None = None
     notes: tuple[str, ...] = ()
+
+    def keeping(self, names: Iterable[str]) -> QuantScheme:
+        """The same scheme without the modules that a model class keeps in full precision."""
+        names = tuple(names)
+        if not names or not self.rules:
+            return self
+        return replace(self, excluded=merge_matchers(self.excluded, transformers_matcher(names)))
 
     def mode_for(self, module_path: str, module_class: str) -> ModuleMode | None:
         """The mode of the weight of one traced module, or None when it stays in its stored dtype."""

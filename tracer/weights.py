@@ -64,6 +64,15 @@ def _kind(module: nn.Module) -> str:
     return type(module).__name__
 
 
+def kept_in_full_precision(model: nn.Module) -> set[str]:
+    """Names of modules that the model's classes keep out of every quantisation."""
+    found: set[str] = set()
+    for module in model.modules():
+        for attribute in ("_keep_in_fp32_modules", "_keep_in_fp32_modules_strict"):
+            found.update(getattr(module, attribute, None) or ())
+    return found
+
+
 def quantised_parts(scheme: QuantScheme, path: str, layer: nn.Module) -> tuple[str, ...]:
     """The modes of a layer's modules as text: layers that differ in them are different structures."""
     parts = []
