@@ -8,7 +8,7 @@ import os
 import sys
 import traceback
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from oplib.errors import InvalidInputError, TraceModelError
 
@@ -16,9 +16,17 @@ Json = dict[str, Any]  # Any: an object that becomes JSON
 _SEVERITY = {"S1": 0, "S1-or-S2": 1, "S2": 1, "S3": 2}
 
 
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose errors are this project's errors: one line, and JSON where JSON was asked for."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise instead of printing the usage."""
+        raise InvalidInputError(message, "See trace-model --help.")
+
+
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    found = argparse.ArgumentParser(
+    found = Parser(
         prog="trace-model",
         description="Trace a language model without weights or GPU, and say which of its operations are known.",
         epilog="exit status: 0 done, 1 --fail-on reached, 2 misuse or bad input",
@@ -70,15 +78,22 @@ def _workload(text: str) -> tuple[int, int, int]:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command; returns the exit status."""
-    arguments = parser().parse_args(argv)
+    argv = sys.argv[1:] if argv is None else argv
+    as_json, debug = "--json" in argv, "--debug" in argv
     try:
+        arguments = parser().parse_args(argv)
         report = _analyse(arguments)
         _write(report, arguments)
     except TraceModelError as error:
-        return _fail(error, arguments)
+        return _fail(error, as_json=as_json, debug=debug)
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        print("trace-model: interrupted", file=sys.stderr)
         return 130
+    except Exception as error:  # noqa: BLE001 - our own mistake: still one line, and no half-written answer
+        hint = "" if debug else "This is a mistake of trace-model; --debug shows where."
+        unexpected = TraceModelError(f"{type(error).__name__}: {error}", hint)
+        unexpected.__cause__ = error
+        return _fail(unexpected, as_json=as_json, debug=debug)
     worst = _SEVERITY[report["situation"]]
     return 1 if arguments.fail_on and worst >= _SEVERITY[arguments.fail_on] else 0
 
@@ -171,11 +186,11 @@ def _write(report: Json, arguments: argparse.Namespace) -> None:
         render_terminal(report, Console())
 
 
-def _fail(error: TraceModelError, arguments: argparse.Namespace) -> int:
-    if arguments.json:
+def _fail(error: TraceModelError, *, as_json: bool, debug: bool) -> int:
+    if as_json:
         print(json.dumps({"error": error.to_json()}))
     print(f"trace-model: {' '.join(str(error).split())}", file=sys.stderr)
-    if arguments.debug:
+    if debug:
         traceback.print_exception(error)
     return error.exit_code
 
