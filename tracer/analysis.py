@@ -177,8 +177,8 @@ def report(
     with clock.measure("match"):
         progress("match")
         matched = {phase: match(Flow(t, traced.pruning)) for phase, t in traced.traces.items()}
-        for found in matched.values():
-            assemble.set_modes(found, weights)
+        for m in matched.values():
+            assemble.set_modes(m, weights)
         unsupported = [e for m in matched.values() for e in primitives.describe(m, weights)]
         progress("prove conservation")
         conservation = _conservation(traced, matched, weights, unsupported)

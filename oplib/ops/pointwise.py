@@ -63,7 +63,9 @@ class Pointwise(OpKind):
         return dims["read"] + dims["written"]
 
     def compute_dtype(self, params: Params) -> str:
-        return text(params, "dtype")
+        """The rate of its floating dtype; integers and booleans run beside float32. It counts no FLOPs to be bound by."""
+        dtype = text(params, "dtype")
+        return dtype if dtype in FLOAT_DTYPES else "float32"
 
     def grid(self) -> dict[str, tuple[int, ...]]:
         sizes = tuple(2**i for i in range(12, 31, 2))
