@@ -7,6 +7,7 @@ comes from the text backbone, or out of the whole model, and `CausalLM` adds the
 from __future__ import annotations
 
 import copy
+import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -73,15 +74,20 @@ class CausalLM(nn.Module):
 
 @contextmanager
 def quiet_transformers() -> Iterator[None]:
-    """Hide transformers' log lines and Python warnings: what matters becomes a note or an error of ours."""
+    """Hide log lines of transformers and torch, and Python warnings: what matters becomes a note or an error of ours."""
     verbosity = transformers_logging.get_verbosity()
-    transformers_logging.set_verbosity_error()
+    transformers_logging.set_verbosity(transformers_logging.CRITICAL)
+    handlers = [(h, h.level) for h in logging.getLogger("torch").handlers]
+    for handler, _ in handlers:
+        handler.setLevel(logging.CRITICAL + 1)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
         transformers_logging.set_verbosity(verbosity)
+        for handler, level in handlers:
+            handler.setLevel(level)
 
 
 def build_model(
@@ -106,7 +112,7 @@ def build_model(
         options["experts_implementation"] = experts_implementation
     with quiet_transformers(), torch.device("meta"):
         try:
-            model = _build(resolved, config, options)
+            model = _build_or_eager(resolved, config, options)
         except UnsupportedModelError:
             raise
         except Exception as error:  # any failure of the model's own constructor is the answer
@@ -116,6 +122,18 @@ def build_model(
                 hint="Check the config's sizes and names against the model's documentation.",
             ) from error
     return model.eval()
+
+
+def _build_or_eager(
+    resolved: ResolvedModel, config: PreTrainedConfig, options: dict[str, Any]
+) -> nn.Module:
+    """The model with the attention asked for, or as written where its classes know names of their own alone."""
+    try:
+        return _build(resolved, copy.deepcopy(config), options)
+    except KeyError as error:
+        if error.args != (options["attn_implementation"],):
+            raise
+        return _build(resolved, config, {**options, "attn_implementation": "eager"})
 
 
 def causal_class_of(

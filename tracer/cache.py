@@ -9,6 +9,7 @@ of being guessed.
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -35,6 +36,21 @@ class Leaf:
     def bytes(self) -> sympy.Expr:
         """Bytes of the tensor for the whole batch; 0 for a counter."""
         return sympy.Mul(*self.shape) * self.dtype.itemsize if self.dtype else sympy.Integer(0)
+
+
+def run(
+    model: torch.nn.Module, input_ids: torch.Tensor, cache: Any = None
+) -> tuple[torch.Tensor, Any]:
+    """Logits and cache of one forward pass, whatever name the model has for its cache."""
+    taken = inspect.signature(type(model).forward).parameters
+    name = (
+        "cache_params"
+        if "cache_params" in taken and "past_key_values" not in taken
+        else "past_key_values"
+    )
+    given = {} if cache is None else {name: cache}
+    out = model(input_ids=input_ids, use_cache=True, **given)
+    return out.logits, getattr(out, name)
 
 
 def leaves(cache: Any) -> Iterator[tuple[Path, torch.Tensor | int]]:
@@ -100,14 +116,14 @@ def _rebuild(value: Any, path: Path, values: Mapping[Path, Any], done: dict[int,
 
 
 def infer(
-    run: Callable[[int, int], Any], points: Sequence[tuple[int, int]]
+    fill: Callable[[int, int], Any], points: Sequence[tuple[int, int]]
 ) -> tuple[Any, tuple[Leaf, ...]]:
-    """The cache that `run(batch, cached)` leaves at the first point, and its leaves with sizes as expressions.
+    """The cache that `fill(batch, cached)` leaves at the first point, and its leaves with sizes as expressions.
 
     Integers that do not change from point to point are settings, not counters, and are left out. A part that only
     longer sequences have (compressed keys, say) is read off the points that have it.
     """
-    caches = [run(b, p) for b, p in points]
+    caches = [fill(b, p) for b, p in points]
     columns = [dict(leaves(c)) for c in caches]
     found = []
     for path, example in columns[0].items():

@@ -22,6 +22,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from oplib.op import Op
 from tracer import boundaries
+from tracer.cache import run
 from tracer.match.claim import Matched
 from tracer.prune import Pruning
 
@@ -46,14 +47,8 @@ def count_flops(model: nn.Module, pruning: Pruning) -> dict[str, Counted]:
     device = next(model.parameters()).device
     with torch.no_grad(), _as_written(model), boundaries.bind(model):
         ids = torch.zeros(b, s, dtype=torch.long, device=device)
-        context, out = _count(model, pruning, input_ids=ids, use_cache=True)
-        generation, _ = _count(
-            model,
-            pruning,
-            input_ids=ids[:, :1],
-            past_key_values=out.past_key_values,
-            use_cache=True,
-        )
+        context, cache = _count(model, pruning, ids)
+        generation, _ = _count(model, pruning, ids[:, :1], cache)
     return {
         "context": Counted(b=b, s=s, p=0, flops=context),
         "generation": Counted(b=b, s=1, p=s, flops=generation),
@@ -61,8 +56,11 @@ def count_flops(model: nn.Module, pruning: Pruning) -> dict[str, Counted]:
 
 
 def _count(
-    model: nn.Module, pruning: Pruning, **inputs: Any
-) -> tuple[int, Any]:  # Any: what forward takes and gives
+    model: nn.Module,
+    pruning: Pruning,
+    input_ids: torch.Tensor,
+    cache: Any = None,  # Any: a cache of transformers
+) -> tuple[int, Any]:
     counter = FlopCounterMode(display=False)
     extra = 0
     starts: dict[int, int] = {}
@@ -82,11 +80,11 @@ def _count(
         handles += [layer.register_forward_pre_hook(enter), layer.register_forward_hook(leave)]
     try:
         with counter:
-            out = model(**inputs)
+            _, after = run(model, input_ids, cache)
     finally:
         for handle in handles:
             handle.remove()
-    return counter.get_total_flops() + extra, out
+    return counter.get_total_flops() + extra, after
 
 
 @contextlib.contextmanager

@@ -27,11 +27,10 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 from transformers import cache_utils
 from transformers.exporters.exporter_dynamo import reset_model_state
-from transformers.exporters.utils import apply_patches
 
 from oplib.symbols import P
 from tracer import boundaries, provenance
-from tracer.cache import Leaf, infer, leaves, rebuild
+from tracer.cache import Leaf, infer, leaves, rebuild, run
 from tracer.sizes import LONG, LONG_AGAIN, SHORT, ConcreteSizes, Unsettled, Workload
 from tracer.symbolic import SymbolicSizes
 
@@ -68,19 +67,18 @@ def capture(model: nn.Module) -> Capture:
     """Run context passes on sizes alone and read the cache's sizes off them."""
     device = next(model.parameters()).device
 
-    def run(b: int, p: int) -> Any:
-        ids = torch.zeros(b, p, dtype=torch.long, device=device)
-        return model(input_ids=ids, use_cache=True).past_key_values
+    def fill(b: int, p: int) -> Any:
+        return run(model, torch.zeros(b, p, dtype=torch.long, device=device))[1]
 
-    def run_fake(b: int, p: int) -> Any:
+    def fill_fake(b: int, p: int) -> Any:
         with FakeTensorMode(allow_non_fake_inputs=True):
-            return run(b, p)
+            return fill(b, p)
 
     with torch.no_grad(), boundaries.bind(model):
         try:
-            template, found = infer(run, POINTS)
+            template, found = infer(fill, POINTS)
         except RuntimeError:
-            template, found = infer(run_fake, POINTS)
+            template, found = infer(fill_fake, POINTS)
     return Capture(template=template, leaves=found)
 
 
@@ -166,9 +164,8 @@ def _run(
 
         def forward(input_ids: torch.Tensor, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
             cache = rebuild(captured.template, values | dict(zip(paths, tensors, strict=True)))
-            out = model(input_ids=input_ids, past_key_values=cache, use_cache=True)
-            after = [v for _, v in leaves(out.past_key_values) if isinstance(v, torch.Tensor)]
-            return (out.logits, *after)
+            logits, after = run(model, input_ids, cache)
+            return (logits, *(v for _, v in leaves(after) if isinstance(v, torch.Tensor)))
 
         traced = make_fx(
             forward, tracing_mode="real", pre_dispatch=True, _allow_non_fake_inputs=True
@@ -224,7 +221,6 @@ def _size(expr: sympy.Expr, at: Mapping[str, Any]) -> Any:
 def _tracing(model: nn.Module, with_origins: bool) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         for manager in (
-            apply_patches("dynamo"),
             reset_model_state(model),
             _whole_windows(),
             boundaries.bind(model),

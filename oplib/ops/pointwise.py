@@ -63,7 +63,7 @@ class Pointwise(OpKind):
         return dims["read"] + dims["written"]
 
     def compute_dtype(self, params: Params) -> str:
-        """The rate of its floating dtype; integers and booleans run beside float32. It counts no FLOPs to be bound by."""
+        """The rate of its floating dtype, float32 beside integers; no FLOPs are counted against it."""
         dtype = text(params, "dtype")
         return dtype if dtype in FLOAT_DTYPES else "float32"
 

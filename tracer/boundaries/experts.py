@@ -79,7 +79,15 @@ def adopt(model: torch.nn.Module) -> None:
         module.is_concatenated = True
         first = module.gate_up_proj if module.has_gate else module.up_proj
         module.is_transposed = first.shape[1] not in (stacked.shape[2], 2 * stacked.shape[2])
+        if not hasattr(module, "_apply_gate"):
+            module._apply_gate = functools.partial(_apply_gate, module)
         module.forward = functools.partial(_dispatch, module, module.forward)
+
+
+def _apply_gate(module: torch.nn.Module, gate_up: torch.Tensor) -> torch.Tensor:
+    """(tokens, 2 intermediate) -> (tokens, intermediate): the first half gates the second."""
+    gate, up = gate_up.chunk(2, dim=-1)
+    return module.act_fn(gate) * up
 
 
 def _dispatch(module: torch.nn.Module, original: Callable, *args, **kwargs) -> torch.Tensor:

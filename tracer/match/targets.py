@@ -50,7 +50,7 @@ REDUCTIONS = _names(
 )
 MOVES = _names(
     """
-    cat clone concat constant_pad_nd contiguous copy copy_ fill_ flip gather index index_put
+    cat clone concat concatenate constant_pad_nd contiguous copy copy_ fill_ flip gather index index_put
     index_put_ index_select masked_scatter one_hot pad repeat repeat_interleave roll scatter
     scatter_ scatter_add scatter_add_ slice_scatter select_scatter stack take_along_dim tile
     tril triu zero_
