@@ -21,7 +21,6 @@ from transformers import (
     PreTrainedConfig,
     PreTrainedModel,
 )
-from transformers import logging as transformers_logging
 from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
@@ -74,20 +73,15 @@ class CausalLM(nn.Module):
 
 @contextmanager
 def quiet_transformers() -> Iterator[None]:
-    """Hide log lines of transformers and torch, and Python warnings: what matters becomes a note or an error of ours."""
-    verbosity = transformers_logging.get_verbosity()
-    transformers_logging.set_verbosity(transformers_logging.CRITICAL)
-    handlers = [(h, h.level) for h in logging.getLogger("torch").handlers]
-    for handler, _ in handlers:
-        handler.setLevel(logging.CRITICAL + 1)
+    """Hide log lines of transformers and torch, and warnings: what matters becomes a note or an error of ours."""
+    disabled = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        transformers_logging.set_verbosity(verbosity)
-        for handler, level in handlers:
-            handler.setLevel(level)
+        logging.disable(disabled)
 
 
 def build_model(
