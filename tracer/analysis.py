@@ -138,10 +138,11 @@ def _trace(
     with clock.measure("trace"), quiet_transformers():
         progress("capture the cache")
         captured = capture(model)
-        traces = {}
+        traces: dict[str, Trace] = {}
         for phase in PHASES:
             progress(f"trace {phase}")
-            traces[phase] = trace(model, captured, phase)
+            branches = any(t.branches for t in traces.values())
+            traces[phase] = trace(model, captured, phase, branches=branches)
     return Traced(
         resolved=resolved,
         model=model,

@@ -16,17 +16,29 @@ from tracer.match.claim import Matched
 from tracer.match.flow import Flow, Role
 from tracer.weights import Weights
 
+_PRODUCTS = frozenset(
+    f"aten.{name}" for name in ("linear", "matmul", "mm", "bmm", "addmm", "baddbmm")
+)
+
 
 def describe(matched: Matched, weights: Weights) -> list[dict[str, Any]]:
     """An entry of `unsupported` for each primitive of one phase, in order of execution."""
-    return [_entry(matched, node, reason, weights) for node, reason in matched.primitives.items()]
+    names = matched.flow.trace.parameters
+    owned = {names[p.name][0] for claim in matched.claims for p in claim.parameters}
+    return [
+        _entry(matched, node, reason, weights, owned) for node, reason in matched.primitives.items()
+    ]
 
 
-def _entry(matched: Matched, node: fx.Node, reason: str, weights: Weights) -> dict[str, Any]:
+def _entry(
+    matched: Matched, node: fx.Node, reason: str, weights: Weights, owned: set[str]
+) -> dict[str, Any]:
     flow = matched.flow
     where = flow.origin(node)
     kept = flow.pruning.of(where.module)
-    names = [flow.trace.parameters[p.name][0] for p in _parameters(flow, node)]
+    used = dict.fromkeys(flow.trace.parameters[p.name][0] for p in _parameters(flow, node))
+    names = [name for name in used if name not in owned]
+    owned.update(names)
     return {
         "phase": flow.trace.phase,
         "primitive": targets.full_name(node),
@@ -56,6 +68,9 @@ def counted_flops(flow: Flow, node: fx.Node) -> sympy.Expr:
         if window:
             keys = keys - P + sympy.Min(P, window - 1)
         return 2 * batch * heads * new * keys * (head_dim + flow.shape(value)[-1])
+    if targets.full_name(node) in _PRODUCTS:
+        first = node.args[1] if targets.base_name(node) in ("addmm", "baddbmm") else node.args[0]
+        return 2 * flow.numel(node) * flow.shape(first)[-1]
     if targets.full_name(node) in ("aten.convolution", "aten.conv1d", "aten.conv2d"):
         weight = flow.shape(node.args[1])
         return 2 * flow.numel(node) * sympy.Mul(*weight[1:])

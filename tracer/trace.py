@@ -34,7 +34,7 @@ from tracer.cache import Leaf, infer, leaves, rebuild, run
 from tracer.sizes import LONG, LONG_AGAIN, SHORT, ConcreteSizes, Unsettled, Workload
 from tracer.symbolic import SymbolicSizes
 
-POINTS = ((2, 390), (3, 517), (3, 1290), (5, 100_003), (2, 3))
+POINTS = ((2, 390), (3, 517), (3, 1290), (5, 131_071), (2, 3))
 PHASES = ("context", "generation")
 
 
@@ -82,11 +82,20 @@ def capture(model: nn.Module) -> Capture:
     return Capture(template=template, leaves=found)
 
 
-def trace(model: nn.Module, captured: Capture, phase: str, *, symbolic: bool = False) -> Trace:
-    """The graph of one phase. `symbolic` traces with symbols at once."""
+def trace(
+    model: nn.Module,
+    captured: Capture,
+    phase: str,
+    *,
+    branches: bool = False,
+    symbolic: bool = False,
+) -> Trace:
+    """The graph of one phase. `branches` says that short sequences are known to differ, `symbolic` traces with
+    symbols at once.
+    """
     if not symbolic:
         try:
-            return _trace_twice(model, captured, phase)
+            return _trace_twice(model, captured, phase, branches)
         except Unsettled:
             pass
     sizes = SymbolicSizes(phase)
@@ -100,15 +109,15 @@ def trace(model: nn.Module, captured: Capture, phase: str, *, symbolic: bool = F
     return _trace(model, module, phase, sizes.expr, hints, branches=bool(guards), guards=guards)
 
 
-def _trace_twice(model: nn.Module, captured: Capture, phase: str) -> Trace:
+def _trace_twice(model: nn.Module, captured: Capture, phase: str, branches: bool) -> Trace:
     long, short, again = (_at(w, phase) for w in (LONG, SHORT, LONG_AGAIN))
     module = _run_concrete(model, captured, long)
-    bounded = any(
+    branches = branches or any(
         size.has(sympy.Min, sympy.floor, sympy.Mod)
         for leaf in captured.leaves
         for size in leaf.shape
     )
-    others = [again] if bounded else [short, again]
+    others = [again] if branches else [short, again]
     for other in others:
         try:
             sizes = _compare(module, long, _run_concrete(model, captured, other, quick=True), other)

@@ -8,14 +8,15 @@ from torch import fx
 from tracer.match import matcher
 from tracer.match.claim import Claim, Refusal, Result
 from tracer.match.flow import Flow
+from tracer.match.gemm import weight_form
 from tracer.match.targets import full_name
 
 
 @matcher("bmm", "aten.matmul", "aten.bmm", "aten.baddbmm", "aten.mm")
 def bmm(flow: Flow, node: fx.Node, _taken) -> Result:
-    """`matmul` and `bmm` with (..., m, k) x (..., k, n); a second factor without batch dims is one product over
-    all rows.
-    """
+    """`matmul` and `bmm` with (..., m, k) x (..., k, n)."""
+    if weight_form(flow, node) is not None:
+        return None  # a linear layer
     a, b = node.args[1:3] if full_name(node) == "aten.baddbmm" else node.args[:2]
     left, right = flow.shape(a), flow.shape(b)
     if len(left) < 2 or len(right) < 2:

@@ -11,27 +11,23 @@ from tracer.match.targets import CASTS, base_name, full_name
 
 #: Operator -> (position of the input, of the weight, of the bias, whether the weight is stored (n, k)).
 _FORMS = {
-    "aten.linear": (0, 1, 2, True),
-    "aten.matmul": (0, 1, None, False),
-    "aten.mm": (0, 1, None, False),
-    "aten.addmm": (1, 2, 0, False),
+    "aten.linear": ((0, 1, 2, True),),
+    "aten.matmul": ((0, 1, None, False), (1, 0, None, True)),
+    "aten.mm": ((0, 1, None, False), (1, 0, None, True)),
+    "aten.addmm": ((1, 2, 0, False),),
 }
 
 
 @matcher("gemm", *_FORMS)
 def gemm(flow: Flow, node: fx.Node, _taken) -> Result:
-    """`linear`, and `matmul`, `mm`, `addmm` whose second factor is a parameter of two dimensions."""
-    x_at, w_at, bias_at, transposed = _FORMS[full_name(node)]
+    """`linear`, and `matmul`, `mm`, `addmm` of data with a parameter of two dimensions on either side."""
+    form = weight_form(flow, node)
+    if form is None:
+        return Refusal(node=node, op="gemm", reason="no factor is a parameter of two dimensions")
+    x_at, w_at, bias_at, transposed = form
     x, weight = node.args[x_at], node.args[w_at]
-    found = flow.parameter(weight)
-    if found is None:
-        return Refusal(node=node, op="gemm", reason="the second factor is not a parameter")
-    parameter, chain = found
+    parameter, chain = flow.parameter(weight) or (weight, [])
     shape = flow.shape(weight)
-    if len(shape) != 2:
-        return Refusal(
-            node=node, op="gemm", reason=f"the parameter has {len(shape)} dimensions, not 2"
-        )
     n, k = (int(s) for s in (shape if transposed else reversed(shape)))
     x, widened = _unwidened(flow, x)
     bias = (
@@ -52,6 +48,15 @@ def gemm(flow: Flow, node: fx.Node, _taken) -> Result:
         inputs=[x],
         parameters=parameters,
     )
+
+
+def weight_form(flow: Flow, node: fx.Node) -> tuple[int, int, int | None, bool] | None:
+    """How a product uses its weight; None where no factor is a parameter of two dimensions."""
+    for form in _FORMS.get(full_name(node), ()):
+        weight = node.args[form[1]]
+        if flow.parameter(weight) is not None and len(flow.shape(weight)) == 2:
+            return form
+    return None
 
 
 def _unwidened(flow: Flow, x: fx.Node) -> tuple[fx.Node, list[fx.Node]]:

@@ -6,6 +6,7 @@ import sympy
 import torch
 from torch import fx
 
+from oplib.symbols import evaluate
 from tracer.match import Stage, matcher, targets
 from tracer.match.claim import Claim, Result
 from tracer.match.flow import Flow
@@ -24,8 +25,8 @@ def pointwise(flow: Flow, node: fx.Node, _taken) -> Result:
 def measure(flow: Flow, claim: Claim) -> None:
     """Set what a pointwise claim reads and writes: values made outside it, and those of its own that others use."""
     inside = set(claim.nodes)
-    reads: dict[fx.Node, object] = {}
-    writes: dict[fx.Node, object] = {}
+    reads: dict[fx.Node, sympy.Expr] = {}
+    writes: dict[fx.Node, sympy.Expr] = {}
     claim.parameters = []
     for node in claim.nodes:
         for value in node.all_input_nodes:
@@ -35,7 +36,7 @@ def measure(flow: Flow, claim: Claim) -> None:
         if targets.mutated(node) or _escapes(flow, node, inside):
             writes[node] = flow.bytes(_written(node))
     claim.inputs = list(reads)
-    claim.dims = {"read": _total(reads.values()), "written": _total(writes.values())}
+    claim.dims = {"read": sympy.Add(*_once(flow, reads)), "written": sympy.Add(*writes.values())}
     claim.params = {
         "functions": _functions(claim),
         "dtype": _dtype(claim),
@@ -72,16 +73,30 @@ def _read(flow: Flow, claim: Claim, node: fx.Node, value: fx.Node, reads: dict) 
     if value in targets.mutated(node) and targets.base_name(node) in ("copy_", "fill_", "zero_"):
         return
     if not targets.is_shape_arithmetic(value) and _is_tensor(value):
-        reads.setdefault(value, flow.bytes(flow.source(value) if _is_expanded(value) else value))
+        reads.setdefault(value, flow.bytes(_unexpanded(value)))
 
 
-def _is_expanded(value: fx.Node) -> bool:
-    """Whether a view repeats its elements: then the source is what is read."""
-    while value.op == "call_function" and targets.is_view(value) and value.all_input_nodes:
-        if targets.base_name(value) in ("expand", "expand_as"):
-            return True
-        value = value.all_input_nodes[0]
-    return False
+def _unexpanded(value: fx.Node) -> fx.Node:
+    """Back through views to what stands before the elements are repeated; the value itself where they are not."""
+    node = value
+    while node.op == "call_function" and targets.is_view(node) and node.all_input_nodes:
+        if targets.base_name(node) in ("expand", "expand_as"):
+            return node.all_input_nodes[0]
+        node = node.all_input_nodes[0]
+    return value
+
+
+def _once(flow: Flow, reads: dict[fx.Node, sympy.Expr]) -> list[sympy.Expr]:
+    """Bytes read of each tensor: the sum over its views, and never more than the whole of it."""
+    views: dict[fx.Node, list[sympy.Expr]] = {}
+    for value, size in reads.items():
+        views.setdefault(flow.source(value), []).append(size)
+    sums = {source: sympy.Add(*sizes) for source, sizes in views.items()}
+    return [min(total, flow.bytes(source), key=_at_length) for source, total in sums.items()]
+
+
+def _at_length(size: sympy.Expr) -> float:
+    return evaluate(size, b=3, s=1000, p=5000)
 
 
 def _written(node: fx.Node) -> fx.Node:
@@ -111,8 +126,3 @@ def _is_tensor(node: fx.Node) -> bool:
 
     value = node.meta.get("val")
     return isinstance(value, torch.Tensor)
-
-
-def _total(sizes) -> object:
-
-    return sympy.Add(*sizes)

@@ -7,6 +7,7 @@ from torch import fx
 from tracer.match import matcher, targets
 from tracer.match.claim import Claim, Result
 from tracer.match.flow import Flow
+from tracer.match.gemm import weight_form
 
 
 def _state_dtype(node: fx.Node) -> str:
@@ -53,18 +54,16 @@ def mamba1(flow: Flow, node: fx.Node, _taken) -> Result:
     """x (B,C,S), A (C,N); dt comes out of a low-rank linear layer."""
     x, dt, a = node.args[:3]
     batch, channels, new = flow.shape(x)
-    behind = next(
-        (
-            n
-            for n in flow.ancestors([dt], stop=lambda _: False)
-            if targets.full_name(n) == "aten.linear"
-        ),
-        None,
+    weights = (
+        n.args[form[1]]
+        for n in flow.ancestors([dt], stop=lambda _: False)
+        if (form := weight_form(flow, n)) is not None
     )
+    weight = next(weights, None)
     params = {
         "d_inner": int(channels),
         "d_state": int(flow.shape(a)[-1]),
-        "dt_rank": int(flow.shape(behind.args[1])[-1]) if behind is not None else 0,
+        "dt_rank": int(flow.shape(weight)[-1]) if weight is not None else 0,
         "dtype": flow.dtype(x),
     }
     return _claim(flow, node, "mamba1", params, batch, new, [x])

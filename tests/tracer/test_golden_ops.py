@@ -1,0 +1,33 @@
+"""The op lists of the small models as text: a change of any count, parameter or dim shows in review."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.tracer import small_models
+from tests.tracer.small_models import each
+
+pytestmark = pytest.mark.golden
+
+
+def line(op: dict) -> str:
+    params = " ".join(f"{k}={v}" for k, v in op["params"].items() if v not in (False, None, 0, 0.0))
+    dims = " ".join(f"{k}={v}" for k, v in op["dims"].items())
+    marks = f"  [{','.join(op['rewrites'])}]" if op["rewrites"] else ""
+    return f"{op['count']:>2} x {op['op']} {op['name']} | {params} | {dims} | {op['weight_bytes']} B{marks}"
+
+
+@pytest.mark.parametrize("name", each())
+def test_op_list(name, golden):
+    """Serving, both phases, one line per op."""
+    found = small_models.report(name, "serving")
+    lines = []
+    for phase, ops in found["op_list"]["phases"].items():
+        lines.append(f"{phase}:")
+        layer = None
+        for op in ops:
+            if op["layer"] != layer:
+                layer = op["layer"]
+                lines.append(f"  {layer or 'outside the layers'}")
+            lines.append(f"    {line(op)}")
+    golden(f"ops_{name}.txt", "\n".join(lines) + "\n")
