@@ -6,7 +6,7 @@ from torch import fx
 
 from tracer.match import matcher
 from tracer.match.claim import Claim, Refusal, Result
-from tracer.match.flow import Flow
+from tracer.match.flow import Flow, Role
 from tracer.match.targets import CASTS, base_name, full_name
 
 #: Operator -> (position of the input, of the weight, of the bias, whether the weight is stored (n, k)).
@@ -51,10 +51,12 @@ def gemm(flow: Flow, node: fx.Node, _taken) -> Result:
 
 
 def weight_form(flow: Flow, node: fx.Node) -> tuple[int, int, int | None, bool] | None:
-    """How a product uses its weight; None where no factor is a parameter of two dimensions."""
+    """How a product uses its weight; None unless one factor is a parameter of two dimensions and the other is not."""
     for form in _FORMS.get(full_name(node), ()):
-        weight = node.args[form[1]]
-        if flow.parameter(weight) is not None and len(flow.shape(weight)) == 2:
+        x, weight = node.args[form[0]], node.args[form[1]]
+        if flow.parameter(weight) is None or len(flow.shape(weight)) != 2:
+            continue
+        if flow.role[x] is not Role.PARAMETER:
             return form
     return None
 
