@@ -75,6 +75,13 @@ def flag(params: Params, name: str) -> bool:
 QUANT_MODE = Param(
     name="dtype", type=str, doc="quantisation mode of the product", allowed=tuple(QUANT_MODES)
 )
+GROUP_SIZE = Param(
+    name="group_size",
+    type=int,
+    default=0,
+    minimum=0,
+    doc="elements or block side per weight scale; 0: the mode's own",
+)
 ACTIVATION_DTYPE = Param(
     name="dtype", type=str, doc="dtype of activations and of the product", allowed=FLOAT_DTYPES
 )

@@ -56,7 +56,9 @@ def set_modes(matched: Matched, weights: Weights) -> None:
         names = [matched.flow.trace.parameters[p.name][0] for p in claim.parameters]
         if names:
             main = max(names, key=lambda n: weights.model.get_parameter(n).numel())
-            claim.params["dtype"] = weights.mode(main)[0]
+            claim.params["dtype"], group = weights.mode(main)
+            if claim.kind in ("gemm", "moe"):
+                claim.params["group_size"] = group or 0
 
 
 def _name(matched: Matched, claim: Claim, kept) -> str:

@@ -7,6 +7,10 @@ layers or with the rest of the model, so that kept layers times counts, plus the
 
 from __future__ import annotations
 
+import ast
+import functools
+import inspect
+import textwrap
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -96,7 +100,7 @@ def prune(
     for i, key in enumerate(keys):
         groups.setdefault(key, []).append(i)
     kept = [members[0] for members in groups.values()]
-    reason = _sharing(model, found)
+    reason = _sharing(model, found) or _index_logic(found, indices)
     if reason or whole:
         groups, kept = {i: [i] for i in range(depth)}, list(range(depth))
     layers = tuple(Kept(layer=_layer(path, stack, members), traced=f"{path}.{j}")
@@ -182,6 +186,45 @@ def _sharing(model: nn.Module, found: list[tuple[str, nn.ModuleList]]) -> str:
         if owner.setdefault(id(parameter), home) != home:
             return f"{name} is shared between {owner[id(parameter)] or 'the model'} and {home or 'the model'}"
     return ""
+
+
+def _index_logic(
+    found: list[tuple[str, nn.ModuleList]], indices: list[dict[tuple[str, str], int]]
+) -> str:
+    """Where a layer computes with its own index outside its constructor: layers that look alike then differ."""
+    for (_, stack), index in zip(found, indices, strict=True):
+        for path, name in index:
+            types: set[Any] = {type(m) for la in stack for p, m in la.named_modules() if p == path}
+            for cls in sorted(types, key=lambda c: c.__name__):
+                if _computes_with(cls, name):
+                    return f"{cls.__name__} computes with its layer's index ({name})"
+    return ""
+
+
+@functools.cache
+def _computes_with(cls: Any, name: str) -> bool:
+    """Whether a method of a class other than its constructor compares or calculates with `self.<name>`."""
+    try:
+        tree = ast.parse(textwrap.dedent(inspect.getsource(cls)))
+    except (OSError, TypeError, SyntaxError):
+        return False
+    methods = [n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef) and n.name != "__init__"]
+    sums = [n for m in methods for n in ast.walk(m) if isinstance(n, ast.BinOp | ast.Compare)]
+    return any(
+        isinstance(n, ast.Attribute) and n.attr == name and getattr(n.value, "id", "") == "self"
+        for part in sums
+        for n in _operands(part)
+    )
+
+
+def _operands(expression: ast.AST) -> Iterator[ast.AST]:
+    """Parts of an expression, without what is only handed to a call or used to look something up."""
+    yield expression
+    if isinstance(expression, ast.Call):
+        return
+    for child in ast.iter_child_nodes(expression):
+        if not (isinstance(expression, ast.Subscript) and child is expression.slice):
+            yield from _operands(child)
 
 
 def _cut(found, indices, lists, configs, kept: list[int]) -> None:

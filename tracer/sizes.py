@@ -17,6 +17,8 @@ from oplib.symbols import B, P, S, evaluate
 #: b and s/128 are primes, p/128 is a prime: lengths divide by every usual block and by nothing else.
 LONG = {"b": 101, "s": 128 * 103, "p": 128 * 100_003}
 LONG_AGAIN = {"b": 113, "s": 128 * 109, "p": 128 * 100_019}
+#: No multiples of anything: tells a rounded-up length from a rounded-down one.
+LONG_ODD = {"b": 113, "s": 128 * 109 + 1, "p": 128 * 100_019 + 3}
 SHORT = {"b": 7, "s": 24, "p": 56}
 _DIVISORS = (1, 2, 4, 8, 16, 32, 64, 128)
 MOST_CONSTANT = 1024
@@ -26,6 +28,10 @@ Workload = Mapping[str, int]
 
 class Unsettled(Exception):
     """Two traces do not settle a size."""
+
+
+class Different(Unsettled):
+    """Two workloads run different operators, so that their sizes cannot be compared."""
 
 
 class ConcreteSizes:

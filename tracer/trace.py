@@ -31,7 +31,16 @@ from transformers.exporters.exporter_dynamo import reset_model_state
 from oplib.symbols import P
 from tracer import boundaries, provenance
 from tracer.cache import Leaf, infer, leaves, rebuild, run
-from tracer.sizes import LONG, LONG_AGAIN, SHORT, ConcreteSizes, Unsettled, Workload
+from tracer.sizes import (
+    LONG,
+    LONG_AGAIN,
+    LONG_ODD,
+    SHORT,
+    ConcreteSizes,
+    Different,
+    Unsettled,
+    Workload,
+)
 from tracer.symbolic import SymbolicSizes
 
 POINTS = ((2, 390), (3, 517), (3, 1290), (5, 131_071), (2, 3))
@@ -110,22 +119,31 @@ def trace(
 
 
 def _trace_twice(model: nn.Module, captured: Capture, phase: str, branches: bool) -> Trace:
-    long, short, again = (_at(w, phase) for w in (LONG, SHORT, LONG_AGAIN))
+    long = _at(LONG, phase)
     module = _run_concrete(model, captured, long)
     branches = branches or any(
         size.has(sympy.Min, sympy.floor, sympy.Mod)
         for leaf in captured.leaves
         for size in leaf.shape
     )
-    others = [again] if branches else [short, again]
-    for other in others:
-        try:
-            sizes = _compare(module, long, _run_concrete(model, captured, other, quick=True), other)
-        except (Unsettled, RuntimeError) as error:
-            failure = error
-            continue
-        return _trace(model, module, phase, sizes.expr, dict(long), branches=other is not short)
-    raise Unsettled(str(failure))
+    if not branches:
+        with contextlib.suppress(Unsettled, RuntimeError):
+            return _confirmed(model, captured, phase, module, SHORT)
+    try:
+        found = _confirmed(model, captured, phase, module, LONG_ODD)
+    except Different:  # a rest of a block is work of its own: whole blocks, then
+        found = _confirmed(model, captured, phase, module, LONG_AGAIN)
+    found.branches = True
+    return found
+
+
+def _confirmed(
+    model: nn.Module, captured: Capture, phase: str, module: fx.GraphModule, workload: Workload
+) -> Trace:
+    """The trace at LONG with every size confirmed at another workload."""
+    long, other = _at(LONG, phase), _at(workload, phase)
+    sizes = _compare(module, long, _run_concrete(model, captured, other, quick=True), other)
+    return _trace(model, module, phase, sizes.expr, long, branches=False)
 
 
 def _at(workload: Workload, phase: str) -> dict[str, int]:
@@ -138,10 +156,10 @@ def _compare(
     """The sizes of two traces of the same operators."""
     sizes = ConcreteSizes(at, other)
     if len(first.graph.nodes) != len(second.graph.nodes):
-        raise Unsettled("the two workloads run different operators")
+        raise Different("the two workloads run different operators")
     for a, b in zip(first.graph.nodes, second.graph.nodes, strict=True):
         if a.op != b.op or (a.op == "call_function" and a.target is not b.target):
-            raise Unsettled(f"{a.name} and {b.name} are different operators")
+            raise Different(f"{a.name} and {b.name} are different operators")
         for x, y in zip(_tensors(a), _tensors(b), strict=True):
             for size, match in zip(x.shape, y.shape, strict=True):
                 sizes.add(size, match)

@@ -7,7 +7,7 @@ from typing import ClassVar
 from oplib.arithmetic import Amount, bytes_of_bits
 from oplib.dtypes import quant_mode, weight_bytes
 from oplib.kind import Dims, OpKind, Role
-from oplib.params import QUANT_MODE, Param, Params, flag, integer, text
+from oplib.params import GROUP_SIZE, QUANT_MODE, Param, Params, flag, integer, text
 
 
 class Gemm(OpKind):
@@ -42,6 +42,7 @@ class Gemm(OpKind):
         Param(name="n", type=int, doc="output features"),
         Param(name="k", type=int, doc="input features"),
         QUANT_MODE,
+        GROUP_SIZE,
         Param(name="bias", type=bool, default=False, doc="a bias is added"),
         Param(name="tied", type=bool, default=False, doc="another op holds the weight"),
     )
@@ -54,7 +55,8 @@ class Gemm(OpKind):
         n, k, mode = integer(params, "n"), integer(params, "k"), quant_mode(text(params, "dtype"))
         row_bits = k * mode.activation_bits + n * mode.output_bits
         bias = n * mode.output_bits // 8 if flag(params, "bias") else 0
-        return bytes_of_bits(dims["m"] * row_bits) + weight_bytes(mode.name, n, k) + bias
+        weight = weight_bytes(mode.name, n, k, integer(params, "group_size") or None)
+        return bytes_of_bits(dims["m"] * row_bits) + weight + bias
 
     def compute_dtype(self, params: Params) -> str:
         return quant_mode(text(params, "dtype")).compute_dtype

@@ -8,7 +8,7 @@ from oplib.arithmetic import Amount, bytes_of_bits, power_of_ratio
 from oplib.dtypes import quant_mode, weight_bytes
 from oplib.errors import InvalidInputError
 from oplib.kind import Dims, OpKind, Role
-from oplib.params import QUANT_MODE, Param, Params, flag, integer, text
+from oplib.params import GROUP_SIZE, QUANT_MODE, Param, Params, flag, integer, text
 
 _ROUTE_BITS = 32 + 32  # one int32 expert id and one float32 weight per token and chosen expert
 
@@ -52,6 +52,7 @@ class Moe(OpKind):
         Param(name="top_k", type=int, doc="experts per token"),
         Param(name="gated", type=bool, default=True, doc="an expert has a gate projection"),
         QUANT_MODE,
+        GROUP_SIZE,
         Param(name="bias", type=bool, default=False, doc="expert projections have biases"),
         Param(
             name="distribution",
@@ -100,5 +101,7 @@ def expert_bytes(params: Params) -> int:
     hidden, inner = integer(params, "hidden_size"), integer(params, "intermediate_size")
     mode, inputs = quant_mode(text(params, "dtype")), _matrices(params) - 1
     biases = (inputs * inner + hidden) * mode.output_bits // 8 if flag(params, "bias") else 0
-    inward, outward = weight_bytes(mode.name, inner, hidden), weight_bytes(mode.name, hidden, inner)
+    group = integer(params, "group_size") or None
+    inward = weight_bytes(mode.name, inner, hidden, group)
+    outward = weight_bytes(mode.name, hidden, inner, group)
     return inputs * inward + outward + biases

@@ -7,7 +7,7 @@ from torch import fx
 
 from tracer.match import matcher
 from tracer.match.claim import Claim, Refusal, Result
-from tracer.match.flow import Flow
+from tracer.match.flow import Flow, Role
 from tracer.match.gemm import weight_form
 from tracer.match.targets import full_name
 
@@ -25,6 +25,11 @@ def bmm(flow: Flow, node: fx.Node, _taken) -> Result:
         )
     m, k, n = left[-2], left[-1], right[-1]
     batch = sympy.Mul(*flow.shape(node)[:-2])
+    if flow.role[a] is Role.PARAMETER and flow.role[b] is not Role.PARAMETER:
+        a, b, m, n, right = b, a, n, m, left  # what is read with the data stands second
+    if flow.role[b] is Role.PARAMETER:  # one matrix for all rows, or one per entry of its own batch
+        own = sympy.Mul(*right[:-2])
+        batch, m = own, m * batch / own
     return _claim(flow, node, a, b, batch, m, n, k)
 
 

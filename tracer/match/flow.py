@@ -68,29 +68,17 @@ class Flow:
         return max(tensors, key=lambda role: role.value, default=Role.POSITION)
 
     def _alive(self) -> set[fx.Node]:
+        """Nodes that the output depends on. A write to memory that lives on is alive though nothing reads it."""
         stack = [n for n in self.trace.graph.nodes if n.op == "output"]
+        writes = [n for n in self.nodes if targets.mutated(n)]
         alive: set[fx.Node] = set()
         while stack:
-            node = stack.pop()
-            if node not in alive:
-                alive.add(node)
-                stack.extend(self.inputs[node])
-        written = {self.root(t) for n in self.nodes for t in targets.mutated(n)}
-        for node in (
-            self.nodes
-        ):  # a write to a tensor that lives on is alive although nothing reads its result
-            if (
-                self._root.get(node) in written
-                and targets.mutated(node)
-                and self.root(node) in alive
-                and node not in alive
-            ):
-                stack.append(node)
-        while stack:
-            node = stack.pop()
-            if node not in alive:
-                alive.add(node)
-                stack.extend(self.inputs[node])
+            while stack:
+                node = stack.pop()
+                if node not in alive:
+                    alive.add(node)
+                    stack.extend(self.inputs[node])
+            stack = [n for n in writes if n not in alive and self.root(n) in alive]
         return alive
 
     def root(self, node: fx.Node) -> fx.Node:
@@ -166,6 +154,8 @@ class Flow:
         """The parameter behind a value made of one parameter alone, and the nodes in between; None for other values."""
         chain: list[fx.Node] = []
         while node.op == "call_function" and self.role[node] is Role.PARAMETER:
+            if not (targets.is_view(node) or targets.is_pointwise(node)):
+                return None
             tensors = [i for i in self.inputs[node] if not targets.is_shape_arithmetic(i)]
             if len(tensors) != 1:
                 return None

@@ -8,8 +8,6 @@ from tracer.match import Stage, matcher, targets
 from tracer.match.claim import Claim, Result
 from tracer.match.flow import Flow, Role
 
-_PRODUCTS = frozenset({"aten.linear", "aten.matmul", "aten.bmm", "aten.mm", "aten.addmm"})
-
 
 @matcher("moe", "trace_model.experts", stage=Stage.PATTERN)
 def moe(flow: Flow, node: fx.Node, taken) -> Result:
@@ -39,14 +37,25 @@ def moe(flow: Flow, node: fx.Node, taken) -> Result:
     )
 
 
+def is_routing(flow: Flow, node: fx.Node) -> bool:
+    """Whether routing may consist of this: views, memory-bound work, and a top-k over the experts of a token."""
+    if targets.is_view(node) or targets.is_constant(node) or targets.is_shape_arithmetic(node):
+        return True
+    if targets.is_pointwise(node):
+        return True
+    if not targets.is_aten(node) or targets.base_name(node) != "topk":
+        return False
+    axis = node.args[2] if len(node.args) > 2 else node.kwargs.get("dim", -1)
+    return axis in (-1, len(flow.shape(node.args[0])) - 1)
+
+
 def routing_nodes(flow: Flow, outputs: list[fx.Node], block: str, taken) -> list[fx.Node]:
     """Nodes of the block that lead from its router's product to `outputs`, in order."""
 
     def stop(node: fx.Node) -> bool:
-        inside = flow.origin(node).module.startswith(block)
-        return (
-            not inside or targets.full_name(node) in _PRODUCTS or flow.role[node] is Role.POSITION
-        )
+        module = flow.origin(node).module
+        inside = module == block or module.startswith(f"{block}.")
+        return not inside or flow.role[node] is Role.POSITION or not is_routing(flow, node)
 
     found = [
         n for n in flow.ancestors(outputs, stop) if n not in taken and flow.role[n] is Role.DATA

@@ -8,6 +8,7 @@ from torch import fx
 from tracer.match import Stage, matcher, targets
 from tracer.match.claim import Claim, Refusal, Result
 from tracer.match.flow import Flow, Role
+from tracer.match.moe import is_routing
 
 _PRODUCTS = ("aten.matmul", "aten.bmm", "aten.einsum")
 
@@ -34,6 +35,13 @@ def sparse_indexer(flow: Flow, node: fx.Node, taken) -> Result:
     query, key = score.args[:2]
     q, k = flow.shape(query), flow.shape(key)
     below = _descendants(flow, score) & above
+    unknown = [
+        n for n in below if targets.full_name(n) not in _PRODUCTS and not is_routing(flow, n)
+    ]
+    if unknown:
+        return Refusal(
+            node=node, op="sparse_indexer", reason=f"{targets.full_name(unknown[0])} is part of it"
+        )
     batch, new, heads, head_dim = q if len(q) == 4 else (*q, sympy.Integer(1))[:4]
     return Claim(
         kind="sparse_indexer",

@@ -19,6 +19,7 @@ VIEWS = _names(
     alias as_strided chunk detach expand expand_as flatten lift_fresh movedim mT narrow numpy_T
     permute reshape resolve_conj resolve_neg select slice split split_with_sizes squeeze
     swapaxes t tensor_split transpose unbind unflatten unsafe_split unsafe_chunk unsqueeze view
+    detach_ broadcast_tensors broadcast_to lift_fresh_copy
     view_as view_as_complex view_as_real _unsafe_view diagonal unfold dropout feature_dropout
     """
 )
@@ -33,7 +34,7 @@ BOOKKEEPING = _names(
     """
     _assert_async _assert_scalar _assert_tensor_metadata sym_constrain_range
     sym_constrain_range_for_size sym_numel sym_size sym_storage_offset sym_stride
-    _set_grad_enabled _enter_autocast _exit_autocast
+    _set_grad_enabled _is_all_true _enter_autocast _exit_autocast
     """
 )
 CASTS = _names(
@@ -61,7 +62,7 @@ MATHEMATICS = _names(
     """
     div_ mul_ add_ sub_ square glu softplus polar floor_divide masked_fill masked_fill_ where
     gelu silu mish hardswish leaky_relu prelu clamp_ sigmoid_ relu_ tanh_ exp_ hypot complex
-    rsub true_divide type_as relu6 selu float_power std_mean celu __and__ __or__ __xor__
+    rsub multiply log_sigmoid true_divide type_as relu6 selu float_power std_mean celu __and__ __or__ __xor__
     __iand__ __ior__
     """
 )

@@ -35,7 +35,7 @@ def _absorb(matched: Matched, core: Claim) -> int:
     before = _projection(
         matched, core, expansion, "key", n=rank, k=nope, share=(nope, nope + value)
     )
-    before.nodes = [found.expansion]
+    before.nodes = list(expansion.nodes)
     after = _projection(
         matched, core, expansion, "value", n=value, k=rank, share=(value, nope + value)
     )

@@ -37,8 +37,11 @@ def _experts(matched: Matched, claim: Claim) -> int:
 
 def _follows(matched: Matched, first: Claim, second: Claim) -> bool:
     same = _experts(matched, first) == _experts(matched, second)
-    width = first.params["n"] in (second.params["k"], 2 * second.params["k"])
-    return same and width and first.params["k"] == second.params["n"]
+    hidden, width = first.params.get("k"), first.params.get("n")
+    inner = second.params.get("k")
+    if hidden is None or width is None or inner is None:
+        return False
+    return same and width in (inner, 2 * inner) and hidden == second.params.get("n")
 
 
 def _replace(matched: Matched, first: Claim, second: Claim) -> int:
@@ -48,13 +51,12 @@ def _replace(matched: Matched, first: Claim, second: Claim) -> int:
     chosen = [n for n in before if targets.base_name(n) == "topk"]
     if len(chosen) != 1:
         return 0
-    between = [
-        n
-        for n in flow.ancestors(list(second.inputs), stop=lambda n: n is first.anchor)
-        if n not in matched.free
-    ]
+    between = _between(matched, first.anchor, list(second.inputs))
     after = _sum_behind(second.anchor)
     nodes = [*before, first.anchor, *between, second.anchor, *after]
+    others = {c for n in nodes if (c := owner.get(n)) is not None and c.kind != "pointwise"}
+    if others - {first, second}:
+        return 0  # other ops lie between the two products
     values = chosen[0].meta["val"]
     moe = Claim(
         kind="moe",
@@ -77,6 +79,18 @@ def _replace(matched: Matched, first: Claim, second: Claim) -> int:
     matched.claims = [c for c in matched.claims if not set(c.nodes) <= inside]
     matched.claims.append(moe)
     return 1
+
+
+def _between(matched: Matched, start: fx.Node, ends: list[fx.Node]) -> list[fx.Node]:
+    """Nodes on paths from one node to others."""
+    below, stack = set(), [start]
+    while stack:
+        for user in matched.flow.users[stack.pop()]:
+            if user not in below:
+                below.add(user)
+                stack.append(user)
+    above = matched.flow.ancestors(ends, stop=lambda n: n is start)
+    return [n for n in above if n in below and n not in matched.free]
 
 
 def _sum_behind(node: fx.Node) -> list[fx.Node]:

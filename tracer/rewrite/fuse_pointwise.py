@@ -11,7 +11,7 @@ from torch import fx
 
 from tracer.match import targets
 from tracer.match.claim import Claim, Matched
-from tracer.match.flow import Flow, Role
+from tracer.match.flow import Flow
 from tracer.match.pointwise import measure
 from tracer.rewrite import rewrite
 
@@ -52,8 +52,7 @@ def _together(matched: Matched, level: dict[fx.Node, int], a: Claim, b: Claim) -
     layers = [flow.pruning.of(flow.origin(c.anchor).module) for c in (a, b)]
     if layers[0] is not layers[1]:
         return False
-    prepared = all(flow.role[n] is Role.PARAMETER for n in a.nodes)
-    return prepared or level[a.anchor] == level[b.anchor]
+    return level[a.anchor] == level[b.anchor]
 
 
 def _levels(matched: Matched, owner: dict[fx.Node, Claim]) -> dict[fx.Node, int]:

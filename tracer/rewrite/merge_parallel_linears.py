@@ -55,6 +55,21 @@ def readers(flow: Flow, node: fx.Node) -> set[fx.Node]:
     return found
 
 
+_RESHAPES = frozenset(
+    ["view", "reshape", "flatten", "unflatten", "unsqueeze", "squeeze", "_unsafe_view", "alias"]
+)
+
+
+def _unshaped(value: fx.Node) -> fx.Node:
+    """Back through views that keep every element in its order; a slice is another input than its neighbour."""
+    while value.op == "call_function" and targets.is_view(value):
+        name = targets.base_name(value)
+        if name not in _RESHAPES and name not in targets.CASTS:
+            break
+        value = value.all_input_nodes[0]
+    return value
+
+
 def _narrow(claim: Claim, widest: int) -> bool:
     return claim.params["n"] < NARROW and claim.params["n"] * FAR_WIDER <= widest
 
@@ -62,12 +77,13 @@ def _narrow(claim: Claim, widest: int) -> bool:
 def _key(matched: Matched, claim: Claim) -> tuple:
     flow = matched.flow
     module = flow.origin(claim.anchor).module
-    source = flow.source(claim.inputs[0])
+    source = _unshaped(claim.inputs[0])
     return (
         source,
         flow.shape(claim.inputs[0])[-1],
         sympy.expand(claim.dims["m"]),
         claim.params["dtype"],
+        claim.params.get("group_size"),
         claim.params["bias"],
         module.rpartition(".")[0],
     )
