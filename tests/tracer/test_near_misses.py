@@ -7,11 +7,12 @@ import sympy
 import torch
 from torch import nn
 from torch.nn import functional
+from transformers.models.qwen3_moe import modeling_qwen3_moe
 
 from oplib.symbols import B, S, evaluate
-from tests.tracer import toy
+from tests.tracer import small_models, toy
 from tests.tracer.toy import WIDTH, claims, linear, parameter
-from tracer import prune, rewrite
+from tracer import analysis, prune, rewrite
 from tracer.match.targets import base_name
 
 EXPERTS = 6
@@ -134,3 +135,22 @@ def test_layers_that_compute_with_their_index_are_not_alike(cls, groups):
     found = prune.prune(model)
     assert len(found.kept) == groups
     assert bool(found.reason) == (groups == 4)
+
+
+class Running(modeling_qwen3_moe.Qwen3MoeTopKRouter):
+    """A router whose scores run over the tokens."""
+
+    def forward(self, hidden_states):
+        logits = functional.linear(hidden_states.reshape(-1, self.hidden_dim), self.weight)
+        scores = logits.cumsum(0).softmax(-1)
+        values, indices = scores.topk(self.top_k, dim=-1)
+        return logits, values, indices
+
+
+def test_an_unknown_step_in_a_router_is_a_primitive(monkeypatch):
+    """Routing is top-k and memory-bound work; anything else in a router shows."""
+    monkeypatch.setattr(modeling_qwen3_moe, "Qwen3MoeTopKRouter", Running)
+    found = analysis.analyse(small_models.folder("qwen3_moe"), analysis.Options())
+    assert found["situation"] == "S3"
+    assert {u["primitive"] for u in found["unsupported"]} == {"aten.cumsum"}
+    assert found["conservation"]["exact"]
