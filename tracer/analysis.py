@@ -195,7 +195,7 @@ def report(
         conservation = conserve.report(*counted, lowering_kept=lost_nothing)
     fired = list(dict.fromkeys(r for m in lowered.values() for r in m.rewrites))
     clock.seconds["total"] = sum(clock.seconds.values())
-    found = _describe(traced, options, system, op_list, unsupported)
+    found = _describe(traced, options, weights, system, op_list, unsupported)
     found |= {"conservation": conservation, "rewrites": fired}
     if not conservation["exact"]:
         found["notes"].append(
@@ -248,10 +248,14 @@ def _primitive_flops(matched: Matched, at: conserve.Counted) -> int:
 
 
 def _describe(
-    traced: Traced, options: Options, system: System, op_list: OpList, unsupported: list[Json]
+    traced: Traced,
+    options: Options,
+    weights: Weights,
+    system: System,
+    op_list: OpList,
+    unsupported: list[Json],
 ) -> Json:
     resolved, pruning = traced.resolved, traced.pruning
-    weights = Weights(model=traced.model, pruning=pruning, scheme=traced.scheme)
     workload = {"b": options.b, "s": options.s, "p": options.p}
     for entry in unsupported:
         entry["bound_ms"] = triage.bound_ms(entry, system, workload)

@@ -246,15 +246,8 @@ def _size(expr: sympy.Expr, at: Mapping[str, Any]) -> Any:
 
 @contextlib.contextmanager
 def _tracing(model: nn.Module, with_origins: bool) -> Iterator[None]:
-    with contextlib.ExitStack() as stack:
-        for manager in (
-            reset_model_state(model),
-            _whole_windows(),
-            boundaries.bind(model),
-        ):
-            stack.enter_context(manager)
-        if with_origins:
-            stack.enter_context(provenance.recorded(model))
+    origins = provenance.recorded(model) if with_origins else contextlib.nullcontext()
+    with reset_model_state(model), _whole_windows(), boundaries.bind(model), origins:
         yield
 
 

@@ -6,7 +6,7 @@ holds, for each node, its tensor arguments and every earlier in-place write to m
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from enum import Enum
 
 import sympy
@@ -149,6 +149,29 @@ class Flow:
             seen.add(node)
             yield node
             stack.extend(self.inputs[node])
+
+    def descendants(self, node: fx.Node) -> set[fx.Node]:
+        """Nodes that depend on a node, itself included."""
+        found: set[fx.Node] = set()
+        stack = [node]
+        while stack:
+            current = stack.pop()
+            if current not in found:
+                found.add(current)
+                stack.extend(self.users[current])
+        return found
+
+    def readers(self, nodes: Iterable[fx.Node]) -> set[fx.Node]:
+        """Nodes that read the values of `nodes`, through views or not; the output of the graph included."""
+        found: set[fx.Node] = set()
+        stack = [user for node in nodes for user in self.users[node]]
+        while stack:
+            user = stack.pop()
+            if user.op == "call_function" and targets.is_view(user):
+                stack.extend(self.users[user])
+            elif not targets.is_shape_arithmetic(user):
+                found.add(user)
+        return found
 
     def parameter(self, node: fx.Node) -> tuple[fx.Node, list[fx.Node]] | None:
         """The parameter behind a value made of one parameter alone, and the nodes in between; None for other values."""

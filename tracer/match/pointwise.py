@@ -33,7 +33,7 @@ def measure(flow: Flow, claim: Claim) -> None:
             if value.op == "call_function" and flow.source(value) in inside:
                 continue
             _read(flow, claim, node, value, reads)
-        if targets.mutated(node) or _escapes(flow, node, inside):
+        if targets.mutated(node) or flow.readers([node]) - inside:
             writes[node] = flow.bytes(_written(node))
     claim.inputs = list(reads)
     claim.dims = {"read": sympy.Add(*_once(flow, reads)), "written": sympy.Add(*writes.values())}
@@ -105,24 +105,5 @@ def _written(node: fx.Node) -> fx.Node:
     return node
 
 
-def _escapes(flow: Flow, node: fx.Node, inside: set[fx.Node]) -> bool:
-    """Whether a value is used outside, through views or not."""
-    for user in node.users:
-        if user in inside:
-            continue
-        if user.op == "output":
-            return True
-        if targets.is_shape_arithmetic(user):
-            continue
-        if targets.is_view(user):
-            if _escapes(flow, user, inside):
-                return True
-            continue
-        return True
-    return False
-
-
 def _is_tensor(node: fx.Node) -> bool:
-
-    value = node.meta.get("val")
-    return isinstance(value, torch.Tensor)
+    return isinstance(node.meta.get("val"), torch.Tensor)

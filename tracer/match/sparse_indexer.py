@@ -34,7 +34,7 @@ def sparse_indexer(flow: Flow, node: fx.Node, taken) -> Result:
     score = products[0]
     query, key = score.args[:2]
     q, k = flow.shape(query), flow.shape(key)
-    below = _descendants(flow, score) & above
+    below = flow.descendants(score) & above
     unknown = [
         n for n in below if targets.full_name(n) not in _PRODUCTS and not is_routing(flow, n)
     ]
@@ -48,7 +48,7 @@ def sparse_indexer(flow: Flow, node: fx.Node, taken) -> Result:
         params={
             "num_heads": int(heads),
             "head_dim": int(head_dim),
-            "topk": int(flow.shape(selections[0].users and indices)[-1]),
+            "topk": int(flow.shape(indices)[-1]),
             "dtype": flow.dtype(_unwidened(query)),
             "masking": "computed",
         },
@@ -62,16 +62,6 @@ def sparse_indexer(flow: Flow, node: fx.Node, taken) -> Result:
 def _of_data(flow: Flow, node: fx.Node) -> bool:
     """Whether both factors hold token data: rotary angles may be products too."""
     return all(flow.role[factor] is Role.DATA for factor in node.args[:2])
-
-
-def _descendants(flow: Flow, node: fx.Node) -> set[fx.Node]:
-    found, stack = set(), [node]
-    while stack:
-        current = stack.pop()
-        if current not in found:
-            found.add(current)
-            stack.extend(flow.users[current])
-    return found
 
 
 def _unwidened(node: fx.Node) -> fx.Node:

@@ -82,12 +82,7 @@ def _assembly(matched: Matched, core: Claim, expansion: fx.Node) -> list[fx.Node
     """Pointwise nodes that put expanded keys and values together: they vanish with the expansion."""
     flow, owner = matched.flow, matched.owner
     above = set(flow.ancestors(list(flow.inputs[core.anchor]), stop=lambda n: n is expansion))
-    below, stack = set(), [expansion]
-    while stack:
-        for user in flow.users[stack.pop()]:
-            if user in above and user not in below:
-                below.add(user)
-                stack.append(user)
+    below = flow.descendants(expansion) & above
     keys = flow.root(core.inputs[1])
     below |= {n for n in above if targets.mutated(n) and flow.root(n) is keys}
     return [

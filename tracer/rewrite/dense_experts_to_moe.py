@@ -83,12 +83,7 @@ def _replace(matched: Matched, first: Claim, second: Claim) -> int:
 
 def _between(matched: Matched, start: fx.Node, ends: list[fx.Node]) -> list[fx.Node]:
     """Nodes on paths from one node to others."""
-    below, stack = set(), [start]
-    while stack:
-        for user in matched.flow.users[stack.pop()]:
-            if user not in below:
-                below.add(user)
-                stack.append(user)
+    below = matched.flow.descendants(start)
     above = matched.flow.ancestors(ends, stop=lambda n: n is start)
     return [n for n in above if n in below and n not in matched.free]
 

@@ -9,9 +9,7 @@ from __future__ import annotations
 
 from torch import fx
 
-from tracer.match import targets
 from tracer.match.claim import Claim, Matched
-from tracer.match.flow import Flow
 from tracer.match.pointwise import measure
 from tracer.rewrite import rewrite
 
@@ -73,30 +71,14 @@ def _levels(matched: Matched, owner: dict[fx.Node, Claim]) -> dict[fx.Node, int]
 
 def _sink(matched: Matched, owner: dict[fx.Node, Claim], level: dict[fx.Node, int]) -> None:
     """Work whose results are all used at one later level runs there: a gate's sigmoid beside the product it gates."""
-    flow = matched.flow
     for claim in reversed(list(matched.of("pointwise"))):
-        users = _users(flow, claim)
+        users = matched.flow.readers(claim.nodes) - set(claim.nodes)
         later = {
             level[u] if (c := owner.get(u)) is not None and c.kind == "pointwise" else None
             for u in users
         }
         if len(later) == 1 and (at := later.pop()) is not None:
             level.update(dict.fromkeys(claim.nodes, at))
-
-
-def _users(flow: Flow, claim: Claim) -> set[fx.Node]:
-    """Nodes outside a claim that read its results, through views or not; the output of the graph included."""
-    found: set[fx.Node] = set()
-    stack = [u for n in claim.nodes for u in flow.users[n]]
-    while stack:
-        node = stack.pop()
-        if node in claim.nodes or node in found or targets.is_shape_arithmetic(node):
-            continue
-        if node.op == "call_function" and targets.is_view(node):
-            stack.extend(flow.users[node])
-        else:
-            found.add(node)
-    return found
 
 
 def _merge(matched: Matched, members: list[Claim]) -> None:

@@ -14,7 +14,6 @@ from torch import fx
 
 from tracer.match import targets
 from tracer.match.claim import Claim, Matched
-from tracer.match.flow import Flow
 from tracer.rewrite import rewrite
 
 NARROW, FAR_WIDER = 128, 16
@@ -26,7 +25,7 @@ def merge_parallel_linears(matched: Matched) -> int:
     groups: dict[tuple, list[Claim]] = {}
     routing = {n for c in matched.of("moe") for n in c.nodes if n is not c.anchor}
     for claim in matched.of("gemm"):
-        if any(user in routing for user in readers(matched.flow, claim.anchor)):
+        if routing & matched.flow.readers([claim.anchor]):
             continue
         groups.setdefault(_key(matched, claim), []).append(claim)
     fired = 0
@@ -40,19 +39,6 @@ def merge_parallel_linears(matched: Matched) -> int:
                 _merge(matched, members)
                 fired += 1
     return fired
-
-
-def readers(flow: Flow, node: fx.Node) -> set[fx.Node]:
-    """Nodes that read a value, through views or not."""
-    found: set[fx.Node] = set()
-    stack = list(flow.users[node])
-    while stack:
-        user = stack.pop()
-        if user.op == "call_function" and targets.is_view(user):
-            stack.extend(flow.users[user])
-        else:
-            found.add(user)
-    return found
 
 
 _RESHAPES = frozenset(
