@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from unittest import mock
 
 import torch
 import transformers
-from torch.fx import Graph, Node
+from torch.fx import Node
 
 _TORCH = str(Path(torch.__file__).parent) + os.sep
 _TRANSFORMERS = str(Path(transformers.__file__).parent) + os.sep
@@ -47,6 +47,7 @@ def origin(node: Node) -> Origin:
     return node.meta.get("origin", NOWHERE)
 
 
+@functools.cache
 def _is_infrastructure(filename: str) -> bool:
     if filename.startswith(_MODELS) or filename == _HERE + "build.py":
         return False
@@ -65,9 +66,9 @@ def _user_frame(frame: FrameType | None) -> tuple[str, int]:
 
 
 @contextlib.contextmanager
-def recorded(model: torch.nn.Module) -> Iterator[None]:
-    """Within the context, nodes made while `model` runs carry an `Origin`: innermost module, innermost line of
-    model code.
+def recorded(model: torch.nn.Module) -> Iterator[Callable[[], Origin]]:
+    """Within the context, the yielded function gives the `Origin` of its caller while `model` runs: innermost module,
+    innermost line of model code.
     """
     stack: list[tuple[str, str]] = [("", type(model).__name__)]
     handles = []
@@ -81,18 +82,14 @@ def recorded(model: torch.nn.Module) -> Iterator[None]:
         handles.append(
             module.register_forward_hook(lambda _m, _a, _o: _drop(stack), always_call=True)
         )
-    create = Graph.create_node
 
-    def create_node(self: Graph, *args, **kwargs) -> Node:
-        node = create(self, *args, **kwargs)
+    def locate() -> Origin:
         module, module_class = stack[-1]
         file, line = _user_frame(sys._getframe(1))
-        node.meta["origin"] = Origin(module=module, module_class=module_class, file=file, line=line)
-        return node
+        return Origin(module=module, module_class=module_class, file=file, line=line)
 
     try:
-        with mock.patch.object(Graph, "create_node", create_node):
-            yield
+        yield locate
     finally:
         for handle in handles:
             handle.remove()

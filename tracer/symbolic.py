@@ -6,8 +6,12 @@ branch that the sizes decide is taken at the hint and recorded as a guard.
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+
 import sympy
 import torch
+from torch._dispatch.python import enable_python_dispatcher
 from torch._dynamo.source import ConstantSource
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv
@@ -33,13 +37,15 @@ class SymbolicSizes:
         symbol = self.env.create_symbol(HINTS[name], source, dynamic_dim=DimDynamic.DYNAMIC)
         return self.env.create_symintnode(symbol, hint=HINTS[name], source=source)
 
-    def mode(self) -> FakeTensorMode:
+    @contextlib.contextmanager
+    def mode(self) -> Iterator[None]:
         """Fake tensors over these symbols. Their result cache is off: keys of symbolic shapes cost more than
-        they save.
+        they save. Composites of torch take symbols in Python only.
         """
         mode = FakeTensorMode(shape_env=self.env, allow_non_fake_inputs=True)
         mode.cache_enabled = False
-        return mode
+        with enable_python_dispatcher(), mode:
+            yield
 
     def expr(self, size: int | torch.SymInt) -> sympy.Expr:
         """A traced size as plain sympy over b, s, p."""

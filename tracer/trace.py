@@ -1,13 +1,13 @@
 """From a pruned model to one graph per phase, symbolic in b (batch), s (new tokens) and p (cached tokens).
 
-The graph comes from `make_fx` at the pre-dispatch level over fake tensors: what `torch.export` runs inside, without its
-second pass, its input constraints and its guards' code. It keeps `linear` and the boundaries whole.
+The graph is made of the operator calls of a forward pass over meta tensors (`tracer.recorder`), at the level where
+`linear` and the boundaries are whole.
 
-Sizes: the model is traced at two concrete workloads, one long and one short, and every size is read off the
+Sizes: the model runs at two concrete workloads, one long and one short, and every size is read off the
 pair (`tracer.sizes`). Where the short one takes other branches (windows, top-k), a second long one confirms
-instead. Where two workloads do not settle every size, the model is traced once more with symbols
-(`tracer.symbolic`), which is slower. Both phases of DeepSeek-V3 on two cores: 3.3 s with `torch.export`, 1.4 s
-with symbols, 0.7 s with two workloads each.
+instead. Where two workloads do not settle every size, the model runs once more with symbols
+(`tracer.symbolic`), which is slower. Both phases of DeepSeek-V3 on one core: 3.3 s with `torch.export`, 0.7 s with
+`make_fx` at two workloads, 0.1 s so.
 
 Both phases run over a cache that holds p tokens already: context with s new tokens (p = 0 gives a fresh prompt),
 generation with one.
@@ -17,20 +17,19 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import sympy
 import torch
 from torch import fx, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.fx.experimental.proxy_tensor import make_fx
 from transformers import cache_utils
-from transformers.exporters.exporter_dynamo import reset_model_state
 
 from oplib.symbols import P
 from tracer import boundaries, provenance
 from tracer.cache import Leaf, infer, leaves, rebuild, run
+from tracer.recorder import Call, Recorder, graph
 from tracer.sizes import (
     LONG,
     LONG_AGAIN,
@@ -49,10 +48,14 @@ PHASES = ("context", "generation")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Capture:
-    """The cache a context pass leaves: an example to copy, and its leaves as real passes leave them."""
+    """The cache a context pass leaves: an example to copy, and its leaves as real passes leave them.
+
+    `fake` says that the model asks its tensors for values, which meta tensors refuse and fake ones do not.
+    """
 
     template: Any  # a cache object of transformers
     leaves: tuple[Leaf, ...]
+    fake: bool = False
 
 
 @dataclass(slots=True, kw_only=True)
@@ -72,6 +75,15 @@ class Trace:
     guards: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pass:
+    """One recorded forward pass: its calls, its input and output tensors."""
+
+    calls: list[Call]
+    inputs: dict[str, torch.Tensor]
+    outputs: tuple[torch.Tensor, ...]
+
+
 def capture(model: nn.Module) -> Capture:
     """Run context passes on sizes alone and read the cache's sizes off them."""
     device = next(model.parameters()).device
@@ -83,12 +95,13 @@ def capture(model: nn.Module) -> Capture:
         with FakeTensorMode(allow_non_fake_inputs=True):
             return fill(b, p)
 
-    with torch.no_grad(), boundaries.bind(model):
+    with torch.no_grad(), boundaries.bind(model), _state_kept(model):
         try:
             template, found = infer(fill, POINTS)
+            return Capture(template=template, leaves=found)
         except RuntimeError:
             template, found = infer(fill_fake, POINTS)
-    return Capture(template=template, leaves=found)
+    return Capture(template=template, leaves=found, fake=True)
 
 
 def trace(
@@ -103,24 +116,30 @@ def trace(
     symbols at once.
     """
     if not symbolic:
-        try:
-            return _trace_twice(model, captured, phase, branches)
-        except Unsettled:
-            pass
+        with contextlib.suppress(Unsettled):
+            return _trace_concrete(model, captured, phase, branches)
     sizes = SymbolicSizes(phase)
     with sizes.mode():
-        module = _run(model, captured, sizes.values)
+        found = _run(model, captured, sizes.values)
     hints = {
         name: value if isinstance(value, int) else value.node.hint
         for name, value in sizes.values.items()
     }
     guards = sizes.guards()
-    return _trace(model, module, phase, sizes.expr, hints, branches=bool(guards), guards=guards)
+    return _trace(model, found, phase, sizes.expr, hints, branches=bool(guards), guards=guards)
+
+
+def _trace_concrete(model: nn.Module, captured: Capture, phase: str, branches: bool) -> Trace:
+    try:
+        return _trace_twice(model, captured, phase, branches)
+    except RuntimeError:
+        if captured.fake:
+            raise
+        return _trace_twice(model, replace(captured, fake=True), phase, branches)
 
 
 def _trace_twice(model: nn.Module, captured: Capture, phase: str, branches: bool) -> Trace:
-    long = _at(LONG, phase)
-    module = _run_concrete(model, captured, long)
+    first = _run_concrete(model, captured, _at(LONG, phase))
     branches = branches or any(
         size.has(sympy.Min, sympy.floor, sympy.Mod)
         for leaf in captured.leaves
@@ -128,89 +147,83 @@ def _trace_twice(model: nn.Module, captured: Capture, phase: str, branches: bool
     )
     if not branches:
         with contextlib.suppress(Unsettled, RuntimeError):
-            return _confirmed(model, captured, phase, module, SHORT)
+            return _confirmed(model, captured, phase, first, SHORT)
     try:
-        found = _confirmed(model, captured, phase, module, LONG_ODD)
+        found = _confirmed(model, captured, phase, first, LONG_ODD)
     except Different:  # a rest of a block is work of its own: whole blocks, then
-        found = _confirmed(model, captured, phase, module, LONG_AGAIN)
+        found = _confirmed(model, captured, phase, first, LONG_AGAIN)
     found.branches = True
     return found
 
 
 def _confirmed(
-    model: nn.Module, captured: Capture, phase: str, module: fx.GraphModule, workload: Workload
+    model: nn.Module, captured: Capture, phase: str, first: Pass, workload: Workload
 ) -> Trace:
     """The trace at LONG with every size confirmed at another workload."""
     long, other = _at(LONG, phase), _at(workload, phase)
-    sizes = _compare(module, long, _run_concrete(model, captured, other, quick=True), other)
-    return _trace(model, module, phase, sizes.expr, long, branches=False)
+    second = _run_concrete(model, captured, other, expected=first.calls)
+    if len(second.calls) != len(first.calls):
+        raise Different("one workload ends before the other")
+    sizes = ConcreteSizes(long, other)
+    pairs = zip(_made(first), _made(second), strict=True)
+    for size, match in {pair for a, b in pairs for pair in zip(a.shape, b.shape, strict=True)}:
+        sizes.add(size, match)
+    return _trace(model, first, phase, sizes.expr, long, branches=False)
+
+
+def _made(one: Pass) -> list[torch.Tensor]:
+    return [*one.inputs.values(), *(value for call in one.calls for value in call.values)]
 
 
 def _at(workload: Workload, phase: str) -> dict[str, int]:
     return {**workload, "s": 1} if phase == "generation" else dict(workload)
 
 
-def _compare(
-    first: fx.GraphModule, at: Workload, second: fx.GraphModule, other: Workload
-) -> ConcreteSizes:
-    """The sizes of two traces of the same operators."""
-    sizes = ConcreteSizes(at, other)
-    if len(first.graph.nodes) != len(second.graph.nodes):
-        raise Different("the two workloads run different operators")
-    for a, b in zip(first.graph.nodes, second.graph.nodes, strict=True):
-        if a.op != b.op or (a.op == "call_function" and a.target is not b.target):
-            raise Different(f"{a.name} and {b.name} are different operators")
-        for x, y in zip(_tensors(a), _tensors(b), strict=True):
-            for size, match in zip(x.shape, y.shape, strict=True):
-                sizes.add(size, match)
-    return sizes
-
-
-def _tensors(node: fx.Node) -> list[torch.Tensor]:
-    value = node.meta.get("val")
-    values = value if isinstance(value, list | tuple) else [value]
-    return [v for v in values if isinstance(v, torch.Tensor)]
-
-
 def _run_concrete(
-    model: nn.Module, captured: Capture, at: Workload, *, quick: bool = False
-) -> fx.GraphModule:
-    with FakeTensorMode(allow_non_fake_inputs=True):
-        return _run(model, captured, at, with_origins=not quick)
+    model: nn.Module, captured: Capture, at: Workload, *, expected: list[Call] | None = None
+) -> Pass:
+    fake = FakeTensorMode(allow_non_fake_inputs=True) if captured.fake else contextlib.nullcontext()
+    with fake:
+        return _run(model, captured, at, expected)
 
 
 def _run(
-    model: nn.Module, captured: Capture, at: Mapping[str, Any], *, with_origins: bool = True
-) -> fx.GraphModule:
-    """Trace a forward pass over a filled cache, inside the fake tensor mode of the caller."""
+    model: nn.Module,
+    captured: Capture,
+    at: Mapping[str, Any],
+    expected: list[Call] | None = None,
+) -> Pass:
+    """Record a forward pass over a filled cache, over tensors of the mode the caller is in. A pass that only confirms
+    the calls of another needs no origins.
+    """
     device = next(model.parameters()).device
-    with torch.no_grad(), _tracing(model, with_origins):
-        ids = torch.zeros(at["b"], at["s"], dtype=torch.long, device=device)
-        values = _values(captured, at, device)
-        paths = [path for path, v in values.items() if isinstance(v, torch.Tensor)]
+    ids = torch.zeros(at["b"], at["s"], dtype=torch.long, device=device)
+    values = _values(captured, at, device)
+    inputs = {"input_ids": ids}
+    inputs |= {
+        f"cache_{i}": v for i, v in enumerate(values.values()) if isinstance(v, torch.Tensor)
+    }
+    cache = rebuild(captured.template, values)
+    with torch.no_grad(), _tracing(model), contextlib.ExitStack() as stack:
+        recorder = Recorder(expected=expected)
+        if expected is None:
+            recorder = Recorder(stack.enter_context(provenance.recorded(model)))
+        with recorder:
+            logits, after = run(model, ids, cache)
+    return Pass(calls=recorder.calls, inputs=inputs, outputs=(logits, *_tensors(after)))
 
-        def forward(input_ids: torch.Tensor, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
-            cache = rebuild(captured.template, values | dict(zip(paths, tensors, strict=True)))
-            logits, after = run(model, input_ids, cache)
-            return (logits, *(v for _, v in leaves(after) if isinstance(v, torch.Tensor)))
 
-        traced = make_fx(
-            forward, tracing_mode="real", pre_dispatch=True, _allow_non_fake_inputs=True
-        )
-        return traced(ids, *(values[path] for path in paths))
+def _tensors(cache: Any) -> list[torch.Tensor]:
+    return [value for _, value in leaves(cache) if isinstance(value, torch.Tensor)]
 
 
 def _trace(
-    model: nn.Module, module: fx.GraphModule, phase: str, expr: Callable, at: dict[str, int], *, branches: bool,
+    model: nn.Module, found: Pass, phase: str, expr: Callable, at: dict[str, int], *, branches: bool,
     guards: tuple[str, ...] = (),
 ) -> Trace:  # fmt: skip
-    names = {id(q): name for name, q in model.named_parameters()}
-    parameters = {}
-    for node in module.graph.find_nodes(op="get_attr"):
-        value = getattr(module, node.target)
-        if id(value) in names:
-            parameters[node.name] = (names[id(value)], value)
-    return Trace(phase=phase, graph=module.graph, parameters=parameters, expr=expr, traced_at=at, branches=branches,
+    names = {id(q): (name, q) for name, q in model.named_parameters()}
+    made, parameters = graph(found.calls, found.inputs, found.outputs, names)
+    return Trace(phase=phase, graph=made, parameters=parameters, expr=expr, traced_at=at, branches=branches,
                  guards=guards)  # fmt: skip
 
 
@@ -245,10 +258,23 @@ def _size(expr: sympy.Expr, at: Mapping[str, Any]) -> Any:
 
 
 @contextlib.contextmanager
-def _tracing(model: nn.Module, with_origins: bool) -> Iterator[None]:
-    origins = provenance.recorded(model) if with_origins else contextlib.nullcontext()
-    with reset_model_state(model), _whole_windows(), boundaries.bind(model), origins:
+def _tracing(model: nn.Module) -> Iterator[None]:
+    with _state_kept(model), _whole_windows(), boundaries.bind(model):
         yield
+
+
+@contextlib.contextmanager
+def _state_kept(model: nn.Module) -> Iterator[None]:
+    """What a forward pass leaves on its modules (tables of positions, say) is gone afterwards."""
+    saved = [(vars(m), dict(vars(m)), m._buffers, dict(m._buffers)) for m in model.modules()]
+    try:
+        yield
+    finally:
+        for attributes, before, buffers, buffers_before in saved:
+            buffers.clear()
+            buffers.update(buffers_before)
+            attributes.clear()
+            attributes.update(before)
 
 
 @contextlib.contextmanager

@@ -1,6 +1,6 @@
 """Dataflow of one trace: what each node depends on, what feeds it, how large it is.
 
-`make_fx` keeps in-place operators, so a value can change after the node that made it. `Flow.inputs` therefore
+A recording keeps in-place operators, so a value can change after the node that made it. `Flow.inputs` therefore
 holds, for each node, its tensor arguments and every earlier in-place write to memory that an argument shares.
 """
 

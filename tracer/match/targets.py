@@ -34,7 +34,7 @@ BOOKKEEPING = _names(
     """
     _assert_async _assert_scalar _assert_tensor_metadata sym_constrain_range
     sym_constrain_range_for_size sym_numel sym_size sym_storage_offset sym_stride
-    _set_grad_enabled _is_all_true _enter_autocast _exit_autocast
+    _is_all_true
     """
 )
 CASTS = _names(
