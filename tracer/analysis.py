@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib import metadata
 from typing import Any
 
 import sympy
@@ -15,6 +14,7 @@ import torch
 import transformers
 from torch import nn
 
+import oplib
 from oplib.errors import TraceModelError, UnsupportedModelError
 from oplib.op import Op
 from oplib.oplist import SCHEMA, OpList
@@ -214,7 +214,7 @@ def versions() -> dict[str, str]:
     return {
         "torch": torch.__version__,
         "transformers": transformers.__version__,
-        "trace-model": metadata.version("trace-model"),
+        "trace-model": oplib.__version__,
     }
 
 

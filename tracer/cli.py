@@ -10,6 +10,7 @@ import traceback
 from pathlib import Path
 from typing import Any, NoReturn
 
+import oplib
 from oplib.errors import InvalidInputError, TraceModelError
 
 Json = dict[str, Any]  # Any: an object that becomes JSON
@@ -31,6 +32,7 @@ def parser() -> argparse.ArgumentParser:
         description="Trace a language model without weights or GPU, and say which of its operations are known.",
         epilog="exit status: 0 done, 1 --fail-on reached, 2 misuse or bad input",
     )
+    found.add_argument("--version", action="version", version=f"%(prog)s {oplib.__version__}")
     found.add_argument("model", help="Hub id, folder with a config.json, or a config.json")
     found.add_argument("--json", action="store_true", help="print the report as JSON on stdout")
     found.add_argument("--ops", metavar="FILE", type=Path, help="write the op list as JSON")
