@@ -37,6 +37,9 @@ class OpKind(ABC):
     role: ClassVar[Role]
     params: ClassVar[tuple[Param, ...]]
     dims: ClassVar[tuple[str, ...]]
+    #: Whether torch's FLOP counter sees the operators that a model's code runs for this kind. Scans and short
+    #: convolutions stay whole in the counted forward: their work is reported as uncounted.
+    counted: ClassVar[bool] = True
     #: Parameters that an op may give as dims instead, when they depend on the lengths.
     dim_params: ClassVar[tuple[str, ...]] = ()
 

@@ -26,8 +26,6 @@ from tracer.cache import run
 from tracer.match.claim import Matched
 from tracer.prune import Pruning
 
-#: Kinds whose boundary the counter does not look into.
-UNCOUNTED = frozenset({"causal_conv1d", "mamba1", "mamba2", "gated_delta_rule"})
 WORKLOAD = {"b": 2, "s": 641}
 
 
@@ -114,12 +112,10 @@ def flops(
     phases = {}
     for phase, at in counted.items():
         seen = sum(
-            o.count * o.flops_at(b=at.b, s=at.s, p=at.p)
-            for o in ops[phase]
-            if o.op not in UNCOUNTED
+            o.count * o.flops_at(b=at.b, s=at.s, p=at.p) for o in ops[phase] if o.kind.counted
         )
         unseen = sum(
-            o.count * o.flops_at(b=at.b, s=at.s, p=at.p) for o in ops[phase] if o.op in UNCOUNTED
+            o.count * o.flops_at(b=at.b, s=at.s, p=at.p) for o in ops[phase] if not o.kind.counted
         )
         phases[phase] = {
             "workload": {"b": at.b, "s": at.s, "p": at.p},

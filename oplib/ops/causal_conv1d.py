@@ -38,6 +38,7 @@ class CausalConv1d(OpKind):
 
     name: ClassVar[str] = "causal_conv1d"
     role: ClassVar[Role] = "memory"
+    counted: ClassVar[bool] = False
     params: ClassVar[tuple[Param, ...]] = (
         Param(name="channels", type=int, doc="channels, each with its own filter"),
         Param(name="kernel_size", type=int, doc="positions a filter spans"),

@@ -48,6 +48,7 @@ class GatedDeltaRule(OpKind):
 
     name: ClassVar[str] = "gated_delta_rule"
     role: ClassVar[Role] = "scan"
+    counted: ClassVar[bool] = False
     params: ClassVar[tuple[Param, ...]] = (
         Param(name="num_k_heads", type=int, doc="heads of q and k"),
         Param(name="num_v_heads", type=int, doc="heads of v, each with a state"),

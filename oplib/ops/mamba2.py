@@ -46,6 +46,7 @@ class Mamba2(OpKind):
 
     name: ClassVar[str] = "mamba2"
     role: ClassVar[Role] = "scan"
+    counted: ClassVar[bool] = False
     params: ClassVar[tuple[Param, ...]] = (
         Param(name="d_inner", type=int, doc="channels of the scan"),
         Param(name="d_state", type=int, doc="state elements per channel"),

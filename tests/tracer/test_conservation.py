@@ -14,7 +14,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from tests.tracer import small_models
 from tests.tracer.small_models import FAST, NAMES, SMALL, WITHOUT_SCANS, each
-from tracer import analysis, assemble, boundaries, conserve, rewrite
+from tracer import analysis, assemble, boundaries, rewrite
 from tracer.build import quiet_transformers
 from tracer.match import matchers
 from tracer.rewrite import LOWERINGS
@@ -87,7 +87,7 @@ def eager(name: str) -> dict:
 def listed(name: str, phase: str, s: int, p: int) -> int:
     """FLOPs of the op list as written, without kinds whose kernel function the counter is kept out of."""
     return sum(
-        o.count * o.flops_at(b=B, s=s, p=p) for o in eager(name)[phase] if o.op not in conserve.UNCOUNTED
+        o.count * o.flops_at(b=B, s=s, p=p) for o in eager(name)[phase] if o.kind.counted
     )  # fmt: skip
 
 
