@@ -30,7 +30,11 @@ def bmm(flow: Flow, node: fx.Node, _taken) -> Result:
     if flow.role[b] is Role.PARAMETER:  # one matrix for all rows, or one per entry of its own batch
         own = sympy.Mul(*right[:-2])
         batch, m = own, m * batch / own
-    return _claim(flow, node, a, b, batch, m, n, k)
+    claim = _claim(flow, node, a, b, batch, m, n, k)
+    if full_name(node) == "aten.baddbmm" and (bias := flow.parameter(node.args[0])):
+        claim.parameters.append(bias[0])
+        claim.nodes = [*bias[1], *claim.nodes]
+    return claim
 
 
 @matcher("einsum", "aten.einsum")
