@@ -23,17 +23,22 @@ NAMES = (
     "causal_conv1d",
     "context_attention",
     "context_mla",
+    "conv1d",
     "embedding",
     "gated_delta_rule",
     "gemm",
     "generation_attention",
     "generation_mla",
+    "linear_attention",
     "mamba1",
     "mamba2",
+    "mlstm",
     "moe",
     "pointwise",
+    "rg_lru",
     "sparse_attention",
     "sparse_indexer",
+    "wkv",
 )
 KINDS = [pytest.param(op_kind, id=name) for name, op_kind in op_kinds().items()]
 each_kind = pytest.mark.parametrize("op_kind", KINDS)

@@ -175,8 +175,8 @@ def on_meta(value: Any) -> Any:
 
 
 def test_calls_cover_every_function_boundary() -> None:
-    """A boundary without calls here would go unchecked."""
-    assert set(CALLS) == set(boundaries._FUNCTIONS)
+    """A boundary without calls here, or in test_recurrences.py, would go unchecked."""
+    assert set(CALLS) | {"rwkv_linear_attention"} == set(boundaries._FUNCTIONS)
 
 
 @pytest.mark.parametrize("name", sorted(CALLS))

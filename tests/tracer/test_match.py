@@ -14,22 +14,27 @@ from tracer.match import matchers
 
 
 def test_every_matcher_has_a_case_here():
-    """A new matcher comes with a match and a near miss, here or in test_match_boundaries.py."""
+    """A new matcher comes with a match and a near miss, here, in test_match_boundaries.py or in test_recurrences.py."""
     assert set(matchers()) == {
         "attention",
         "bmm",
         "causal_conv1d",
+        "conv1d",
         "dense_experts_routing",
         "einsum",
         "embedding",
         "gated_delta_rule",
         "gemm",
+        "linear_attention",
         "mamba1",
         "mamba2",
+        "mlstm",
         "moe",
         "pointwise",
+        "rg_lru",
         "sdpa",
         "sparse_indexer",
+        "wkv",
     }
 
 

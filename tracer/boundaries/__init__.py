@@ -1,8 +1,9 @@
 """Calls the tracer keeps as one node: attention, experts and the functions transformers marks as kernels.
 
 Each file defines one custom operator (`torch.ops.trace_model.<name>`) with a fake implementation only, and says
-which call of transformers it stands for. `bind(model)` puts the function boundaries in place of the functions
-of the same name in the modules that define the model's classes; attention and experts are selected by name
+which call of transformers it stands for. `bind(model)` puts function boundaries in place of the functions of the
+same name in the modules that define the model's classes, method boundaries in place of methods of the same name and
+arguments, and block boundaries in place of statements of a forward pass; attention and experts are selected by name
 through transformers' own registries (`IMPLEMENTATION`).
 """
 
@@ -10,16 +11,22 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import inspect
 import pkgutil
 import sys
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
+
+from tracer.method_blocks import Find, with_call
 
 IMPLEMENTATION = "trace_model"
 
 _LIBRARY = torch.library.Library("trace_model", "DEF")
 _FUNCTIONS: dict[str, Callable] = {}
+_METHODS: dict[tuple[str, ...], Callable] = {}
+_BLOCKS: dict[Find, Callable] = {}
 
 
 def define(schema: str, fake: Callable) -> Callable:
@@ -46,22 +53,69 @@ def replaces(*names: str) -> Callable[[Callable], Callable]:
     return register
 
 
+def replaces_method(name: str, *arguments: str) -> Callable[[Callable], Callable]:
+    """Register a function as the boundary for methods of this name whose first arguments after `self` are these."""
+
+    def register(function: Callable) -> Callable:
+        if (name, *arguments) in _METHODS:
+            raise RuntimeError(
+                f"method {name}({', '.join(arguments)}) has two boundaries: "
+                f"{_METHODS[(name, *arguments)].__module__} and {function.__module__}"
+            )
+        _METHODS[(name, *arguments)] = function
+        return function
+
+    return register
+
+
+def replaces_block(find: Find) -> Callable[[Callable], Callable]:
+    """Register a function as the boundary for the block of a `forward` that `find` sees in its syntax tree."""
+
+    def register(function: Callable) -> Callable:
+        _BLOCKS[find] = function
+        return function
+
+    return register
+
+
 @contextlib.contextmanager
 def bind(model: torch.nn.Module) -> Iterator[None]:
-    """Within the context, kernel functions that the model's modeling files call are boundaries."""
-    files = {sys.modules[type(m).__module__] for m in model.modules()}
-    saved = []
-    for module in files:
-        for name, boundary in _FUNCTIONS.items():
-            original = vars(module).get(name)
-            if callable(original):
-                saved.append((module, name, original))
-                setattr(module, name, boundary)
-    try:
+    """Within the context, kernel functions that the model's modeling files call are boundaries, and so are methods
+    and blocks of its classes.
+    """
+    with contextlib.ExitStack() as stack:
+        for owner, name, boundary in [*_functions(model), *_methods(model)]:
+            stack.callback(setattr, owner, name, vars(owner)[name])
+            setattr(owner, name, boundary)
         yield
-    finally:
-        for module, name, original in saved:
-            setattr(module, name, original)
+
+
+def _functions(model: torch.nn.Module) -> Iterator[tuple[Any, str, Callable]]:
+    for module in {sys.modules[type(m).__module__] for m in model.modules()}:
+        for name, boundary in _FUNCTIONS.items():
+            if callable(vars(module).get(name)):
+                yield module, name, boundary
+
+
+def _methods(model: torch.nn.Module) -> Iterator[tuple[Any, str, Callable]]:
+    classes = {c for m in model.modules() for c in type(m).__mro__ if _of_a_model(c)}
+    for owner in classes:
+        for (name, *arguments), boundary in _METHODS.items():
+            method = vars(owner).get(name)
+            if callable(method) and _takes(method, arguments):
+                yield owner, name, boundary
+        for find, boundary in _BLOCKS.items():
+            method = vars(owner).get("forward")
+            if method and (changed := with_call(method, find, boundary)):
+                yield owner, "forward", changed
+
+
+def _of_a_model(owner: type) -> bool:
+    return issubclass(owner, torch.nn.Module) and not owner.__module__.startswith("torch.")
+
+
+def _takes(method: Callable, arguments: list[str]) -> bool:
+    return list(inspect.signature(method).parameters)[1 : len(arguments) + 1] == arguments
 
 
 for _info in sorted(pkgutil.iter_modules(__path__), key=lambda i: i.name):

@@ -14,7 +14,7 @@ def _state_dtype(node: fx.Node) -> str:
     return str(node.meta["val"][1].dtype).removeprefix("torch.")
 
 
-def _claim(
+def scan_claim(
     flow: Flow, node: fx.Node, kind: str, params: dict, batch, new, inputs: list[fx.Node]
 ) -> Claim:
     """The scan, the write of its state back into the cache, and the parameters that only it uses."""
@@ -46,7 +46,7 @@ def mamba2(flow: Flow, node: fx.Node, _taken) -> Result:
         "chunk_size": chunk_size or 1,
         "dtype": flow.dtype(b),
     }
-    return _claim(flow, node, "mamba2", params, batch, new, [x])
+    return scan_claim(flow, node, "mamba2", params, batch, new, [x])
 
 
 @matcher("mamba1", "trace_model.mamba1_scan")
@@ -66,7 +66,7 @@ def mamba1(flow: Flow, node: fx.Node, _taken) -> Result:
         "dt_rank": int(flow.shape(weight)[-1]) if weight is not None else 0,
         "dtype": flow.dtype(x),
     }
-    return _claim(flow, node, "mamba1", params, batch, new, [x])
+    return scan_claim(flow, node, "mamba1", params, batch, new, [x])
 
 
 @matcher("gated_delta_rule", "trace_model.gated_delta_rule")
@@ -85,7 +85,7 @@ def gated_delta_rule(flow: Flow, node: fx.Node, _taken) -> Result:
         "gate": "channel" if len(flow.shape(g)) == 4 else "scalar",
         "dtype": flow.dtype(value),
     }
-    claim = _claim(flow, node, "gated_delta_rule", params, batch, new, [query, key, value])
+    claim = scan_claim(flow, node, "gated_delta_rule", params, batch, new, [query, key, value])
     claim.nodes = [*(n for _, chain in found for n in chain), *claim.nodes]
     return claim
 
