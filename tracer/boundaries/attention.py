@@ -6,7 +6,7 @@ Shapes: B batch, H query heads, K key/value heads, S new tokens, T visible token
 from __future__ import annotations
 
 import torch
-from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, eager_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from . import IMPLEMENTATION, define
@@ -59,4 +59,4 @@ def _chunk(module: torch.nn.Module) -> int:
 
 
 ALL_ATTENTION_FUNCTIONS.register(IMPLEMENTATION, attention)
-ALL_MASK_ATTENTION_FUNCTIONS.register(IMPLEMENTATION, sdpa_mask)
+ALL_MASK_ATTENTION_FUNCTIONS.register(IMPLEMENTATION, eager_mask)
