@@ -79,6 +79,14 @@ class PlainAttention(OpKind):
         Param(
             name="sinks", type=bool, default=False, doc="one learned score per head joins softmax"
         ),
+        Param(
+            name="bias",
+            type=str,
+            default="none",
+            doc="what joins the scores beside the mask: a slope per head times the distance, a learned value per head "
+            "and distance, or a value per sequence, head and pair that other ops make of the tokens",
+            allowed=("none", "alibi", "relative", "content"),
+        ),
         CAUSAL,
         ACTIVATION_DTYPE,
         KV_DTYPE,
@@ -114,7 +122,17 @@ class PlainAttention(OpKind):
         moved = self.sizes(params).bytes(dims["b"], dims["s"], cached, params)
         if flag(params, "sinks"):
             moved += integer(params, "num_heads") * storage_bytes(text(params, "dtype"))
-        return moved
+        return moved + self._bias_bytes(params, dims)
+
+    def _bias_bytes(self, params: Params, dims: Dims) -> Amount:
+        """Slopes once a head; values per pair once for all sequences, or once for each."""
+        values = {
+            "none": 0,
+            "alibi": 1,
+            "relative": pairs(dims["s"], dims["p"], params),
+            "content": dims["b"] * pairs(dims["s"], dims["p"], params),
+        }[text(params, "bias")]
+        return integer(params, "num_heads") * values * storage_bytes(text(params, "dtype"))
 
     def compute_dtype(self, params: Params) -> str:
         return text(params, "dtype")

@@ -124,5 +124,5 @@ def _free(flow: Flow) -> dict[fx.Node, str]:
 
 
 for _info in sorted(pkgutil.iter_modules(__path__), key=lambda i: i.name):
-    if _info.name not in ("claim", "flow", "targets"):
+    if _info.name not in ("bias", "claim", "flow", "positions", "products", "targets"):
         importlib.import_module(f"{__name__}.{_info.name}")

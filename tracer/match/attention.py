@@ -6,12 +6,14 @@ Shapes: B batch, H query heads, K key/value heads, S new tokens, T visible keys,
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import sympy
 from torch import fx
 
 from oplib.symbols import P
 from tracer.match import matcher, targets
+from tracer.match.bias import bias_of
 from tracer.match.claim import Claim, Refusal, Result
 from tracer.match.flow import Flow
 
@@ -29,6 +31,48 @@ _ARGUMENTS = (
     "chunk",
     "softcap",
 )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """One attention, however it is written: its three inputs, the parameters that its form gives, and its sizes.
+
+    Inputs of four axes are (B, heads, tokens, size). `nodes` is what the op stands for.
+    """
+
+    anchor: fx.Node
+    query: fx.Node
+    key: fx.Node
+    value: fx.Node
+    params: dict[str, Any]  # Any: values of an op's parameters
+    batch: sympy.Expr
+    new: sympy.Expr
+    keys: sympy.Expr
+    nodes: list[fx.Node]
+    parameters: list[fx.Node]
+
+
+def claim_of(flow: Flow, call: Call) -> Claim:
+    """The claim of a call: plain heads, or latent ones where keys and values come out of a latent."""
+    params = {
+        **call.params,
+        "dtype": flow.dtype(call.query),
+        "kv_dtype": flow.dtype(call.key),
+        "masking": "computed",
+    }
+    claim = Claim(
+        kind=f"{flow.trace.phase}_attention",
+        params=params,
+        dims={"b": call.batch, "s": call.new, "p": call.keys - call.new},
+        nodes=call.nodes,
+        anchor=call.anchor,
+        inputs=[call.query, call.key, call.value],
+        parameters=call.parameters,
+    )
+    if found := latent(flow, call.key, call.value):
+        claim.kind = f"{flow.trace.phase}_mla"
+        claim.params = _latent_params(params, found)
+    return claim
 
 
 @matcher("attention", "trace_model.attention")
@@ -52,29 +96,33 @@ def attention(flow: Flow, node: fx.Node, _taken) -> Result:
         "chunk": call["chunk"],
         "softcap": call["softcap"],
         "sinks": call["sinks"] is not None,
+        "bias": bias_of(flow, [call["bias"]] if call["bias"] is not None else []),
         "causal": call["causal"],
-        "dtype": flow.dtype(call["query"]),
-        "kv_dtype": flow.dtype(call["key"]),
-        "masking": "computed",
     }
     parameters, extra = [], []
-    if call["sinks"] is not None and (sinks := flow.parameter(call["sinks"])):
-        parameters, extra = [sinks[0]], sinks[1]
-    claim = Claim(
-        kind=f"{flow.trace.phase}_attention",
-        params=params,
-        dims={"b": batch, "s": new, "p": keys - new},
-        nodes=[*extra, node],
-        anchor=node,
-        inputs=[call["query"], call["key"], call["value"]],
-        parameters=parameters,
+    for given in (call["sinks"], call["bias"]):
+        if given is not None and (owned := flow.parameter(given)):
+            parameters.append(owned[0])
+            extra += [n for n in owned[1] if len(flow.users[n]) == 1]
+    claim = claim_of(
+        flow,
+        Call(
+            anchor=node,
+            query=call["query"],
+            key=call["key"],
+            value=call["value"],
+            params=params,
+            batch=batch,
+            new=new,
+            keys=keys,
+            nodes=[*extra, node],
+            parameters=parameters,
+        ),
     )
-    found = latent(flow, call["key"], call["value"])
-    if found:
-        claim.kind = f"{flow.trace.phase}_mla"
-        claim.params = _latent_params(params, found)
     if call["indices"] is not None:
-        claim.kind, claim.params = "sparse_attention", _sparse_params(params, found)
+        found = latent(flow, call["key"], call["value"])
+        claim.kind = "sparse_attention"
+        claim.params = claim.params if found else _plain_sparse_params(claim.params)
         claim.params["topk"] = int(flow.shape(call["indices"])[-1])
         claim.params["index_source"] = _index_source(flow, node, call["indices"])
         claim.inputs.append(call["indices"])
@@ -93,8 +141,11 @@ class Latent:
 def latent(flow: Flow, key: fx.Node, value: fx.Node) -> Latent | None:
     """Keys and values that one linear layer expands from a narrow cached latent, next to a key part all heads share."""
     expansion = _linear_behind(flow, value)
-    if expansion is None or expansion not in set(
-        flow.ancestors([key], stop=lambda n: n is not expansion and _is_linear(n))
+    if (
+        len(flow.shape(value)) != 4
+        or expansion is None
+        or expansion
+        not in set(flow.ancestors([key], stop=lambda n: n is not expansion and _is_linear(n)))
     ):
         return None
     rank = int(flow.shape(expansion.args[1])[1])
@@ -137,9 +188,7 @@ def _latent_params(params: dict, latent: Latent) -> dict:
     }
 
 
-def _sparse_params(params: dict, latent: Latent | None) -> dict:
-    if latent:
-        return _latent_params(params, latent)
+def _plain_sparse_params(params: dict) -> dict:
     names = (
         "num_heads",
         "num_kv_heads",

@@ -1,0 +1,186 @@
+"""Values made of positions alone, computed: a mask says which keys a query sees, and that shows in its numbers only.
+
+A recorded graph holds the calls of position arithmetic and no numbers. `Positions` runs those calls on the CPU at a
+workload of few queries over many cached tokens: sizes among the arguments that are expressions of b, s and p take
+their values there.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import fx
+
+from oplib.symbols import evaluate
+from tracer.match.flow import Flow, Role
+
+#: Few queries over a cache longer than windows are, a whole number of blocks of the usual sizes.
+QUERIES, CACHED = 4, (128 * 1031, 128 * 1033)
+#: Queries where nothing is cached.
+UNCACHED = 1024
+#: A length may stand beside a traced one: the last position, one past the end.
+MOST_OFFSET = 64
+#: An additive mask takes at least this from a score; one that carries a bias as well takes what no bias does.
+HIDDEN, NEVER = -9999.0, -1e30
+_MOST_ELEMENTS = 1 << 25
+
+
+class Unknown(Exception):
+    """A value that the recorded calls do not determine."""
+
+
+class Positions:
+    """Evaluates nodes of one trace that neither token data nor parameters enter."""
+
+    def __init__(self, flow: Flow, queries: int, cached: int) -> None:
+        self.flow = flow
+        self.at = {"b": 1, "s": queries, "p": cached}
+        self._values: dict[tuple[fx.Node, int], Any] = {}  # Any: a tensor, or several
+        self._drawn: set[fx.Node] = set()
+
+    def value(self, node: fx.Node) -> torch.Tensor:
+        """The tensor at `at`. Contents that the trace does not hold (buffers on meta) are drawn twice: a result that
+        they change is `Unknown`.
+        """
+        return self._settled(node, lambda value: value)
+
+    def hidden(self, node: fx.Node, sign: int = 1, limit: float = HIDDEN) -> torch.Tensor:
+        """Where an additive term hides a key, whatever else it adds."""
+        return self._settled(node, lambda value: sign * value <= limit)
+
+    def _settled(
+        self, node: fx.Node, answer: Callable[[torch.Tensor], torch.Tensor]
+    ) -> torch.Tensor:
+        first = answer(self._run(node, 0))
+        if node in self._drawn and not torch.equal(first, answer(self._run(node, 1))):
+            raise Unknown(f"{node.name} rests on values that a trace on sizes alone does not hold")
+        return first
+
+    def _run(self, node: fx.Node, draw: int) -> Any:
+        if (node, draw) not in self._values:
+            for needed in self._order(node, draw):
+                self._values[needed, draw] = self._call(needed, draw)
+                if any(i in self._drawn for i in self.flow.inputs[needed]):
+                    self._drawn.add(needed)
+        return self._values[node, draw]
+
+    def _order(self, node: fx.Node, draw: int) -> list[fx.Node]:
+        """The nodes to compute first, each once, in order of execution."""
+        needed: set[fx.Node] = set()
+        stack = [node]
+        while stack:
+            current = stack.pop()
+            if current in needed or (current, draw) in self._values:
+                continue
+            if self.flow.role[current] is not Role.POSITION:
+                raise Unknown(f"{current.name} holds token data or parameters")
+            needed.add(current)
+            stack.extend(self.flow.inputs[current])
+        return sorted(needed, key=self.flow.position)
+
+    def _call(self, node: fx.Node, draw: int) -> Any:
+        if node.op == "placeholder":
+            return torch.zeros(self.at["b"], self.at["s"], dtype=torch.long)
+        if node.op == "get_attr":
+            return self._content(node, draw)
+        args, kwargs = fx.map_arg((node.args, dict(node.kwargs)), lambda n: self._values[n, draw])
+        args, kwargs = self._resized(args), {k: self._resized(v) for k, v in kwargs.items()}
+        if "device" in kwargs:
+            kwargs["device"] = torch.device("cpu")
+        try:
+            made = node.target(*args, **kwargs)
+        except (RuntimeError, TypeError, IndexError, ValueError) as error:
+            raise Unknown(f"{node.name} does not run at other sizes: {error}") from error
+        if isinstance(made, torch.Tensor) and made.numel() > _MOST_ELEMENTS:
+            raise Unknown(f"{node.name} is too large to compute")
+        return made
+
+    def _content(self, node: fx.Node, draw: int) -> torch.Tensor:
+        tensor = node.meta["val"]
+        if tensor.device.type == "cpu" and type(tensor) in (torch.Tensor, torch.nn.Parameter):
+            return tensor
+        self._drawn.add(node)
+        generator = torch.Generator().manual_seed(draw)
+        drawn = torch.rand(self._resized(tuple(tensor.shape)), generator=generator)
+        return (
+            (drawn > 0.5).to(tensor.dtype)
+            if not tensor.is_floating_point()
+            else drawn.to(tensor.dtype)
+        )
+
+    def _resized(self, value: Any) -> Any:
+        """Arguments with traced lengths in place of which those of `at` stand."""
+        if isinstance(value, list | tuple):
+            return type(value)(self._resized(v) for v in value)
+        if isinstance(value, torch.device):
+            return torch.device("cpu")
+        if isinstance(value, bool) or not isinstance(value, int):
+            return value
+        found = self.flow.trace.expr(value)
+        if found.free_symbols:
+            return int(evaluate(found, **self.at))
+        traced, at = self.flow.trace.traced_at, self.at
+        for names in ("ps", "p", "s"):
+            offset = abs(value) - sum(traced[n] for n in names)
+            if abs(offset) <= MOST_OFFSET and traced["p"] > 1000 * MOST_OFFSET:
+                length = offset + sum(at[n] for n in names)
+                return length if value > 0 else -length
+        return value
+
+
+@functools.lru_cache(maxsize=2 * len(CACHED))
+def positions(flow: Flow, queries: int, cached: int) -> Positions:
+    """The evaluator of a trace, made once while the trace is looked at."""
+    return Positions(flow, queries, cached)
+
+
+#: A mask at a workload: true where it hides a key, broadcast over (..., new, keys).
+Mask = Callable[[Positions], torch.Tensor]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Visibility:
+    """Which keys a query sees: none after it (`causal`), the last `window` of them (0: all)."""
+
+    causal: bool
+    window: int = 0
+
+
+def visibility(flow: Flow, masks: list[Mask], *, cached: bool) -> Visibility:
+    """What the masks of one attention leave to see; `cached` says that the keys are the cached ones too.
+
+    A pattern that is no window hides for us only what causality hides; one that differs from head to head, what it
+    hides in every head. One query alone tells a window only by its width at two lengths.
+    """
+    points = [(QUERIES, CACHED[0])]
+    if flow.trace.phase == "generation":
+        points = [(1, length) for length in CACHED]
+    if not cached:
+        points = [(1 if flow.trace.phase == "generation" else UNCACHED, 0)]
+    found = {_seen(positions(flow, *point), masks, cached=cached) for point in points}
+    return found.pop() if len(found) == 1 else Visibility(causal=all(f.causal for f in found))
+
+
+def _seen(at: Positions, masks: list[Mask], *, cached: bool) -> Visibility:
+    new, old = at.at["s"], at.at["p"] if cached else 0
+    keys = new + old
+    seen = torch.ones(new, keys, dtype=torch.bool)
+    for mask in masks:
+        hidden = mask(at)
+        if hidden.dim() > 2:
+            hidden = hidden.reshape(-1, *hidden.shape[-2:]).all(0)
+        try:
+            seen = seen & ~hidden
+        except RuntimeError as error:
+            raise Unknown(f"a mask of {tuple(hidden.shape)} for {new} queries") from error
+    own = torch.arange(new)[:, None] + old
+    key = torch.arange(keys)[None, :]
+    if seen.shape != (new, keys) or not bool((seen <= (key <= own)).all()):
+        return Visibility(causal=False)
+    width = int(seen[-1].sum())
+    window = width < keys and torch.equal(seen, (key <= own) & (key > own - width))
+    return Visibility(causal=True, window=width if window else 0)
