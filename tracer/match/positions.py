@@ -7,8 +7,10 @@ their values there.
 
 from __future__ import annotations
 
+import contextlib
 import functools
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +21,7 @@ from oplib.symbols import evaluate
 from tracer.match.flow import Flow, Role
 
 #: Few queries over a cache longer than windows are, a whole number of blocks of the usual sizes.
-QUERIES, CACHED = 4, (128 * 1031, 128 * 1033)
+QUERIES, CACHED = 4, (128 * 1031, 128 * 517, 128 * 263, 128 * 131, 128 * 65, 128 * 33)
 #: Queries where nothing is cached.
 UNCACHED = 1024
 #: A length may stand beside a traced one: the last position, one past the end.
@@ -132,7 +134,7 @@ class Positions:
         return value
 
 
-@functools.lru_cache(maxsize=2 * len(CACHED))
+@functools.lru_cache(maxsize=2)
 def positions(flow: Flow, queries: int, cached: int) -> Positions:
     """The evaluator of a trace, made once while the trace is looked at."""
     return Positions(flow, queries, cached)
@@ -144,31 +146,61 @@ Mask = Callable[[Positions], torch.Tensor]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Visibility:
-    """Which keys a query sees: none after it (`causal`), the last `window` of them (0: all)."""
+    """Which keys a query sees: none after it (`causal`), the last `window` of them, those of its own `chunk`; 0: all."""
 
     causal: bool
     window: int = 0
+    chunk: int = 0
 
 
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    """Values of this size take longer to share among threads than to compute."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+@_one_thread()
 def visibility(flow: Flow, masks: list[Mask], *, cached: bool) -> Visibility:
     """What the masks of one attention leave to see; `cached` says that the keys are the cached ones too.
 
-    A pattern that is no window hides for us only what causality hides; one that differs from head to head, what it
-    hides in every head. One query alone tells a window only by its width at two lengths.
+    A pattern that is neither window nor chunk hides for us only what causality hides; one that differs from head to
+    head, what it hides in every head. A single query tells one from the other at several lengths only.
     """
-    points = [(QUERIES, CACHED[0])]
-    if flow.trace.phase == "generation":
-        points = [(1, length) for length in CACHED]
+    if not masks:
+        return Visibility(causal=flow.trace.phase == "generation")
+    queries, lengths = (1 if flow.trace.phase == "generation" else QUERIES), CACHED
     if not cached:
-        points = [(1 if flow.trace.phase == "generation" else UNCACHED, 0)]
-    found = {_seen(positions(flow, *point), masks, cached=cached) for point in points}
-    return found.pop() if len(found) == 1 else Visibility(causal=all(f.causal for f in found))
+        queries, lengths = (1 if queries == 1 else UNCACHED), (0,)
+    first: list[tuple[int, int]] = []
+    for length in lengths:
+        found = _first_seen(positions(flow, queries, length), masks, length)
+        if found is None:
+            return Visibility(causal=False)
+        first += found
+        if not any(start for _, start in first):
+            return Visibility(causal=True)
+        if queries > 1 and len({own - start for own, start in first}) == 1:
+            break
+    widths = {own - start + 1 for own, start in first}
+    if len(widths) == 1:
+        return Visibility(causal=True, window=widths.pop())
+    chunk = math.gcd(*(start for _, start in first))
+    if chunk and all(start == own // chunk * chunk for own, start in first):
+        return Visibility(causal=True, chunk=chunk)
+    return Visibility(causal=True)
 
 
-def _seen(at: Positions, masks: list[Mask], *, cached: bool) -> Visibility:
-    new, old = at.at["s"], at.at["p"] if cached else 0
-    keys = new + old
-    seen = torch.ones(new, keys, dtype=torch.bool)
+def _first_seen(at: Positions, masks: list[Mask], cached: int) -> list[tuple[int, int]] | None:
+    """For each query its position and the first key it sees, 0 where it does not see every key from there to itself;
+    None where one sees a key after itself.
+    """
+    new = at.at["s"]
+    seen = torch.ones(new, new + cached, dtype=torch.bool)
     for mask in masks:
         hidden = mask(at)
         if hidden.dim() > 2:
@@ -177,10 +209,10 @@ def _seen(at: Positions, masks: list[Mask], *, cached: bool) -> Visibility:
             seen = seen & ~hidden
         except RuntimeError as error:
             raise Unknown(f"a mask of {tuple(hidden.shape)} for {new} queries") from error
-    own = torch.arange(new)[:, None] + old
-    key = torch.arange(keys)[None, :]
-    if seen.shape != (new, keys) or not bool((seen <= (key <= own)).all()):
-        return Visibility(causal=False)
-    width = int(seen[-1].sum())
-    window = width < keys and torch.equal(seen, (key <= own) & (key > own - width))
-    return Visibility(causal=True, window=width if window else 0)
+    own = torch.arange(new)[:, None] + cached
+    key = torch.arange(new + cached)[None, :]
+    if seen.shape != (new, new + cached) or not bool((seen <= (key <= own)).all()):
+        return None
+    start = seen.int().argmax(1, keepdim=True)
+    start = torch.where(((key >= start) & (key <= own) == seen).all(1, keepdim=True), start, 0)
+    return [(int(o), int(f)) for o, f in zip(own, start, strict=True)]

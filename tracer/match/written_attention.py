@@ -2,8 +2,8 @@
 
 Found by the dataflow around a softmax. Upwards, scores may be scaled, capped, shifted and masked until the product of
 two values that the tokens enter; downwards, probabilities may be cast and masked until the product that sums over the
-keys. Everything between belongs to one op, the same that the registry's attention is; so do casts, scalings and
-repetitions of queries, keys and values that nothing else reads.
+keys. Everything between belongs to one op, the same that the registry's attention is; so do casts and repetitions
+of queries, keys and values that nothing else reads.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ _SCALES = frozenset(["mul", "div", "multiply", "true_divide"])
 _SUMS = frozenset(["add", "sub"])
 _BOUNDS = frozenset(["clamp", "clamp_min", "clamp_max", "nan_to_num", "maximum", "minimum"])
 _PEAKS = frozenset(["max", "amax"])
-_REPEATS = frozenset(["repeat_interleave", "repeat", "expand", "broadcast_to", "expand_as"])
+#: Repetitions of a head next to itself: query heads share it in groups. `repeat` deals heads out in turn.
+_REPEATS = frozenset(["repeat_interleave", "expand", "broadcast_to", "expand_as"])
 #: Operators that change which token a row of keys or values stands for.
 _ORDERING = frozenset(
     [
@@ -343,13 +344,13 @@ def _claim(
     if sympy.expand(keys - new) not in (P, 0):
         raise Unlike(f"it sees {keys} keys, not the p cached and {new} new tokens")
     rows = flow.numel(scores.product.node) / keys
-    heads = sympy.simplify(rows / (B * new))
+    heads = sympy.cancel(rows / (B * new))
     if not (heads.is_Integer and heads > 0):
         raise Unlike(f"it has {rows} rows of scores, no whole number of heads for each token")
     if value not in of_tokens(flow):
         raise Unlike(f"{value.name} is multiplied as values, and no token enters it")
     head_dim = flow.shape(query)[scores.product.summed[1 - side]]
-    value_dim = sympy.simplify(flow.numel(values.node) / rows)
+    value_dim = sympy.cancel(flow.numel(values.node) / rows)
     if not (head_dim.is_Integer and value_dim.is_Integer):
         raise Unlike(f"heads of {head_dim} and {value_dim} are no sizes of a head")
     inside = [
@@ -386,7 +387,7 @@ def _claim(
                 "head_dim": int(head_dim),
                 "v_head_dim": int(value_dim),
                 "window": seen.window,
-                "chunk": 0,
+                "chunk": seen.chunk,
                 "softcap": abs(scores.softcap),
                 "sinks": scores.sinks,
                 "bias": bias_of(flow, scores.terms),
@@ -458,7 +459,7 @@ class Side:
 
     @staticmethod
     def of(flow: Flow, factor: fx.Node, inside: list[fx.Node], per_head: sympy.Expr) -> Side:
-        """Back through casts, scalings by a number, repetitions and layouts that nothing else reads."""
+        """Back through casts to a wider dtype, repetitions and layouts that nothing else reads."""
         own, path, node = set(inside), [], factor
         candidates = [factor]
         while node.op == "call_function" and _is_preparation(node):
@@ -469,7 +470,7 @@ class Side:
             path.append(node)
             node = node.args[0]
             candidates.append(node)
-        heads = sympy.simplify(flow.numel(node) / (B * per_head))
+        heads = sympy.cancel(flow.numel(node) / (B * per_head))
         if not heads.is_Integer:
             raise Unlike(f"{node.name} holds {flow.shape(node)}, no whole number of heads")
         shaped = [
@@ -484,10 +485,9 @@ class Side:
 def _is_preparation(node: fx.Node) -> bool:
     if not targets.is_aten(node) or not node.args or not isinstance(node.args[0], fx.Node):
         return False
-    name = targets.base_name(node).rstrip("_")
-    if name in _SCALES:
-        return not isinstance(node.args[1], fx.Node)
-    return is_layout(node) or name in _REPEATS
+    if node.meta["val"].dtype.itemsize < node.args[0].meta["val"].dtype.itemsize:
+        return False
+    return is_layout(node) or targets.base_name(node) in _REPEATS
 
 
 def _called(flow: Flow, node: fx.Node) -> str:
