@@ -14,16 +14,19 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import sympy
 import torch
 from torch import fx
 
 from oplib.symbols import evaluate
 from tracer.match.flow import Flow, Role
 
-#: Few queries over a cache longer than windows are, a whole number of blocks of the usual sizes.
+#: Few queries over a cache longer than windows are, and lengths that part chunks from windows, of whole blocks.
 QUERIES, CACHED = 4, (128 * 1031, 128 * 517, 128 * 263, 128 * 131, 128 * 65, 128 * 33)
-#: Queries where nothing is cached.
-UNCACHED = 1024
+#: Where a value has an axis of heads as well, and where nothing is cached.
+SHORTER, UNCACHED = 16, 1024
+#: A trace this short is computed at its own lengths.
+_SHORT_TRACE = 1 << 21
 #: A length may stand beside a traced one: the last position, one past the end.
 MOST_OFFSET = 64
 #: An additive mask takes at least this from a score; one that carries a bias as well takes what no bias does.
@@ -33,6 +36,10 @@ _MOST_ELEMENTS = 1 << 25
 
 class Unknown(Exception):
     """A value that the recorded calls do not determine."""
+
+
+class TooLarge(Unknown):
+    """A value that has more elements than are worth computing."""
 
 
 class Positions:
@@ -53,6 +60,11 @@ class Positions:
     def hidden(self, node: fx.Node, sign: int = 1, limit: float = HIDDEN) -> torch.Tensor:
         """Where an additive term hides a key, whatever else it adds."""
         return self._settled(node, lambda value: sign * value <= limit)
+
+    def bends(self, node: fx.Node) -> bool:
+        """Whether an additive term adds something other than 0 to a score that it does not hide."""
+        value = self._run(node, 0)
+        return bool(((value != 0) & (value.abs() < -NEVER) & (value > HIDDEN)).any())
 
     def _settled(
         self, node: fx.Node, answer: Callable[[torch.Tensor], torch.Tensor]
@@ -86,7 +98,7 @@ class Positions:
 
     def _call(self, node: fx.Node, draw: int) -> Any:
         if node.op == "placeholder":
-            return torch.zeros(self.at["b"], self.at["s"], dtype=torch.long)
+            return torch.zeros(self._resized(tuple(node.meta["val"].shape)), dtype=torch.long)
         if node.op == "get_attr":
             return self._content(node, draw)
         args, kwargs = fx.map_arg((node.args, dict(node.kwargs)), lambda n: self._values[n, draw])
@@ -98,7 +110,7 @@ class Positions:
         except (RuntimeError, TypeError, IndexError, ValueError) as error:
             raise Unknown(f"{node.name} does not run at other sizes: {error}") from error
         if isinstance(made, torch.Tensor) and made.numel() > _MOST_ELEMENTS:
-            raise Unknown(f"{node.name} is too large to compute")
+            raise TooLarge(f"{node.name} is too large to compute")
         return made
 
     def _content(self, node: fx.Node, draw: int) -> torch.Tensor:
@@ -146,7 +158,7 @@ Mask = Callable[[Positions], torch.Tensor]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Visibility:
-    """Which keys a query sees: none after it (`causal`), the last `window` of them, those of its own `chunk`; 0: all."""
+    """Which keys a query sees: none after it (`causal`), the last `window`, those of its own `chunk`; 0: all."""
 
     causal: bool
     window: int = 0
@@ -165,20 +177,40 @@ def _one_thread() -> Iterator[None]:
 
 
 @_one_thread()
-def visibility(flow: Flow, masks: list[Mask], *, cached: bool) -> Visibility:
-    """What the masks of one attention leave to see; `cached` says that the keys are the cached ones too.
+def visibility(flow: Flow, masks: list[Mask], *, new: sympy.Expr, keys: sympy.Expr) -> Visibility:
+    """What the masks of one attention leave `new` queries to see of `keys` keys.
 
     A pattern that is neither window nor chunk hides for us only what causality hides; one that differs from head to
     head, what it hides in every head. A single query tells one from the other at several lengths only.
     """
     if not masks:
-        return Visibility(causal=flow.trace.phase == "generation")
-    queries, lengths = (1 if flow.trace.phase == "generation" else QUERIES), CACHED
-    if not cached:
-        queries, lengths = (1 if queries == 1 else UNCACHED), (0,)
+        return Visibility(causal=new == 1)
+    for points in _points(flow, cached=keys != new):
+        with contextlib.suppress(TooLarge):
+            return _visible([positions(flow, *point) for point in points], masks, new, keys)
+    raise TooLarge("its masks are too large to compute")
+
+
+def _points(flow: Flow, *, cached: bool) -> Iterator[list[tuple[int, int]]]:
+    """Queries and cached tokens to compute masks at, longest first."""
+    s, p = flow.trace.traced_at["s"], flow.trace.traced_at["p"]
+    one = flow.trace.phase == "generation"
+    if s * (s + p) <= _SHORT_TRACE:
+        yield [(s, p), (s, p - p // 4)] if one else [(s, p)]
+    elif cached:
+        yield [(1 if one else QUERIES, length) for length in CACHED]
+        yield [(1 if one else QUERIES, length // SHORTER) for length in CACHED]
+    else:
+        yield [(1, UNCACHED - 1) if one else (UNCACHED, 0)]
+
+
+def _visible(
+    points: list[Positions], masks: list[Mask], new: sympy.Expr, keys: sympy.Expr
+) -> Visibility:
     first: list[tuple[int, int]] = []
-    for length in lengths:
-        found = _first_seen(positions(flow, queries, length), masks, length)
+    for at in points:
+        queries, tokens = (int(evaluate(size, **at.at)) for size in (new, keys))
+        found = _first_seen(at, masks, queries, tokens - queries)
         if found is None:
             return Visibility(causal=False)
         first += found
@@ -186,8 +218,8 @@ def visibility(flow: Flow, masks: list[Mask], *, cached: bool) -> Visibility:
             return Visibility(causal=True)
         if queries > 1 and len({own - start for own, start in first}) == 1:
             break
-    widths = {own - start + 1 for own, start in first}
-    if len(widths) == 1:
+    widths = {own - start + 1 for own, start in first if start}
+    if len(widths) == 1 and all(start or own < min(widths) for own, start in first):
         return Visibility(causal=True, window=widths.pop())
     chunk = math.gcd(*(start for _, start in first))
     if chunk and all(start == own // chunk * chunk for own, start in first):
@@ -195,11 +227,12 @@ def visibility(flow: Flow, masks: list[Mask], *, cached: bool) -> Visibility:
     return Visibility(causal=True)
 
 
-def _first_seen(at: Positions, masks: list[Mask], cached: int) -> list[tuple[int, int]] | None:
+def _first_seen(
+    at: Positions, masks: list[Mask], new: int, cached: int
+) -> list[tuple[int, int]] | None:
     """For each query its position and the first key it sees, 0 where it does not see every key from there to itself;
     None where one sees a key after itself.
     """
-    new = at.at["s"]
     seen = torch.ones(new, new + cached, dtype=torch.bool)
     for mask in masks:
         hidden = mask(at)
@@ -216,3 +249,13 @@ def _first_seen(at: Positions, masks: list[Mask], cached: int) -> list[tuple[int
     start = seen.int().argmax(1, keepdim=True)
     start = torch.where(((key >= start) & (key <= own) == seen).all(1, keepdim=True), start, 0)
     return [(int(o), int(f)) for o, f in zip(own, start, strict=True)]
+
+
+@_one_thread()
+def is_bias(flow: Flow, term: fx.Node, *, new: sympy.Expr) -> bool:
+    """Whether a term made of positions is more than a mask. One that cannot be computed is taken for a bias."""
+    queries, cached = list(_points(flow, cached=True))[-1][-1]
+    try:
+        return positions(flow, queries if new != 1 else 1, cached).bends(term)
+    except Unknown:
+        return True

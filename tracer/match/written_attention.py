@@ -20,7 +20,7 @@ from tracer.match.attention import Call, claim_of
 from tracer.match.bias import bias_of, of_tokens
 from tracer.match.claim import Refusal, Result
 from tracer.match.flow import Flow, Role
-from tracer.match.positions import HIDDEN, NEVER, Mask, Positions, Unknown, visibility
+from tracer.match.positions import HIDDEN, NEVER, Mask, Positions, Unknown, is_bias, visibility
 from tracer.match.products import Product, is_layout, moved, product
 
 _SCALES = frozenset(["mul", "div", "multiply", "true_divide"])
@@ -56,13 +56,14 @@ class Unlike(Exception):
 @dataclass(slots=True, kw_only=True)
 class Scores:
     """The way from the product of queries with keys to a softmax: its nodes in order of execution, what is added to
-    the scores beside masks, and what the masks hide.
+    the scores (`fixed`: made of positions alone, masks as well), and what the masks hide.
     """
 
     product: Product
     chain: list[fx.Node] = field(default_factory=list)
     extra: list[fx.Node] = field(default_factory=list)
     terms: list[fx.Node] = field(default_factory=list)
+    fixed: list[fx.Node] = field(default_factory=list)
     masks: list[Mask] = field(default_factory=list)
     parameters: list[fx.Node] = field(default_factory=list)
     softcap: float = 0.0
@@ -235,11 +236,10 @@ def _add(flow: Flow, scores: Scores, term: fx.Node, *, sign: int = 1) -> None:
         scores.terms.append(term)
         _own(flow, scores, term)
         return
-    if _per_head(flow, term):
-        scores.terms.append(term)
+    scores.fixed.append(term)
     if term.meta["val"].dtype is torch.bool:
         raise Unlike(f"{term.name} adds truth values to its scores")
-    limit = NEVER if term in scores.terms else HIDDEN
+    limit = NEVER if _per_head(flow, term) else HIDDEN
     scores.masks.append(lambda at: at.hidden(term, sign, limit))
 
 
@@ -340,7 +340,7 @@ def _claim(
     _check_axis(node, probabilities, values.summed[at])
     own = scores.product.own[side]
     keys = flow.shape(scores.product.node)[own] if own is not None else sympy.Integer(0)
-    new = S if flow.trace.phase == "context" else sympy.Integer(1)
+    new = _new(flow, scores.product, side)
     if sympy.expand(keys - new) not in (P, 0):
         raise Unlike(f"it sees {keys} keys, not the p cached and {new} new tokens")
     rows = flow.numel(scores.product.node) / keys
@@ -371,9 +371,10 @@ def _claim(
     for given in sides[1:]:
         _check_order(flow, given.node)
     try:
-        seen = visibility(flow, scores.masks, cached=keys != new)
+        seen = visibility(flow, scores.masks, new=new, keys=keys)
     except Unknown as why:
         raise Unlike(f"which keys it sees is not known: {why}") from why
+    terms = [*scores.terms, *(t for t in scores.fixed if is_bias(flow, t, new=new))]
     return claim_of(
         flow,
         Call(
@@ -390,7 +391,7 @@ def _claim(
                 "chunk": seen.chunk,
                 "softcap": abs(scores.softcap),
                 "sinks": scores.sinks,
-                "bias": bias_of(flow, scores.terms),
+                "bias": bias_of(flow, terms),
                 "causal": seen.causal,
             },
             batch=B,
@@ -400,6 +401,14 @@ def _claim(
             parameters=scores.parameters,
         ),
     )
+
+
+def _new(flow: Flow, scores: Product, side: int) -> sympy.Expr:
+    """How many tokens query: those of the axis that queries bring, or the new ones where heads are folded into it."""
+    tokens = S if flow.trace.phase == "context" else sympy.Integer(1)
+    own = scores.own[1 - side]
+    size = flow.shape(scores.node)[own] if own is not None else tokens
+    return size if size in (tokens, P + tokens) else tokens
 
 
 def _key_side(node: fx.Node, scores: Scores) -> int:
