@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -21,7 +21,7 @@ from oplib.oplist import SCHEMA, OpList
 from oplib.symbols import B, P, evaluate, format_expr
 from perfdb.speed_of_light import speed_of_light
 from perfdb.systems import System, load_system
-from tracer import assemble, conserve, graphs, primitives, rewrite, triage
+from tracer import assemble, conserve, graphs, idle, primitives, rewrite, triage
 from tracer.boundaries.experts import adopt
 from tracer.build import build_model, one_line, quiet_transformers
 from tracer.match import match
@@ -59,6 +59,7 @@ class Traced:
     capture: Capture
     traces: dict[str, Trace]
     scheme: QuantScheme
+    idle: tuple[str, ...] = ()
 
 
 class Clock:
@@ -143,14 +144,34 @@ def _trace(
             progress(f"trace {phase}")
             branches = any(t.branches for t in traces.values())
             traces[phase] = trace(model, captured, phase, branches=branches)
+        unread = _idle(model, pruning, captured, traces, pruned=pruned)
     return Traced(
         resolved=resolved,
         model=model,
+        idle=unread,
         pruning=pruning,
         capture=captured,
         traces=traces,
         scheme=scheme,
     )
+
+
+def _idle(
+    model: nn.Module,
+    pruning: Pruning,
+    captured: Capture,
+    traces: dict[str, Trace],
+    *,
+    pruned: bool,
+) -> tuple[str, ...]:
+    """Parameters that no forward pass reads. One that a layer reads and its representative does not forbids pruning."""
+    names = idle.unread(model, traces.values())
+    if not names:
+        return ()
+    read = idle.read_by_the_whole(model, pruning, names, fake=captured.fake)
+    if read and pruned:
+        raise RuntimeError(f"representative layers do not read {min(read)}, the whole model does")
+    return tuple(name for name in names if name not in read)
 
 
 @contextmanager
@@ -234,6 +255,7 @@ def _count(
         "model": weights.total(),
         "ops": sum(op.get_weights() for op in written["context"]),
         "primitives": held,
+        "idle": sum(e["bytes"] for e in idle.describe(traced.idle, weights, ())),
     }
     return weight, conserve.flops(written, counted, missed), conserve.nodes(matched)
 
@@ -278,6 +300,7 @@ def _describe(
         },
         "op_list": _op_list_json(op_list),
         "unsupported": unsupported,
+        "idle": idle.describe(traced.idle, weights, traced.traces.values()),
         "coverage": {"checked": False, "missing": []},
         "kv_cache": kv_cache(traced),
         "workload": workload,
@@ -327,7 +350,7 @@ def kv_cache(traced: Traced) -> Json:
     total = sympy.Integer(0)
     for leaf in traced.capture.leaves:
         if leaf.shape:
-            total += leaf.bytes * _layers_of(leaf.path, traced.pruning)
+            total += leaf.bytes * _layers_of(leaf.path, traced)
     one = total.subs(B, 1)
     far = 2**40
     per_token = sympy.Rational(one.subs(P, 2 * far) - one.subs(P, far), far)
@@ -339,11 +362,23 @@ def kv_cache(traced: Traced) -> Json:
     }
 
 
-def _layers_of(path: tuple[str | int, ...], pruning: Pruning) -> int:
-    """How many layers of the full model a part of the pruned model's cache stands for."""
-    index = next((step for step in path if isinstance(step, int)), None)
-    positions = {kept.traced.rpartition(".")[2]: kept.layer.count for kept in pruning.kept}
-    return positions.get(str(index), 1)
+def _layers_of(path: tuple[str | int, ...], traced: Traced) -> int:
+    """How many layers of the full model a tensor of the traced cache stands for.
+
+    That of the module which wrote it; where no call did, that of its place in a list with one slot per layer.
+    """
+    pruning = traced.pruning
+    if kept := pruning.of(traced.traces["context"].written.get(path, "")):
+        return kept.layer.count
+    part: Any = traced.capture.template  # parts of a cache of transformers
+    for step in path:
+        if isinstance(part, list | tuple):
+            stack = pruning.stack_of(len(part))
+            if stack:
+                return next((k.layer.count for k in stack if k.layer.representative == step), 0)
+        inside: Any = part if isinstance(part, list | tuple | Mapping) else vars(part)
+        part = inside[step]
+    return 1
 
 
 def _number(value: sympy.Expr) -> int | float:

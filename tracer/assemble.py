@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
+
 from torch import fx
 
 from oplib.op import Op
@@ -14,24 +17,46 @@ MOST_PLACES = 24
 
 def ops(matched: Matched, weights: Weights) -> tuple[Op, ...]:
     """The ops of one phase, in order of execution. A parameter that several ops use is held by the first."""
-    owned: set[str] = set()
-    return tuple(_op(matched, claim, weights, owned) for claim in matched.claims)
+    return tuple(_op(matched, part, weights) for part in _parts(matched))
 
 
-def _op(matched: Matched, claim: Claim, weights: Weights, owned: set[str]) -> Op:
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """Occurrences of a claim that hold the same parameters, of those that it reads."""
+
+    claim: Claim
+    count: int
+    reads: list[str]
+    held: list[str]
+
+
+def _parts(matched: Matched) -> Iterator[_Part]:
+    """Where layers share a parameter, as many occurrences hold it as there are distinct ones; the others read it."""
     flow = matched.flow
-    names = [flow.trace.parameters[p.name][0] for p in dict.fromkeys(claim.parameters)]
+    owned: set[str] = set()
+    for claim in matched.claims:
+        names = [flow.trace.parameters[p.name][0] for p in dict.fromkeys(claim.parameters)]
+        new = [n for n in names if n not in owned or claim.share[0] != claim.share[1]]
+        owned.update(names)
+        count = flow.pruning.count(flow.origin(claim.anchor).module)
+        copies = {n: min(count, flow.pruning.copies.get(n, count)) for n in new}
+        done = 0
+        for level in sorted({*copies.values(), count} - {0}):
+            yield _Part(claim, level - done, names, [n for n in new if copies[n] >= level])
+            done = level
+
+
+def _op(matched: Matched, part: _Part, weights: Weights) -> Op:
+    flow, claim = matched.flow, part.claim
     numerator, denominator = claim.share
-    new = [n for n in names if n not in owned or numerator != denominator]
-    owned.update(names)
-    total = sum(weights.bytes(n) for n in new)
-    part = total * numerator // denominator
+    total = sum(weights.bytes(n) for n in part.held)
+    weight = total * numerator // denominator
     if (
         numerator != denominator and not claim.nodes
     ):  # the second of two ops that split a weight takes the rest
-        part = total - total * (denominator - numerator) // denominator
+        weight = total - total * (denominator - numerator) // denominator
     params = dict(claim.params)
-    if claim.kind in ("gemm", "embedding") and names and not new:
+    if claim.kind in ("gemm", "embedding") and part.reads and not part.held:
         params["tied"] = True
     if "kv_dtype" in params and weights.scheme.kv_dtype:
         params["kv_dtype"] = weights.scheme.kv_dtype
@@ -39,10 +64,10 @@ def _op(matched: Matched, claim: Claim, weights: Weights, owned: set[str]) -> Op
     return Op(
         op=claim.kind,
         name=_name(matched, claim, kept),
-        count=kept.layer.count if kept else 1,
+        count=part.count,
         params=params,
         dims=claim.dims,
-        weight_bytes=part,
+        weight_bytes=weight,
         where=_where(matched, claim),
         source=flow.origin(claim.anchor).source,
         rewrites=tuple(dict.fromkeys(claim.rewrites)),
@@ -91,14 +116,17 @@ def _pointwise_name(matched: Matched, claim: Claim) -> str:
 
 def _where(matched: Matched, claim: Claim) -> tuple[str, ...]:
     flow = matched.flow
-    paths = dict.fromkeys(
-        flow.pruning.original(flow.origin(n).module) for n in [*claim.nodes, claim.anchor]
-    )
+    paths = dict.fromkeys(flow.origin(n).module for n in [*claim.nodes, claim.anchor])
     return tuple(p for p in paths if p)[:MOST_PLACES]
 
 
 def groups(matched: Matched) -> dict[fx.Node, tuple[str, int | str]]:
-    """For each node: ("op", index of its op), ("free", group) or ("primitive", reason)."""
-    place = {node: ("op", i) for i, claim in enumerate(matched.claims) for node in claim.nodes}
+    """For each node: ("op", index of its first op), ("free", group) or ("primitive", reason)."""
+    first: dict[int, int] = {}
+    for i, part in enumerate(_parts(matched)):
+        first.setdefault(id(part.claim), i)
+    place: dict[fx.Node, tuple[str, int | str]] = {
+        node: ("op", first[id(claim)]) for claim in matched.claims for node in claim.nodes
+    }
     place |= {node: ("free", name) for node, name in matched.free.items()}
     return place | {node: ("primitive", why) for node, why in matched.primitives.items()}

@@ -1,6 +1,7 @@
 """Conservation: nothing counted twice, nothing lost.
 
-Weights: weight bytes of ops, and of primitives, times counts are the model's parameter bytes. FLOPs: under
+Weights: weight bytes of ops, of primitives and of idle parameters (`tracer/idle.py`), times counts, are the model's
+parameter bytes. FLOPs: under
 `eager`, ops' FLOPs are what `torch.utils.flop_counter.FlopCounterMode` counts for the same forward, run on
 sizes alone with eager attention and one product per chosen expert (`batched_mm`), so that no packet hides work
 from the counter. Scans and short convolutions stay boundaries in that forward, the counter does not see them,
@@ -43,7 +44,7 @@ def count_flops(model: nn.Module, pruning: Pruning) -> dict[str, Counted]:
     """FLOPs by torch's counter, each kept layer times its count: a fresh prompt, then one step over its cache."""
     b, s = WORKLOAD["b"], WORKLOAD["s"]
     device = next(model.parameters()).device
-    with torch.no_grad(), _as_written(model), boundaries.bind(model):
+    with torch.no_grad(), as_written(model), boundaries.bind(model):
         ids = torch.zeros(b, s, dtype=torch.long, device=device)
         context, cache = _count(model, pruning, ids)
         generation, _ = _count(model, pruning, ids[:, :1], cache)
@@ -86,7 +87,7 @@ def _count(
 
 
 @contextlib.contextmanager
-def _as_written(model: nn.Module) -> Iterator[None]:
+def as_written(model: nn.Module) -> Iterator[None]:
     """Eager attention, and experts as one product per chosen expert."""
     configs = {
         id(c): c for m in model.modules() if (c := getattr(m, "config", None)) is not None
@@ -160,7 +161,7 @@ def report(
     """
     exact = (
         lowering_kept
-        and weight["model"] == weight["ops"] + weight["primitives"]
+        and weight["model"] == weight["ops"] + weight["primitives"] + weight["idle"]
         and all(p["counter"] == p["ops"] + p["primitives"] for p in flop["phases"].values())
         and node["total"] == node["ops"] + node["pointwise"] + node["free"] + node["primitive"]
     )

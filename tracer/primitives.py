@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import linecache
+import os
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -46,9 +48,9 @@ def _entry(
         "flops": format_expr(counted_flops(flow, node) or _elements(flow, node)),
         "bytes": format_expr(_bytes(flow, node)),
         "weight_bytes": sum(weights.bytes(n) for n in names),
-        "where": flow.pruning.original(where.module),
+        "where": where.module,
         "source": where.source,
-        "file": where.file,
+        "file": _as_imported(where.file),
         "line_text": linecache.getline(where.file, where.line).strip() if where.file else "",
         "nearest": _nearest(matched, node),
         "reason": reason,
@@ -57,6 +59,13 @@ def _entry(
         "shape": _shapes(flow, node),
         "node": node.name,
     }
+
+
+def _as_imported(file: str) -> str:
+    """A file's path from the folder that Python imported it from: `transformers/models/...` on every machine."""
+    folders = (os.path.join(os.path.abspath(folder), "") for folder in sys.path)
+    within = [folder for folder in folders if file.startswith(folder)]
+    return file.removeprefix(max(within, key=len)) if within else file
 
 
 def counted_flops(flow: Flow, node: fx.Node) -> sympy.Expr:

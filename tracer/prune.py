@@ -1,8 +1,11 @@
-"""Representative layers: one layer kept for each distinct layer structure, and the proof that nothing is lost.
+"""Representative layers: one layer runs for each distinct layer structure, and the proof that nothing is lost.
 
 Two layers have the same structure when their module trees agree in classes, parameter shapes and scalar attributes
-(other than the layer's own index), and the config's per-layer entries agree. The proof: no parameter is shared between
-layers or with the rest of the model, so that kept layers times counts, plus the rest, is the full parameter count.
+(other than the layer's own index), and the config's per-layer entries agree. The first layer of each structure stays
+as it is; the others pass their input on (`tracer/stand_in.py`). The model around them, its cache and its config keep
+their full depth, so what is sized or chosen by depth needs no care, and what the model computes between layers is
+recorded as often as it runs. The proof: each parameter of the full model is counted under one parameter of a
+representative or of the rest, and the sums agree.
 """
 
 from __future__ import annotations
@@ -10,72 +13,121 @@ from __future__ import annotations
 import ast
 import functools
 import inspect
+import re
 import textwrap
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import nn
 
 from oplib.oplist import Layer
+from tracer.stand_in import StandIns
 
 _SCALAR = (int, float, str, bool, type(None))
 _BOOKKEEPING = {"training", "_is_hf_initialized", "call_super_init", "_version"}
+#: How configs name a number of layers, and modules their place among them.
+_DEPTH = re.compile(r"(^|_)layers?(_per_[a-z]+)?$")
+_INDEX = re.compile(r"(^|_)(idx|index|id|i|number|layer)$")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kept:
-    """A representative layer and the path it has in the pruned model."""
+    """A representative layer."""
 
     layer: Layer
-    traced: str
 
     @property
     def id(self) -> str:
-        """The representative's path in the full model."""
+        """Its path in the model."""
         return f"{self.layer.stack}.{self.layer.representative}"
+
+    @property
+    def traced(self) -> str:
+        """Its path in the traced model, which keeps the full depth."""
+        return self.id
 
 
 @dataclass(slots=True, kw_only=True)
 class Pruning:
-    """What was kept. `reason` says why the whole depth is traced instead, and is empty where pruning was proved."""
+    """What was kept. `reason` says why the whole depth is traced instead, and is empty where pruning was proved.
+
+    `copies` says how many distinct parameters of the full model one of the pruned model stands for: its layer's count,
+    or fewer where layers share it.
+    """
 
     kept: tuple[Kept, ...]
     parameters: int
     reason: str = ""
+    copies: dict[str, int] = field(default_factory=dict)
+    stand_ins: StandIns | None = None
+    _by_path: dict[str, Kept] = field(default_factory=dict)
+    _known: dict[str, Kept | None] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._by_path = {kept.id: kept for kept in self.kept}
 
     def of(self, module: str) -> Kept | None:
-        """The representative that a module or parameter path of the pruned model lies in."""
-        for kept in self.kept:
-            if module == kept.traced or module.startswith(kept.traced + "."):
-                return kept
-        return None
+        """The representative that a module or parameter path lies in."""
+        if module not in self._known:
+            steps = module.split(".")
+            paths = (".".join(steps[: i + 1]) for i in range(len(steps)))
+            self._known[module] = next(
+                (self._by_path[p] for p in paths if p in self._by_path), None
+            )
+        return self._known[module]
 
     def count(self, module: str) -> int:
-        """How many times the full model holds what lies at this path of the pruned model."""
+        """How many times the full model runs what lies at this path, for each time that the pruned one does."""
         kept = self.of(module)
         return kept.layer.count if kept else 1
 
-    def original(self, module: str) -> str:
-        """The path in the full model of a path in the pruned model."""
-        kept = self.of(module)
-        return kept.id + module[len(kept.traced) :] if kept else module
+    def standing(self, name: str) -> str:
+        """The parameter of the pruned model that stands for one of the full model."""
+        return _standing(
+            name, {f"{k.layer.stack}.{i}": k.id for k in self.kept for i in k.layer.indices}
+        )
+
+    def stack_of(self, depth: int) -> list[Kept]:
+        """The representatives of the first stack of so many layers."""
+        found: dict[str, list[Kept]] = {}
+        for kept in self.kept:
+            found.setdefault(kept.layer.stack, []).append(kept)
+        return next((s for s in found.values() if sum(k.layer.count for k in s) == depth), [])
+
+    @contextmanager
+    def whole(self) -> Iterator[None]:
+        """Within the context, every layer is itself again."""
+        if self.stand_ins is None:
+            yield
+            return
+        with self.stand_ins.withdrawn():
+            yield
 
 
-def stacks(model: nn.Module, depth: int) -> list[tuple[str, nn.ModuleList]]:
-    """The outermost module lists with one element per decoder layer, with their paths."""
+def stacks(model: nn.Module, depths: Iterable[int]) -> list[tuple[str, nn.ModuleList]]:
+    """The outermost module lists that are as long as a config says the model is deep, with their paths."""
     found: list[tuple[str, nn.ModuleList]] = []
     for path, module in model.named_modules():
         inside = any(path.startswith(stack + ".") for stack, _ in found)
-        if isinstance(module, nn.ModuleList) and len(module) == depth and not inside:
+        if isinstance(module, nn.ModuleList) and len(module) in depths and not inside:
             found.append((path, module))
     return found
+
+
+def _depths(configs: Iterable[Any]) -> set[int]:
+    named = [(c, name) for c in configs for name in vars(c) if _DEPTH.search(name)]
+    named += [(c, "num_hidden_layers") for c in configs]  # a property in some
+    values = [getattr(config, name, None) for config, name in named]
+    return {value for value in values if type(value) is int and value > 0}
 
 
 def prune(
     model: nn.Module, label: Callable[[str, nn.Module], Any] | None = None, *, whole: bool = False
 ) -> Pruning:
-    """Cut each stack of `model` down to its representative layers, in place, or leave it whole and say why.
+    """Put stand-ins in place of all but the first layer of each structure, or leave the model whole and say why.
 
     `label(path, layer)` adds to a layer's structure what the module does not show, such as its quantisation. `whole`
     leaves every layer in place.
@@ -84,30 +136,36 @@ def prune(
     configs = {
         id(c): c for c in (getattr(m, "config", None) for m in model.modules()) if c is not None
     }.values()
-    depth = int(
-        getattr(model.config, "num_hidden_layers", None) or 0
-    )  # configs name it so, or not at all
-    found = stacks(model, depth) if depth else []
+    found = stacks(model, _depths(configs))
     if not found:
         return Pruning(kept=(), parameters=total, reason="no stack of decoder layers was found")
-    lists = _per_layer_lists(configs, depth)
-    indices = [_index_attributes(stack) for _, stack in found]
-    keys = [tuple(_structure(stack[i], index) for (_, stack), index in zip(found, indices, strict=True))
-            + tuple(repr(values[i]) for _, _, values in lists)
-            + tuple(label(f"{path}.{i}", stack[i]) for path, stack in found if label)
-            for i in range(depth)]  # fmt: skip
-    groups: dict[Any, list[int]] = {}
-    for i, key in enumerate(keys):
-        groups.setdefault(key, []).append(i)
-    kept = [members[0] for members in groups.values()]
-    reason = _sharing(model, found) or _index_logic(found, indices)
+    reason = _index_logic(found)
+    groups = {path: _groups(path, stack, configs, label) for path, stack in found}
     if reason or whole:
-        groups, kept = {i: [i] for i in range(depth)}, list(range(depth))
-    layers = tuple(Kept(layer=_layer(path, stack, members), traced=f"{path}.{j}")
-                   for path, stack in found for j, members in enumerate(groups.values()))  # fmt: skip
-    if len(kept) < depth:
-        _cut(found, indices, lists, configs, kept)
-    return Pruning(kept=layers, parameters=total, reason=reason)
+        groups = {path: [[i] for i in range(len(stack))] for path, stack in found}
+    pruning = Pruning(
+        kept=tuple(Kept(layer=_layer(path, stack, members))
+                   for path, stack in found for members in groups[path]),
+        parameters=total, reason=reason, copies=_copies(model, groups),
+    )  # fmt: skip
+    pruning.stand_ins = StandIns(model, [(stack, groups[path]) for path, stack in found])
+    return pruning
+
+
+def _groups(
+    path: str,
+    stack: nn.ModuleList,
+    configs: Iterable[Any],
+    label: Callable[[str, nn.Module], Any] | None,
+) -> list[list[int]]:
+    """Indices of layers with the same structure, in order of the first."""
+    index, entries = _index_attributes(stack), _per_layer_entries(configs, len(stack))
+    groups: dict[Any, list[int]] = {}
+    for i, layer in enumerate(stack):
+        key = (_structure(layer, index), *(repr(values[i]) for values in entries),
+               label(f"{path}.{i}", layer) if label else None)  # fmt: skip
+        groups.setdefault(key, []).append(i)
+    return list(groups.values())
 
 
 def _layer(path: str, stack: nn.ModuleList, members: list[int]) -> Layer:
@@ -120,15 +178,31 @@ def _layer(path: str, stack: nn.ModuleList, members: list[int]) -> Layer:
     )
 
 
-def _per_layer_lists(configs, depth: int) -> list[tuple[Any, str, Any]]:
-    return [
-        (config, name, value)
-        for config in configs
-        for name, value in sorted(vars(config).items())
-        if isinstance(value, list | tuple)
-        and len(value) == depth
-        and list(value) != list(range(depth))
-    ]
+def _copies(model: nn.Module, groups: dict[str, list[list[int]]]) -> dict[str, int]:
+    """For each parameter of the pruned model, how many of the full model it stands for; shared ones count once."""
+    standing = {f"{path}.{i}": f"{path}.{members[0]}"
+                for path, found in groups.items() for members in found for i in members}  # fmt: skip
+    return dict(Counter(_standing(name, standing) for name, _ in model.named_parameters()))
+
+
+def _standing(name: str, standing: Mapping[str, str]) -> str:
+    steps = name.split(".")
+    paths = (".".join(steps[:i]) for i in range(1, len(steps)))
+    layer = next((p for p in paths if p in standing), "")
+    return standing[layer] + name[len(layer) :] if layer else name
+
+
+def _per_layer_entries(configs: Iterable[Any], depth: int) -> list[Any]:
+    """Lists and mappings of the configs with one entry per layer. Lists of token ids are as long by chance."""
+    found: list[Any] = []
+    for config in configs:
+        for name, value in sorted(vars(config).items()):
+            if isinstance(value, list | tuple) and len(value) == depth and "token" not in name:
+                if list(value) != list(range(depth)):
+                    found.append(value)
+            elif isinstance(value, Mapping) and set(value) == set(range(depth)):
+                found.append(value)
+    return found
 
 
 def _scalars(module: nn.Module) -> Iterator[tuple[str, Any]]:
@@ -142,27 +216,26 @@ def _scalars(module: nn.Module) -> Iterator[tuple[str, Any]]:
             yield name, getattr(value, "__qualname__", type(value).__qualname__)
 
 
-def _index_attributes(stack: nn.ModuleList) -> dict[tuple[str, str], int]:
-    """Attributes that hold the layer's own index plus a constant: (module, name) -> constant."""
-    columns = [
-        {(path, name): value for path, m in layer.named_modules() for name, value in _scalars(m)
-         if type(value) is int} for layer in stack
-    ]  # fmt: skip
-    seen: dict[tuple[str, str], set[int]] = {}
-    for i, column in enumerate(columns):
-        for key, value in column.items():
-            seen.setdefault(key, set()).add(value - i)
-    return {key: offsets.pop() for key, offsets in seen.items() if len(offsets) == 1 and len(stack) > 1
-            and _varies(columns, key)}  # fmt: skip
+def _index_attributes(stack: nn.ModuleList) -> set[tuple[str, str]]:
+    """Attributes, (module, name), that are named like an index and grow evenly from layer to layer."""
+    seen: dict[tuple[str, str], list[tuple[int, int]]] = {}
+    for i, layer in enumerate(stack):
+        for path, module in layer.named_modules():
+            for name, value in vars(module).items():
+                if type(value) is int and _INDEX.search(name):
+                    seen.setdefault((path, name), []).append((i, value))
+    return {key for key, pairs in seen.items() if _grows_evenly(pairs)}
 
 
-def _varies(columns: list[dict[tuple[str, str], int]], key: tuple[str, str]) -> bool:
-    """Whether the attribute is an index: on two layers at least, or on the one layer that has it by its name."""
-    holders = [c[key] for c in columns if key in c]
-    return len(holders) > 1 or key[1] in ("layer_idx", "layer_number", "layer_id", "idx")
+def _grows_evenly(pairs: list[tuple[int, int]]) -> bool:
+    (start, first), (end, last) = pairs[0], pairs[-1]
+    return start == end or (
+        last > first
+        and all((v - first) * (end - start) == (last - first) * (i - start) for i, v in pairs)
+    )
 
 
-def _structure(layer: nn.Module, index: dict[tuple[str, str], int]) -> tuple:
+def _structure(layer: nn.Module, index: set[tuple[str, str]]) -> tuple:
     modules = tuple(
         (
             path,
@@ -177,23 +250,10 @@ def _structure(layer: nn.Module, index: dict[tuple[str, str], int]) -> tuple:
     return modules, tensors
 
 
-def _sharing(model: nn.Module, found: list[tuple[str, nn.ModuleList]]) -> str:
-    """Why layers cannot be counted by multiplication: a parameter of two of them, or of one and the rest; else ""."""
-    owner: dict[int, str] = {}
-    for name, parameter in model.named_parameters(remove_duplicate=False):
-        stack = next((path for path, _ in found if name.startswith(path + ".")), None)
-        home = "" if stack is None else ".".join(name.split(".")[: stack.count(".") + 2])
-        if owner.setdefault(id(parameter), home) != home:
-            return f"{name} is shared between {owner[id(parameter)] or 'the model'} and {home or 'the model'}"
-    return ""
-
-
-def _index_logic(
-    found: list[tuple[str, nn.ModuleList]], indices: list[dict[tuple[str, str], int]]
-) -> str:
+def _index_logic(found: list[tuple[str, nn.ModuleList]]) -> str:
     """Where a layer computes with its own index outside its constructor: layers that look alike then differ."""
-    for (_, stack), index in zip(found, indices, strict=True):
-        for path, name in index:
+    for _, stack in found:
+        for path, name in sorted(_index_attributes(stack)):
             types: set[Any] = {type(m) for la in stack for p, m in la.named_modules() if p == path}
             for cls in sorted(types, key=lambda c: c.__name__):
                 if _computes_with(cls, name):
@@ -203,13 +263,18 @@ def _index_logic(
 
 @functools.cache
 def _computes_with(cls: Any, name: str) -> bool:
-    """Whether a method of a class other than its constructor compares or calculates with `self.<name>`."""
+    """Whether a method of a class other than its constructor compares or calculates with `self.<name>`; a call is
+    handed the index, or a sum of it, to look something up.
+    """
     try:
         tree = ast.parse(textwrap.dedent(inspect.getsource(cls)))
     except (OSError, TypeError, SyntaxError):
         return False
     methods = [n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef) and n.name != "__init__"]
-    sums = [n for m in methods for n in ast.walk(m) if isinstance(n, ast.BinOp | ast.Compare)]
+    handed = {id(a) for m in methods for n in ast.walk(m) if isinstance(n, ast.Call)
+              for a in n.args if isinstance(a, ast.BinOp) and isinstance(a.op, ast.Add)}  # fmt: skip
+    sums = [n for m in methods for n in ast.walk(m)
+            if isinstance(n, ast.BinOp | ast.Compare) and id(n) not in handed]  # fmt: skip
     return any(
         isinstance(n, ast.Attribute) and n.attr == name and getattr(n.value, "id", "") == "self"
         for part in sums
@@ -227,22 +292,7 @@ def _operands(expression: ast.AST) -> Iterator[ast.AST]:
             yield from _operands(child)
 
 
-def _cut(found, indices, lists, configs, kept: list[int]) -> None:
-    for config, name, values in lists:
-        setattr(config, name, type(values)(values[i] for i in kept))
-    for config in configs:
-        if getattr(config, "num_hidden_layers", None) is not None:
-            config.num_hidden_layers = len(kept)
-    for (_, stack), index in zip(found, indices, strict=True):
-        layers = [stack[i] for i in kept]
-        for j, layer in enumerate(layers):
-            for path, module in layer.named_modules():
-                for name in [n for p, n in index if p == path and n in vars(module)]:
-                    setattr(module, name, j + index[path, name])
-        stack._modules.clear()
-        stack.extend(layers)
-
-
 def full_parameters(pruned: nn.Module, pruning: Pruning) -> int:
-    """Parameters of the full model, recomputed from the pruned one: kept layers times counts, plus the rest."""
-    return sum(p.numel() * pruning.count(name) for name, p in pruned.named_parameters())
+    """Parameters of the full model, recomputed from the pruned one: each times the parameters it stands for."""
+    return sum(p.numel() * pruning.copies.get(name, 1 if not pruning.kept else 0)
+               for name, p in pruned.named_parameters())  # fmt: skip

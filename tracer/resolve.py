@@ -239,7 +239,7 @@ def _text_config(outer: PreTrainedConfig, file: ConfigFile, notes: list[str]) ->
     if type(config) is type(outer):
         # transformers moves decoder_* fields to the plain names and empties them; the classes still read them
         for name, value in outer.to_dict().items():
-            if name.startswith("decoder_") and getattr(config, name, None) is None:
+            if name.startswith("decoder_"):
                 setattr(config, name, value)
         return config
     section = _text_section(file.config)

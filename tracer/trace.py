@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import sympy
@@ -28,7 +28,7 @@ from transformers import cache_utils
 
 from oplib.symbols import P
 from tracer import boundaries, provenance
-from tracer.cache import Leaf, infer, leaves, rebuild, run
+from tracer.cache import Leaf, Path, infer, leaves, rebuild, run
 from tracer.recorder import Call, Recorder, graph
 from tracer.sizes import (
     LONG,
@@ -62,6 +62,8 @@ class Capture:
 class Trace:
     """One phase: its graph, the parameter behind each `get_attr` node, and what its sizes rest on.
 
+    `written` names the module that made each tensor of the cache that the pass leaves, where a call of its own did.
+
     `expr` turns a size of this trace into an expression of b, s, p. `branches` says that short sequences take other
     branches than the traced one; `guards` are the conditions, known where the trace was symbolic.
     """
@@ -73,6 +75,7 @@ class Trace:
     traced_at: dict[str, int]
     branches: bool = False
     guards: tuple[str, ...] = ()
+    written: dict[Path, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,6 +85,7 @@ class Pass:
     calls: list[Call]
     inputs: dict[str, torch.Tensor]
     outputs: tuple[torch.Tensor, ...]
+    cache: tuple[Path, ...]  # where each output after the first lies in the cache
 
 
 def capture(model: nn.Module) -> Capture:
@@ -210,11 +214,10 @@ def _run(
             recorder = Recorder(stack.enter_context(provenance.recorded(model)))
         with recorder:
             logits, after = run(model, ids, cache)
-    return Pass(calls=recorder.calls, inputs=inputs, outputs=(logits, *_tensors(after)))
-
-
-def _tensors(cache: Any) -> list[torch.Tensor]:
-    return [value for _, value in leaves(cache) if isinstance(value, torch.Tensor)]
+    left = {path: value for path, value in leaves(after) if isinstance(value, torch.Tensor)}
+    return Pass(
+        calls=recorder.calls, inputs=inputs, outputs=(logits, *left.values()), cache=tuple(left)
+    )
 
 
 def _trace(
@@ -223,8 +226,11 @@ def _trace(
 ) -> Trace:  # fmt: skip
     names = {id(q): (name, q) for name, q in model.named_parameters()}
     made, parameters = graph(found.calls, found.inputs, found.outputs, names)
+    outputs = made.output_node().args[0]
+    written = {path: provenance.origin(node).module
+               for path, node in zip(found.cache, outputs[1:], strict=True) if node.op == "call_function"}  # fmt: skip
     return Trace(phase=phase, graph=made, parameters=parameters, expr=expr, traced_at=at, branches=branches,
-                 guards=guards)  # fmt: skip
+                 guards=guards, written=written)  # fmt: skip
 
 
 def _values(captured: Capture, at: Mapping[str, Any], device: torch.device) -> dict:

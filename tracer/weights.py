@@ -33,7 +33,7 @@ class Weights:
         if parameter.dim() < 2 or leaf.endswith("bias"):
             return stored, None
         module = self.model.get_submodule(path)
-        found = self.scheme.mode_for(self.pruning.original(path), _kind(module))
+        found = self.scheme.mode_for(path, _kind(module))
         return (found.name, found.group_size) if found else (stored, None)
 
     def bytes(self, name: str) -> int:
@@ -53,7 +53,8 @@ class Weights:
     def total(self) -> int:
         """Bytes of the full model's parameters, tied ones once."""
         return sum(
-            self.bytes(name) * self.pruning.count(name) for name, _ in self.model.named_parameters()
+            self.bytes(name) * self.pruning.copies.get(name, 1)
+            for name, _ in self.model.named_parameters()
         )
 
 

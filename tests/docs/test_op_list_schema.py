@@ -16,6 +16,7 @@ import pytest
 from oplib.errors import OpListFormatError
 from oplib.op import kind
 from oplib.symbols import parse_expr
+from tests.tracer import small_models
 from tracer import analysis, cli
 from tracer.match import match
 
@@ -113,7 +114,9 @@ def read_page() -> Schema:
 
 @pytest.fixture(scope="module")
 def reports(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    """What `--json` prints for the example: as it is, and with a matcher missing (S3) and graphs."""
+    """What `--json` prints for the example: as it is, and with a matcher missing (S3) and graphs; a model with idle
+    parameters.
+    """
     found = []
     folder = tmp_path_factory.mktemp("reports")
     without = functools.partial(match, without=("gated_delta_rule",))
@@ -127,6 +130,9 @@ def reports(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
             patch.setattr(analysis, "match", matching)
             assert cli.main([str(EXAMPLE), "--json", *more]) == 0
         found.append(json.loads(printed.getvalue()))
+    found.append(
+        analysis.analyse(small_models.write(small_models.DECODER_ALONE), analysis.Options())
+    )
     found[0]["ops_file"] = json.loads((folder / "ops.json").read_text(encoding="utf-8"))
     return found
 
@@ -160,7 +166,7 @@ def test_reports_and_page_agree(reports: list[dict[str, Any]]) -> None:
     """A field that the page lacks fails, and so does one that no report has."""
     schema = read_page()
     ops_file = reports[0].pop("ops_file")
-    assert [r["situation"] for r in reports] == ["S1-or-S2", "S3"]
+    assert [r["situation"] for r in reports] == ["S1-or-S2", "S3", "S1-or-S2"]
     for report in reports:
         schema.check(report, "object", "")
     assert not schema.faults

@@ -198,6 +198,23 @@ SMALL: dict[str, Config] = {
         },
     },
 }  # fmt: skip
+#: A decoder without the encoder that its cross-attention reads.
+DECODER_ALONE = {
+    "model_type": "bart",
+    "architectures": ["BartForCausalLM"],
+    "d_model": 48,
+    "decoder_layers": 3,
+    "decoder_attention_heads": 6,
+    "decoder_ffn_dim": 112,
+    "encoder_layers": 3,
+    "vocab_size": 173,
+    "max_position_embeddings": 131072,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "decoder_start_token_id": 2,
+    "is_decoder": True,
+}
 NAMES = tuple(sorted(SMALL))
 #: Models whose work the FLOP counter sees whole: no scan and no short convolution.
 WITHOUT_SCANS = tuple(

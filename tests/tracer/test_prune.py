@@ -44,7 +44,7 @@ def test_kept_layers_times_counts_are_the_whole(name):
             layer.count == len(layer.indices) and layer.representative == layer.indices[0]
             for layer in layers
         )
-    assert model.config.num_hidden_layers == len(found.kept)
+    assert model.config.num_hidden_layers == depth
 
 
 SLIDING, FULL = "sliding_attention", "full_attention"
@@ -57,17 +57,32 @@ PATTERNS = (
 
 @pytest.mark.parametrize("pattern", PATTERNS, ids=["mixed", "ends", "one kind"])
 def test_layers_group_by_what_they_do(pattern):
-    """Groups follow the config's pattern; the pruned config and the layers' own indices are renumbered alike."""
+    """Groups follow the config's pattern; config, indices and the number of layers stay those of the full depth."""
     model = build({**SMALL["gpt_oss"], "num_hidden_layers": 7, "layer_types": pattern})
     found = prune(model)
     kinds = list(dict.fromkeys(pattern))
     assert [k.layer.indices for k in found.kept] == [
         tuple(i for i, kind in enumerate(pattern) if kind == wanted) for wanted in kinds
     ]
-    assert model.config.layer_types == kinds
-    assert len(model.model.layers) == len(kinds)
-    assert [layer.self_attn.layer_idx for layer in model.model.layers] == list(range(len(kinds)))
+    assert model.config.layer_types == pattern
+    assert len(model.model.layers) == 7
     assert [k.id for k in found.kept] == [f"model.layers.{pattern.index(kind)}" for kind in kinds]
+    assert [bool(list(layer.parameters())) for layer in model.model.layers] == [
+        pattern.index(kind) == i for i, kind in enumerate(pattern)
+    ]
+
+
+def test_stand_ins_can_be_withdrawn():
+    """Within `whole` the model is itself; behind it the stand-ins are back."""
+    model = build(SMALL["llama"])
+    names = [name for name, _ in model.named_parameters()]
+    found = prune(model)
+    kept = [name for name, _ in model.named_parameters()]
+    with found.whole():
+        assert [name for name, _ in model.named_parameters()] == names
+        assert {found.standing(name) for name in names} == set(kept)
+    assert [name for name, _ in model.named_parameters()] == kept
+    assert len(kept) < len(names)
 
 
 @pytest.mark.slow
@@ -96,44 +111,51 @@ def test_pruned_and_whole_traces_agree():
     assert pruned["conservation"]["weights"] == whole["conservation"]["weights"]
 
 
-def test_a_parameter_shared_between_layers_forbids_counting():
-    """Full depth, and the reason names the parameter and both layers."""
-    model = build(SMALL["llama"])
+def shared(model: nn.Module) -> nn.Module:
+    """Layer 3 has the up projection of layer 1."""
     model.model.layers[3].mlp.up_proj.weight = model.model.layers[1].mlp.up_proj.weight
+    return model
+
+
+def test_a_parameter_shared_between_layers_counts_once():
+    """Five layers, four projections."""
+    model = shared(build(SMALL["llama"]))
     total = parameters(model)
     found = prune(model)
-    assert "model.layers.3.mlp.up_proj.weight" in found.reason
-    assert "model.layers.1" in found.reason
-    assert [k.layer.count for k in found.kept] == [1] * 5
-    assert len(model.model.layers) == 5
+    assert found.reason == ""
+    assert [k.layer.count for k in found.kept] == [5]
+    assert found.copies["model.layers.0.mlp.up_proj.weight"] == 4
+    assert found.copies["model.layers.0.mlp.down_proj.weight"] == 5
     assert full_parameters(model, found) == total
 
 
-def test_a_parameter_shared_with_the_rest_forbids_counting():
+def test_a_parameter_of_a_layer_and_the_rest_counts_once():
     """A layer that uses the embedding's table."""
     model = build(SMALL["llama"])
     model.model.layers[2].table = nn.Embedding(173, 48, device="meta")
     model.model.layers[2].table.weight = model.model.embed_tokens.weight
+    total = parameters(model)
     found = prune(model)
-    assert "shared between" in found.reason
-    assert "the model" in found.reason
+    assert [k.layer.indices for k in found.kept] == [(0, 1, 3, 4), (2,)]
+    assert full_parameters(model, found) == total
 
 
-def test_a_shared_parameter_is_in_the_report(monkeypatch):
-    """The report says full depth and why, and conservation still holds."""
+def test_a_shared_parameter_is_held_by_as_many_occurrences_as_there_are(monkeypatch):
+    """Four occurrences of the op hold a weight, the fifth reads one of them; conservation is exact."""
 
     def sharing(*args, **kwargs):
-        model = build_model(*args, **kwargs)
-        model.model.layers[3].mlp.up_proj.weight = model.model.layers[1].mlp.up_proj.weight
-        return model
+        return shared(build_model(*args, **kwargs))
 
     monkeypatch.setattr(analysis, "build_model", sharing)
-    found = analysis.analyse(small_models.folder("llama"), analysis.Options())
-    assert found["full_depth"]
-    assert any("full depth" in n and "up_proj" in n for n in found["notes"])
+    found = analysis.analyse(small_models.folder("llama"), analysis.Options(lowering="eager"))
+    assert not found["full_depth"]
     assert found["conservation"]["exact"]
     assert found["conservation"]["weights"]["model"] == 2 * found["parameters"]
-    assert sum(k["count"] for k in found["layers"]) == 5
+    up = [o for o in found["op_list"]["phases"]["context"] if o["name"] == "mlp.up_proj"]
+    assert [(o["count"], o["weight_bytes"], bool(o["params"].get("tied"))) for o in up] == [
+        (4, 2 * 48 * 112, False),
+        (1, 0, True),
+    ]
 
 
 def test_a_label_separates_layers_that_look_alike():
@@ -180,7 +202,7 @@ def test_a_stack_is_found_by_its_depth():
     model = nn.Module()
     model.layers = nn.ModuleList([block, nn.Module(), nn.Module()])
     model.other = nn.ModuleList([nn.Linear(2, 2)])
-    assert [path for path, _ in stacks(model, 3)] == ["layers"]
+    assert [path for path, _ in stacks(model, {3})] == ["layers"]
 
 
 def test_a_model_without_a_stack_is_traced_whole():

@@ -110,6 +110,9 @@ def _free(flow: Flow) -> dict[fx.Node, str]:
     for node in flow.nodes:
         if targets.is_product(node):
             continue
+        if targets.full_name(node) == "trace_model.skipped":
+            free[node] = "layers counted by their representative"
+            continue
         if targets.is_shape_arithmetic(node):
             free[node] = "shape arithmetic"
         elif node not in flow.alive and targets.is_position(node):

@@ -47,6 +47,8 @@ class Flow:
         ids = next(iter(self.trace.graph.nodes))
         for node in self.trace.graph.nodes:
             arguments = node.all_input_nodes
+            if targets.takes_form(node):
+                arguments = arguments[:1]
             shared = [w for a in arguments for w in writers.get(self.root(a), ())]
             inputs = tuple(dict.fromkeys([*arguments, *shared]))
             self.inputs[node] = inputs

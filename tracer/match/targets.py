@@ -66,6 +66,8 @@ MATHEMATICS = _names(
     __iand__ __ior__
     """
 )
+#: Operators that read their first tensor alone, and of the second the shape or dtype.
+FORMED = frozenset(["expand_as", "view_as", "reshape_as", "type_as"])
 #: Reads of a table at indices: token data even where the table is a parameter and the indices are positions.
 LOOKUPS = frozenset(["embedding", "gather", "index", "index_select", "take_along_dim"])
 #: Further operators that position and mask arithmetic may use.
@@ -114,6 +116,11 @@ def is_shape_arithmetic(node: fx.Node) -> bool:
         "builtins",
         "torch",
     ) and not isinstance(node.meta.get("val"), torch.Tensor | list | tuple)
+
+
+def takes_form(node: fx.Node) -> bool:
+    """Whether the node reads its first tensor alone, and of the second the shape or dtype."""
+    return base_name(node) in FORMED
 
 
 def is_view(node: fx.Node) -> bool:

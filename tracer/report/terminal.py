@@ -244,7 +244,11 @@ def _conservation(report: Report, console: Console) -> None:
     sums = report["conservation"]
     weights, flops, nodes = sums["weights"], sums["flops"], sums["nodes"]
     _heading(console, "Conservation: " + ("exact" if sums["exact"] else "NOT exact"))
-    lines = [_balance("weight bytes", "model", weights["model"], weights["ops"])]
+    idle = weights.get("idle", 0)
+    held = weights["ops"] + weights.get("primitives", 0) + idle
+    lines = [_balance("weight bytes", "model", weights["model"], held)]
+    if idle:
+        lines[-1] += f"; {idle:,} of them idle"
     uncounted = flops.get("uncounted", 0)
     known = flops["ops"] if flops["ops"] == flops["counter"] else flops["ops"] - uncounted
     lines.append(_balance("FLOPs", "counter", flops["counter"], known))
@@ -257,6 +261,19 @@ def _conservation(report: Report, console: Console) -> None:
     lines.append(f"nodes: {nodes['total']:,}, {state} ({split})")
     for line in lines:
         _line(console, line, indent=2)
+    _idle(report, console)
+
+
+def _idle(report: Report, console: Console) -> None:
+    """Weights that lie in memory and that no forward pass reads."""
+    if not (items := as_list(report.get("idle"))):
+        return
+    _heading(console, "Idle weights: in memory, read by no forward pass")
+    for item in items:
+        names = ", ".join(item["parameters"][:4]) + (", ..." if len(item["parameters"]) > 4 else "")
+        head = f"{scaled(item['bytes'], 'B')} in x{item['count']} {item['module'] or 'the model'}"
+        _line(console, f"{head} ({item['class']}): {item['note']}", indent=2)
+        _line(console, names, indent=4, style="dim")
 
 
 def _balance(label: str, reference: str, expected: int, found: int) -> str:

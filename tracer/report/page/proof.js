@@ -34,12 +34,21 @@ function drawProof() {
   const sums = REPORT.conservation;
   const uncounted = sums.flops.uncounted || 0;
   const known = sums.flops.ops === sums.flops.counter ? sums.flops.ops : sums.flops.ops - uncounted;
+  const idle = sums.weights.idle || 0;
+  const held = sums.weights.ops + (sums.weights.primitives || 0) + idle;
   const parts = ["ops", "pointwise", "free", "primitive"];
   const lost = sums.nodes.total - parts.reduce((sum, part) => sum + (sums.nodes[part] || 0), 0);
   const rows = [
-    balance("weight bytes", sums.weights.model, sums.weights.ops, "the model"),
+    balance("weight bytes", sums.weights.model, held, "the model"),
     balance("FLOPs", sums.flops.counter, known, "the counter"),
   ];
+  if (idle) rows.push(["idle weight bytes", grouped(idle), "read by no forward pass"]);
+  for (const item of REPORT.idle || [])
+    rows.push([
+      `\u2003${item.module || "the model"} x${item.count}`,
+      grouped(item.bytes),
+      `${item.class}: ${item.note}`,
+    ]);
   if (uncounted)
     rows.push(["FLOPs beside", grouped(uncounted), "in ops the counter does not know"]);
   rows.push([
