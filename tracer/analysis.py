@@ -13,6 +13,7 @@ import sympy
 import torch
 import transformers
 from torch import nn
+from transformers import PreTrainedConfig
 
 import oplib
 from oplib.errors import TraceModelError, UnsupportedModelError
@@ -83,15 +84,21 @@ def trace_model(
     *,
     revision: str | None = None,
     trust_remote_code: bool = False,
+    configure: Callable[[PreTrainedConfig], None] | None = None,
     clock: Clock | None = None,
     progress: Progress = lambda _step: None,
 ) -> Traced:
-    """Resolve, build, prune and trace both phases. Falls back to the full depth where pruned layers do not run."""
+    """Resolve, build, prune and trace both phases. Falls back to the full depth where pruned layers do not run.
+
+    `configure` changes the config of the language model, in place, before it is built.
+    """
     clock = clock or Clock()
     progress("resolve")
     with clock.measure("resolve"):
         resolved = resolve(model_path, revision=revision, trust_remote_code=trust_remote_code)
         scheme = read_quantization(resolved.raw, resolved.hf_quant_config)
+        if configure is not None:
+            configure(resolved.config)
     with _without_garbage_collection():
         try:
             return _trace(resolved, scheme, clock, progress, pruned=True)

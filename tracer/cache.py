@@ -73,7 +73,7 @@ def _walk(
         children = list(value.items())
     elif isinstance(value, list | tuple):
         children = list(enumerate(value))
-    elif _is_cache_part(value):
+    elif is_cache_part(value):
         children = list(vars(value).items())
     else:
         return
@@ -81,7 +81,8 @@ def _walk(
         yield from _walk(child, (*path, key), seen)
 
 
-def _is_cache_part(value: Any) -> bool:
+def is_cache_part(value: Any) -> bool:
+    """Whether an object is a cache, or a part of one, by its class's name or module."""
     return any(
         "cache" in c.__module__ or c.__name__.endswith(("Cache", "Layer"))
         for c in type(value).__mro__[:-1]
@@ -106,7 +107,7 @@ def _rebuild(value: Any, path: Path, values: Mapping[Path, Any], done: dict[int,
             _rebuild(v, (*path, i), values, done) for i, v in enumerate(value)
         )
         return result
-    if isinstance(value, Mapping) or _is_cache_part(value):
+    if isinstance(value, Mapping) or is_cache_part(value):
         done[id(value)] = result = copy.copy(value)
         items = result if isinstance(value, Mapping) else vars(result)
         for key, child in list(items.items()):

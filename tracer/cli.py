@@ -35,6 +35,11 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument("--version", action="version", version=f"%(prog)s {oplib.__version__}")
     found.add_argument("model", help="Hub id, folder with a config.json, or a config.json")
     found.add_argument("--json", action="store_true", help="print the report as JSON on stdout")
+    found.add_argument(
+        "--submodules",
+        action="store_true",
+        help="list the distinct parts of the decoder that can be measured on their own, and nothing else",
+    )
     found.add_argument("--ops", metavar="FILE", type=Path, help="write the op list as JSON")
     found.add_argument("--html", metavar="FILE", type=Path, help="write a self-contained page")
     found.add_argument(
@@ -84,6 +89,8 @@ def main(argv: list[str] | None = None) -> int:
     as_json, debug = "--json" in argv, "--debug" in argv
     try:
         arguments = parser().parse_args(argv)
+        if arguments.submodules:
+            return _list_submodules(arguments)
         report = _analyse(arguments)
         _write(report, arguments)
     except TraceModelError as error:
@@ -145,6 +152,40 @@ def _report(arguments: argparse.Namespace, progress: Progress) -> Json:
     report["relatives"] = relatives(signature(report), architecture=report["architecture"])
     report["checklist"] = checklist(report)
     return report
+
+
+def _list_submodules(arguments: argparse.Namespace) -> int:
+    """Print the sub-modules; returns the exit status."""
+    for name in ("ops", "html", "fail_on"):
+        if getattr(arguments, name) is not None:
+            raise InvalidInputError(
+                f"--submodules makes no report, so --{name.replace('_', '-')} has nothing to take.",
+                "Leave one of them out.",
+            )
+    progress = Progress()
+    try:
+        progress("load torch and transformers")
+        os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+        from tracer.submodules import submodules
+
+        found = submodules(
+            arguments.model,
+            revision=arguments.revision,
+            trust_remote_code=arguments.trust_remote_code,
+            progress=progress,
+        )
+        listed = [part.to_json() for part in found]
+    finally:
+        progress.done()
+    if arguments.json:
+        print(json.dumps({"model": arguments.model, "submodules": listed}, indent=1))
+    else:
+        from rich.console import Console
+
+        from tracer.report.terminal import render_submodules
+
+        render_submodules(listed, Console())
+    return 0
 
 
 class Progress:

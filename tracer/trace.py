@@ -99,7 +99,7 @@ def capture(model: nn.Module) -> Capture:
         with FakeTensorMode(allow_non_fake_inputs=True):
             return fill(b, p)
 
-    with torch.no_grad(), boundaries.bind(model), _state_kept(model):
+    with torch.no_grad(), boundaries.bind(model), state_kept(model):
         try:
             template, found = infer(fill, POINTS)
             return Capture(template=template, leaves=found)
@@ -265,12 +265,12 @@ def _size(expr: sympy.Expr, at: Mapping[str, Any]) -> Any:
 
 @contextlib.contextmanager
 def _tracing(model: nn.Module) -> Iterator[None]:
-    with _state_kept(model), _whole_windows(), boundaries.bind(model):
+    with state_kept(model), _whole_windows(), boundaries.bind(model):
         yield
 
 
 @contextlib.contextmanager
-def _state_kept(model: nn.Module) -> Iterator[None]:
+def state_kept(model: nn.Module) -> Iterator[None]:
     """What a forward pass leaves on its modules (tables of positions, say) is gone afterwards."""
     saved = [(vars(m), dict(vars(m)), m._buffers, dict(m._buffers)) for m in model.modules()]
     try:
