@@ -17,7 +17,7 @@ import torch
 from oplib.op import Op
 from oplib.symbols import evaluate, parse_expr
 from tests.tracer import real, shrunk, small_models
-from tracer import analysis, assemble, conserve
+from tracer import analysis, assemble
 from tracer.match import match
 from tracer.match.flow import Flow
 from tracer.weights import Weights
@@ -47,7 +47,7 @@ class Listed:
 
     def flops(self, phase: str, b: int, s: int, p: int) -> int:
         """FLOPs of the ops of a phase, without kinds that the counter does not know."""
-        seen = (o for o in self.ops[phase] if o.op not in conserve.UNCOUNTED)
+        seen = (o for o in self.ops[phase] if o.kind.counted)
         return sum(o.count * o.flops_at(b=b, s=s, p=p) for o in seen)
 
 
