@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from oplib.arithmetic import Amount
+from oplib.arithmetic import Amount, minimum
 from oplib.attention_work import HeadSizes, capped_pairs, latent_heads
 from oplib.kind import Dims, OpKind, Role
 from oplib.params import (
@@ -31,6 +31,13 @@ class LatentAttention(OpKind):
         Param(name="qk_nope_head_dim", type=int, minimum=0, doc="key part without position"),
         Param(name="qk_rope_head_dim", type=int, minimum=0, doc="key part with rotary position"),
         Param(name="v_head_dim", type=int, doc="size of a value"),
+        Param(
+            name="window",
+            type=int,
+            default=0,
+            minimum=0,
+            doc="keys a query sees at most, itself included; 0: all",
+        ),
         Param(name="absorbed", type=bool, doc="heads share the latent instead of expanding it"),
         CAUSAL,
         ACTIVATION_DTYPE,
@@ -51,11 +58,18 @@ class LatentAttention(OpKind):
     def flops(self, params: Params, dims: Dims) -> Amount:
         s, p = dims["s"], dims["p"]
         rectangle = text(params, "masking") == "computed" or not flag(params, "causal")
-        pairs = s * (s + p) if rectangle else capped_pairs(s, p)
+        window = integer(params, "window")
+        pairs = s * (s + _cached(p, params)) if rectangle else capped_pairs(s, p, window)
         return self.sizes(params).flops(dims["b"], pairs)
 
     def bytes(self, params: Params, dims: Dims) -> Amount:
-        return self.sizes(params).bytes(dims["b"], dims["s"], dims["p"], params)
+        return self.sizes(params).bytes(dims["b"], dims["s"], _cached(dims["p"], params), params)
 
     def compute_dtype(self, params: Params) -> str:
         return text(params, "dtype")
+
+
+def _cached(p: Amount, params: Params) -> Amount:
+    """Latents in the cache: all, or what the window leaves."""
+    window = integer(params, "window")
+    return minimum(p, window - 1) if window else p

@@ -77,6 +77,9 @@ def counted_flops(flow: Flow, node: fx.Node) -> sympy.Expr:
         if window:
             keys = keys - P + sympy.Min(P, window - 1)
         return 2 * batch * heads * new * keys * (head_dim + flow.shape(value)[-1])
+    if targets.full_name(node) == "aten.scaled_dot_product_attention":
+        query, key, value = (flow.shape(v) for v in node.args[:3])
+        return 2 * sympy.Mul(*query[:-1]) * key[-2] * (query[-1] + value[-1])
     if targets.full_name(node) in _PRODUCTS:
         first = node.args[1] if targets.base_name(node) in ("addmm", "baddbmm") else node.args[0]
         return 2 * flow.numel(node) * flow.shape(first)[-1]

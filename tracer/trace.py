@@ -62,7 +62,8 @@ class Capture:
 class Trace:
     """One phase: its graph, the parameter behind each `get_attr` node, and what its sizes rest on.
 
-    `written` names the module that made each tensor of the cache that the pass leaves, where a call of its own did.
+    `written` names the module that made each tensor of the cache that the pass leaves, where a call of its own did;
+    `windows` the length that the cache of a window really has, by the input that holds every token here.
 
     `expr` turns a size of this trace into an expression of b, s, p. `branches` says that short sequences take other
     branches than the traced one; `guards` are the conditions, known where the trace was symbolic.
@@ -76,6 +77,7 @@ class Trace:
     branches: bool = False
     guards: tuple[str, ...] = ()
     written: dict[Path, str] = field(default_factory=dict)
+    windows: dict[str, sympy.Min] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,6 +88,7 @@ class Pass:
     inputs: dict[str, torch.Tensor]
     outputs: tuple[torch.Tensor, ...]
     cache: tuple[Path, ...]  # where each output after the first lies in the cache
+    windows: dict[str, sympy.Min]
 
 
 def capture(model: nn.Module) -> Capture:
@@ -207,6 +210,12 @@ def _run(
     inputs |= {
         f"cache_{i}": v for i, v in enumerate(values.values()) if isinstance(v, torch.Tensor)
     }
+    windows = {
+        f"cache_{i}": size
+        for i, leaf in enumerate(captured.leaves)
+        for size in leaf.shape
+        if isinstance(size, sympy.Min)
+    }
     cache = rebuild(captured.template, values)
     with torch.no_grad(), _tracing(model), contextlib.ExitStack() as stack:
         recorder = Recorder(expected=expected)
@@ -216,7 +225,11 @@ def _run(
             logits, after = run(model, ids, cache)
     left = {path: value for path, value in leaves(after) if isinstance(value, torch.Tensor)}
     return Pass(
-        calls=recorder.calls, inputs=inputs, outputs=(logits, *left.values()), cache=tuple(left)
+        calls=recorder.calls,
+        inputs=inputs,
+        outputs=(logits, *left.values()),
+        cache=tuple(left),
+        windows=windows,
     )
 
 
@@ -230,7 +243,7 @@ def _trace(
     written = {path: provenance.origin(node).module
                for path, node in zip(found.cache, outputs[1:], strict=True) if node.op == "call_function"}  # fmt: skip
     return Trace(phase=phase, graph=made, parameters=parameters, expr=expr, traced_at=at, branches=branches,
-                 guards=guards, written=written)  # fmt: skip
+                 guards=guards, written=written, windows=found.windows)  # fmt: skip
 
 
 def _values(captured: Capture, at: Mapping[str, Any], device: torch.device) -> dict:

@@ -21,7 +21,8 @@ class ContextMla(LatentAttention):
         cache[b, p, L+R], output[b, s, H, L]. Keeps b, s and p apart: the work is quadratic in s within a sequence.
     FLOPs:
         Expanded: 2·b·H·pairs·((N + R) + V). Absorbed: 2·b·H·pairs·((L + R) + L). computed: pairs = s·(s + p);
-        skipped and causal: s·p + s(s+1)/2. Softmax, scale and mask are ignored.
+        skipped and causal: s·p + s(s+1)/2.
+        A window of w leaves min(p, w - 1) cached tokens and w keys. Softmax, scale and mask are ignored.
     Bytes:
         q read, output written, new latents (L + R per token) written to the cache. Expanded: keys and values of all
         s + p tokens and H heads read at the activation width; the gemm that rebuilds them reads the cache. Absorbed:

@@ -19,7 +19,8 @@ class GenerationMla(LatentAttention):
         is read per sequence.
     FLOPs:
         Absorbed: 2·b·H·pairs·((L + R) + L). Expanded: 2·b·H·pairs·((N + R) + V). For s = 1 the pairs are p + 1,
-        whether masked pairs are computed or skipped. Softmax, scale and mask are ignored.
+        whether masked pairs are computed or skipped;
+        a window of w leaves min(p, w - 1) + 1. Softmax, scale and mask are ignored.
     Bytes:
         q read, output written, new latents (L + R per token) read and written to the cache, p cached latents read
         once for all heads: each cached byte meets H queries, so at H = 128 work can bound the op. Partial results of

@@ -16,6 +16,8 @@ DIMS = {"b": 2, "s": 1, "p": 7}
 ROWS = [
     # q 2·2·20, output 2·2·16, new latents in and out, cached 2·7·20
     ({}, DIMS, 2 * 2 * 2 * 8 * (20 + 16), 2 * (80 + 64 + 40 + 40 + 280)),
+    # a window of 4 leaves three cached latents
+    ({"window": 4}, DIMS, 2 * 2 * 2 * 4 * (20 + 16), 2 * (80 + 64 + 40 + 40 + 120)),
     ({"kv_dtype": "fp8"}, DIMS, 2304, 2 * (80 + 64 + 40) + 40 + 280),
     # q 2·2·12, output 2·2·8, k and v of 8 tokens 2·8·2·20, latents to the cache
     ({"absorbed": False}, DIMS, 2 * 2 * 2 * 8 * (12 + 8), 2 * (48 + 32 + 640 + 40)),

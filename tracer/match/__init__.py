@@ -15,6 +15,7 @@ from enum import IntEnum
 
 from torch import fx
 
+from oplib.symbols import P
 from tracer.match import targets
 from tracer.match.claim import Claim, Matched, Matcher, Refusal
 from tracer.match.flow import Flow, Role
@@ -79,8 +80,19 @@ def match(flow: Flow, *, without: Collection[str] = ()) -> Matched:
                     matched, taken, node, [*by_operator.get(targets.full_name(node), ()), *general]
                 )
     matched.primitives = {n: _why(matched, n) for n in flow.nodes if n not in taken}
+    _cut_windows(matched)
     matched.sort()
     return matched
+
+
+def _cut_windows(matched: Matched) -> None:
+    """Products over a windowed cache, such as the expansion of its latents: as many rows as the window keeps."""
+    for claim in matched.of("gemm", "bmm"):
+        if any(size.has(P) for size in claim.dims.values()):
+            lengths = matched.flow.cached_lengths(claim.nodes)
+            if len(lengths) == 1:
+                length = lengths.pop()
+                claim.dims = {name: size.subs(P, length) for name, size in claim.dims.items()}
 
 
 def _try(matched: Matched, taken: set[fx.Node], node: fx.Node, entries: list[Entry]) -> None:

@@ -123,6 +123,7 @@ def attention(flow: Flow, node: fx.Node, _taken) -> Result:
         found = latent(flow, call["key"], call["value"])
         claim.kind = "sparse_attention"
         claim.params = claim.params if found else _plain_sparse_params(claim.params)
+        claim.params.pop("window", None)  # a selection is no window
         claim.params["topk"] = int(flow.shape(call["indices"])[-1])
         claim.params["index_source"] = _index_source(flow, node, call["indices"])
         claim.inputs.append(call["indices"])
@@ -174,7 +175,9 @@ def _linear_behind(flow: Flow, node: fx.Node) -> fx.Node | None:
 
 
 def _latent_params(params: dict, latent: Latent) -> dict:
+    window = {"window": params["window"]} if params["window"] else {}
     return {
+        **window,
         "num_heads": params["num_heads"],
         "kv_lora_rank": latent.kv_lora_rank,
         "qk_nope_head_dim": params["head_dim"] - latent.rope,

@@ -13,6 +13,7 @@ import sympy
 import torch
 from torch import fx
 
+from oplib.symbols import P
 from tracer.match import targets
 from tracer.provenance import Origin, origin
 from tracer.prune import Pruning
@@ -151,6 +152,21 @@ class Flow:
             seen.add(node)
             yield node
             stack.extend(self.inputs[node])
+
+    def cached_lengths(self, nodes: Iterable[fx.Node]) -> set[sympy.Expr]:
+        """The lengths of the caches that give the values which these nodes read their size in p."""
+        found: set[sympy.Expr] = set()
+        stack, seen = [v for node in nodes for v in self.inputs[node]], set()
+        while stack:
+            node = stack.pop()
+            if node in seen or not isinstance(node.meta.get("val"), torch.Tensor):
+                continue
+            seen.add(node)
+            if any(size.has(P) for size in self.shape(node)):
+                if node.op == "placeholder":
+                    found.add(self.trace.windows.get(node.target, P))
+                stack.extend(self.inputs[node])
+        return found
 
     def descendants(self, node: fx.Node) -> set[fx.Node]:
         """Nodes that depend on a node, itself included."""
