@@ -178,7 +178,7 @@ def _idle(
     read = idle.read_by_the_whole(model, pruning, names, fake=captured.fake)
     if read and pruned:
         raise RuntimeError(f"representative layers do not read {min(read)}, the whole model does")
-    return tuple(name for name in names if name not in read)
+    return tuple(name for name in names if name not in read and pruning.copies.get(name, 1))
 
 
 @contextmanager

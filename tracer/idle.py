@@ -8,7 +8,7 @@ weight that a boundary or a matcher loses, or that only a layer without a repres
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -38,7 +38,9 @@ class _Reads(TorchDispatchMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self.storages: set[int] = set()
+        self.order: dict[int, None] = {}
+        self.current: dict[int, None] = {}
+        self.layers: dict[str, list[int]] = {}
 
     def __torch_dispatch__(
         self,
@@ -49,7 +51,7 @@ class _Reads(TorchDispatchMode):
     ) -> Any:
         kwargs = kwargs or {}
         for tensor in _inside((args, kwargs)):
-            self.storages.add(_storage(tensor))
+            self.order[_storage(tensor)] = self.current[_storage(tensor)] = None
         return func(*args, **kwargs)
 
 
@@ -72,19 +74,72 @@ def read_by_the_whole(
 ) -> set[str]:
     """Those of these parameters that a layer of the full model reads which stands where they do, or the rest of it.
 
-    All of them where the model does not run so: then nothing is known to be idle.
+    All of them where the model does not run so: then nothing is known to be idle. One that another layer reads in the
+    place of one that its representative reads (its own part of a shared block) is counted there, and is not among them.
     """
-    with pruning.whole(), torch.no_grad(), as_written(model):
-        reads = _Reads()
-        try:
+    reads = _Reads()
+    try:
+        with pruning.whole(), torch.no_grad(), as_written(model), _by_layer(model, pruning, reads):
             _run(model, reads, fake=fake)
-        except Exception:  # noqa: BLE001 - any failure of the model's own code
-            return set(names)
-        wanted = set(names)
-        return {
-            stands for name, parameter in model.named_parameters()
-            if (stands := pruning.standing(name)) in wanted and _storage(parameter) in reads.storages
-        }  # fmt: skip
+            read = {
+                pruning.standing(name)
+                for name, parameter in model.named_parameters()
+                if _storage(parameter) in reads.order
+            }
+    except Exception:  # noqa: BLE001 - any failure of the model's own code
+        return set(names)
+    return (read & set(names)) - _counted_elsewhere(model, pruning, names, reads)
+
+
+@contextmanager
+def _by_layer(model: nn.Module, pruning: Pruning, reads: _Reads) -> Iterator[None]:
+    """Within the context, what each layer reads on its first call goes to `reads.layers`."""
+    handles = []
+    for kept in pruning.kept:
+        for i in kept.layer.indices:
+            path = f"{kept.layer.stack}.{i}"
+
+            def enter(_module: nn.Module, _args: Any) -> None:
+                reads.current = {}
+
+            def leave(_module: nn.Module, _args: Any, _out: Any, path: str = path) -> None:
+                reads.layers.setdefault(path, list(reads.current))
+
+            layer = model.get_submodule(path)
+            handles += [layer.register_forward_pre_hook(enter), layer.register_forward_hook(leave)]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _counted_elsewhere(
+    model: nn.Module, pruning: Pruning, names: Collection[str], reads: _Reads
+) -> set[str]:
+    """Count parameters that a layer reads where its representative reads another of the same form under that one."""
+    parameters = {_storage(p): (name, p) for name, p in model.named_parameters()}
+    with pruning.whole():
+        own = {_storage(p) for p in model.parameters()}
+    twins: dict[int, set[int]] = {}
+    for kept in pruning.kept:
+        first = [r for r in reads.layers.get(kept.id, []) if r in own]
+        for i in kept.layer.indices:
+            other = [r for r in reads.layers.get(f"{kept.layer.stack}.{i}", []) if r in own]
+            if len(other) == len(first):
+                for a, b in zip(first, other, strict=True):
+                    twins.setdefault(b, set()).add(a)
+    found: set[str] = set()
+    for storage, places in twins.items():
+        name, parameter = parameters.get(storage, ("", None))
+        if name not in names or len(places) != 1:
+            continue
+        holder, held = parameters.get(next(iter(places)), ("", None))
+        if holder and holder not in names and held.shape == parameter.shape:
+            pruning.copies[holder] += pruning.copies[name]
+            pruning.copies[name] = 0
+            found.add(name)
+    return found
 
 
 def _run(model: nn.Module, reads: _Reads, *, fake: bool) -> None:

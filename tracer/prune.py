@@ -32,6 +32,9 @@ _BOOKKEEPING = {"training", "_is_hf_initialized", "call_super_init", "_version"}
 _DEPTH = re.compile(r"(^|_)layers?(_per_[a-z]+)?$")
 _INDEX = re.compile(r"(^|_)(idx|index|id|i|number|layer)$")
 
+#: Entries of a config that are as many as layers by chance.
+_NOT_LAYERS = re.compile(r"token|label")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kept:
@@ -193,14 +196,22 @@ def _standing(name: str, standing: Mapping[str, str]) -> str:
 
 
 def _per_layer_entries(configs: Iterable[Any], depth: int) -> list[Any]:
-    """Lists and mappings of the configs with one entry per layer. Lists of token ids are as long by chance."""
+    """Lists and mappings of the configs with one entry per layer."""
     found: list[Any] = []
     for config in configs:
         for name, value in sorted(vars(config).items()):
-            if isinstance(value, list | tuple) and len(value) == depth and "token" not in name:
+            if (
+                isinstance(value, list | tuple)
+                and len(value) == depth
+                and not _NOT_LAYERS.search(name)
+            ):
                 if list(value) != list(range(depth)):
                     found.append(value)
-            elif isinstance(value, Mapping) and set(value) == set(range(depth)):
+            elif (
+                isinstance(value, Mapping)
+                and set(value) == set(range(depth))
+                and not _NOT_LAYERS.search(name)
+            ):
                 found.append(value)
     return found
 
