@@ -237,10 +237,10 @@ def _text_config(outer: PreTrainedConfig, file: ConfigFile, notes: list[str]) ->
             hint="Give the config of one causal language model.",
         ) from error
     if type(config) is type(outer):
-        # transformers moves decoder_* fields to the plain names and empties them; the classes still read them
-        for name, value in outer.to_dict().items():
+        # transformers moves decoder_* fields to the plain names and resets them; the classes still read them
+        for name in vars(outer):
             if name.startswith("decoder_"):
-                setattr(config, name, value)
+                setattr(config, name, getattr(outer, name))
         return config
     section = _text_section(file.config)
     # The outer value is the one that ties the real model's head; some text classes lack the field.
