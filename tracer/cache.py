@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -169,10 +170,5 @@ def _candidates(sizes: Sequence[int], points: Sequence[tuple[int, int]]) -> Iter
         yield sympy.floor(P / ratio)
         for offset in {size - point[1] // ratio for size, point in zip(sizes, points, strict=True)}:
             yield sympy.floor(P / ratio) + offset
-    for period in sorted(
-        {abs(point[1] - size) for size, point in zip(sizes, points, strict=True)} - {0}
-    ):
-        for divisor in sympy.divisors(period):
-            if divisor > max(sizes):
-                yield sympy.Mod(P, divisor)
-                break
+    period = math.gcd(*(point[1] - size for size, point in zip(sizes, points, strict=True)))
+    yield from (sympy.Mod(P, d) for d in sympy.divisors(period) if d > max(sizes))

@@ -27,6 +27,7 @@ FORMS = {
     "window": sympy.Min(P, 512),
     "compressed": sympy.floor(P / 4),
     "rest of a short block": sympy.Mod(P, 4),
+    "rest of a block of no power of two": sympy.Mod(P, 6),
     "rest of a block": sympy.Mod(P, 128),
 }
 
