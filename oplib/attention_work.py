@@ -43,6 +43,36 @@ def chunked_pairs(s: Amount, p: Amount, chunk: int) -> Amount:
     return first(p + s) - first(p)
 
 
+def keys_after(tokens: Amount, ratio: int) -> Amount:
+    """Keys that `tokens` tokens leave when each stands for `ratio` of them."""
+    return tokens if ratio == 1 else floor_div(tokens, ratio)
+
+
+def compressed_pairs(s: Amount, p: Amount, ratio: int, cap: int = 0) -> Amount:
+    """Σ over i = 1..s of min(⌊(p + i)/ratio⌋, cap): causal pairs with keys that stand for `ratio` tokens each, of
+    which a query sees those whose tokens have all come, at most `cap` of them (0: no cap).
+
+    Over the first n positions the uncapped sum is F(n) = ratio·q(q-1)/2 + q(r + 1) with q = ⌊n/ratio⌋ and
+    r = n mod ratio: each of the q values below ⌊n/ratio⌋ stands ratio times, the last one r + 1 times. From position
+    cap·ratio on every query sees `cap`: G(n) = F(min(n, cap·ratio)) + cap·max(n - cap·ratio, 0). The answer is
+    G(p + s) - G(p).
+    """
+    if ratio == 1:
+        return capped_pairs(s, p, cap)
+
+    def uncapped(n: Amount) -> Amount:
+        whole = floor_div(n, ratio)
+        return ratio * exact_div(whole * (whole - 1), 2) + whole * (modulo(n, ratio) + 1)
+
+    def first(n: Amount) -> Amount:
+        if not cap:
+            return uncapped(n)
+        full = cap * ratio
+        return uncapped(minimum(n, full)) + cap * maximum(n - full, 0)
+
+    return first(p + s) - first(p)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeadSizes:
     """Elements per token, all heads together: of the query, of the output, of a key with its value, and of what

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from oplib.attention_work import capped_pairs, chunked_pairs, triangle
+from oplib.attention_work import capped_pairs, chunked_pairs, compressed_pairs, triangle
 from oplib.symbols import P, S, evaluate
 
 TOKENS, CACHED, CAP = st.integers(0, 40), st.integers(0, 40), st.integers(1, 50)
@@ -30,6 +30,20 @@ def test_window(s, p, window):
 def test_chunks(s, p, chunk):
     """A query sees the keys of its own chunk up to itself."""
     assert chunked_pairs(s, p, chunk) == count(s, p, lambda q, k: q // chunk == k // chunk)
+
+
+@given(TOKENS, CACHED, st.integers(1, 9), st.integers(0, 12))
+def test_compressed(s, p, ratio, cap):
+    """A query sees the blocks that end with it or before it, at most `cap` of them."""
+    seen = [(p + i) // ratio for i in range(1, s + 1)]
+    assert compressed_pairs(s, p, ratio, cap) == sum(min(n, cap) if cap else n for n in seen)
+
+
+@given(TOKENS, CACHED, st.integers(1, 9), st.integers(0, 12))
+def test_compressed_as_an_expression(s, p, ratio, cap):
+    """The expression in s and p is the same function."""
+    found = evaluate(compressed_pairs(S, P, ratio, cap), s=s, p=p)
+    assert found == compressed_pairs(s, p, ratio, cap)
 
 
 @given(TOKENS, CACHED, CAP)

@@ -42,7 +42,7 @@ def complete_params(draw, name):
             params[heads] *= params[groups]
     if name == "mamba2":
         params["d_inner"] = params["num_heads"] * params["head_dim"]
-    if params.get("window"):
+    if params.get("window") and "chunk" in params:
         params["chunk"] = 0
     try:
         return kind(name).complete(params)

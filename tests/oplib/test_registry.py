@@ -21,6 +21,7 @@ HERE = Path(__file__).parent
 NAMES = (
     "bmm",
     "causal_conv1d",
+    "compressed_attention",
     "context_attention",
     "context_mla",
     "conv1d",

@@ -9,6 +9,14 @@ OTHER = 96 + 48 + 176 + 2 * 12 * 4
 ROWS = [
     ({}, DIMS, 2 * 2 * 21 * 2 * (4 + 1), OTHER + 2 * 2 * 21 * 4),
     ({"masking": "computed"}, DIMS, 2 * 2 * 24 * 2 * (4 + 1), OTHER + 2 * 2 * 24 * 4),
+    ({"weighted_sum": "elementwise"}, DIMS, 2 * 2 * 21 * 2 * 4, OTHER + 2 * 2 * 21 * 4),
+    # blocks of 2: 3 + 3 + 4 of them seen; 4 after and 2 before, so 2 in, 2 out, 2 cached; 10 indices
+    (
+        {"ratio": 2},
+        DIMS,
+        2 * 2 * 10 * 2 * (4 + 1),
+        96 + 48 + 2 * 6 * 8 + 2 * 10 * 4 + 2 * 2 * 10 * 4,
+    ),
 ]
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import sympy
 from torch import fx
 
+from oplib.symbols import P
 from tracer.match import Stage, matcher, targets
 from tracer.match.claim import Claim, Refusal, Result
+from tracer.match.compressed_attention import key_ratio, selection
 from tracer.match.flow import Flow, Role
 from tracer.match.moe import is_routing
 
@@ -15,9 +17,14 @@ _PRODUCTS = ("aten.matmul", "aten.bmm", "aten.einsum")
 
 @matcher("sparse_indexer", "trace_model.attention", stage=Stage.PATTERN)
 def sparse_indexer(flow: Flow, node: fx.Node, taken) -> Result:
-    """Everything between the product of index queries with index keys and the indices that an attention node gets."""
-    indices = node.args[6]
-    if indices is None or indices in taken:
+    """Everything between the product of index queries with index keys and the indices that an attention node gets,
+    or the top-k that its mask is made of.
+    """
+    indices, chosen = node.args[6], None
+    if indices is None:
+        chosen = selection(flow, node.args[3])
+        indices = next(iter(chosen.users)) if chosen is not None else None
+    if indices is None or (chosen or indices) in taken:
         return None
     above = set(flow.ancestors([indices], stop=lambda n: targets.full_name(n) == "aten.linear"))
     products = sorted(
@@ -43,16 +50,23 @@ def sparse_indexer(flow: Flow, node: fx.Node, taken) -> Result:
             node=node, op="sparse_indexer", reason=f"{targets.full_name(unknown[0])} is part of it"
         )
     batch, new, heads, head_dim = q if len(q) == 4 else (*q, sympy.Integer(1))[:4]
+    keys = k[-1]
+    ratio = key_ratio(flow, keys) or 1
+    if ratio == 1 and sympy.expand(keys - new) not in (P, 0):
+        return Refusal(node=node, op="sparse_indexer", reason=f"it scores {keys} keys")
+    summed = sum(targets.full_name(n) in _PRODUCTS for n in below) > 1
     return Claim(
         kind="sparse_indexer",
         params={
             "num_heads": int(heads),
             "head_dim": int(head_dim),
             "topk": int(flow.shape(indices)[-1]),
+            "ratio": ratio,
+            "weighted_sum": "product" if summed else "elementwise",
             "dtype": flow.dtype(_unwidened(query)),
             "masking": "computed",
         },
-        dims={"b": batch, "s": new, "p": k[-1] - new},
+        dims={"b": batch, "s": new, "p": P if ratio > 1 else keys - new},
         nodes=sorted(below, key=flow.position),
         anchor=selections[0],
         inputs=[query, key],

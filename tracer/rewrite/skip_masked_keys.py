@@ -12,6 +12,7 @@ _KINDS = (
     "generation_attention",
     "context_mla",
     "generation_mla",
+    "compressed_attention",
     "sparse_attention",
     "sparse_indexer",
 )

@@ -1,0 +1,114 @@
+"""Attention over raw and compressed keys, and the indexer that selects compressed ones."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from oplib.symbols import B, P, S
+from tests.tracer import small_models, toy
+from tests.tracer.small_models import SMALL
+from tests.tracer.toy import claims, heads
+from tracer.boundaries import attention as attention_boundary
+from tracer.match import matchers
+
+NAME = "deepseek_v4"
+SMALL[NAME] = {
+    "model_type": "deepseek_v4",
+    **small_models._PLAIN,
+    "num_key_value_heads": 1,
+    "head_dim": 12,
+    "q_lora_rank": 22,
+    "moe_intermediate_size": 26,
+    "n_routed_experts": 7,
+    "num_experts_per_tok": 3,
+    "sliding_window": 11,
+    "o_groups": 2,
+    "o_lora_rank": 14,
+    "index_n_heads": 5,
+    "index_head_dim": 16,
+    "index_topk": 9,
+    "hc_mult": 3,
+    "hc_sinkhorn_iters": 2,
+    "partial_rotary_factor": 0.5,
+    "num_hidden_layers": 3,
+    "layer_types": [
+        "sliding_attention",
+        "compressed_sparse_attention",
+        "heavily_compressed_attention",
+    ],
+    "compress_rates": {"compressed_sparse_attention": 5, "heavily_compressed_attention": 12},
+    "mlp_layer_types": ["hash_moe", "moe", "moe"],
+}
+
+
+@pytest.mark.parametrize("phase", ["context", "generation"])
+def test_both_kinds_of_compression(phase):
+    """Blocks and selection come off the graph; the window, the sinks and the shared keys off the call."""
+    found = small_models.matched(NAME, phase)
+    kept = {c.params["topk"]: c for c in claims(found, "compressed_attention")}
+    dense, sparse = kept[0], kept[9]
+    assert (dense.params["ratio"], dense.params["topk"]) == (12, 0)
+    assert (sparse.params["ratio"], sparse.params["topk"]) == (5, 9)
+    for claim in (dense, sparse):
+        names = ("num_heads", "num_kv_heads", "head_dim", "v_head_dim", "window")
+        assert [claim.params[n] for n in names] == [6, 1, 12, 12, 11]
+        assert claim.params["shared_kv"]
+        assert claim.params["sinks"]
+        assert len(claim.parameters) == 1
+        assert claim.dims == {"b": B, "s": 1 if phase == "generation" else S, "p": P}
+    assert not found.primitives
+
+
+def test_the_indexer_scores_compressed_keys():
+    """Its keys stand for as many tokens as those of the attention that it selects for."""
+    for claim in claims(small_models.matched(NAME, "context"), "sparse_indexer"):
+        names = ("num_heads", "head_dim", "topk", "ratio", "weighted_sum")
+        assert [claim.params[n] for n in names] == [5, 16, 9, 5, "elementwise"]
+
+
+def test_the_mask_of_a_selection_belongs_to_the_attention():
+    """No pointwise work of (s, p + s) elements is left of it."""
+    found = small_models.matched(NAME, "context")
+    scattered = [n for n in found.flow.nodes if "scatter" in str(n.target)]
+    owners = {found.owner[n].kind for n in scattered}
+    assert scattered
+    assert owners == {"compressed_attention"}
+
+
+@pytest.mark.parametrize("lowering", ["eager", "serving"])
+def test_report_is_exact(lowering):
+    """Weights, FLOPs and nodes add up, at workloads inside a block too."""
+    found = small_models.report(NAME, lowering)
+    assert found["conservation"]["exact"]
+    assert found["conservation"]["nodes"]["primitive"] == 0
+
+
+def attend(x, extra, **options):
+    """Attention over the tokens and `extra` keys (B,1,n,12) behind them."""
+    key = torch.cat([heads(x, 2), extra], dim=2)
+    module = torch.nn.Module()
+    return attention_boundary.attention(module, heads(x, 2), key, key, None, **options)[0].flatten(
+        2
+    )
+
+
+def test_keys_that_are_no_whole_blocks_are_refused():
+    """A few learned keys behind the tokens are not compressed ones."""
+    found = toy.matched(lambda _m, x: attend(x, heads(x[:, :2], 2)))
+    assert not claims(found, "compressed_attention")
+    assert "not the p cached and" in toy.reasons(found)
+
+
+def test_a_soft_cap_is_refused():
+    """What the op does not hold is not dropped."""
+    found = small_models.matched(NAME, "context")
+    (claim, *_) = claims(found, "compressed_attention")
+    node = claim.anchor
+    arguments = node.args
+    try:
+        node.args = (*arguments[:-1], 5.0)
+        refused = matchers()["compressed_attention"].match(found.flow, node, set())
+    finally:
+        node.args = arguments
+    assert "a soft cap" in refused.reason
