@@ -210,15 +210,15 @@ def test_a_filter_made_of_data_is_no_causal_conv1d():
     assert "the filter is not a parameter" in reasons(found)
 
 
-def test_a_plain_convolution_is_a_primitive():
-    """Convolutions other than the short causal one have no op."""
+def test_a_convolution_over_two_axes_is_a_primitive():
+    """Convolutions other than those over time have no op."""
 
     def body(m, x):
-        return m.part(x.transpose(1, 2))
+        return m.part(x.transpose(1, 2)[:, :, None]).squeeze(2)
 
-    conv = nn.Conv1d(WIDTH, WIDTH, 3, padding=1, device="meta", dtype=torch.bfloat16)
+    conv = nn.Conv2d(WIDTH, WIDTH, (1, 3), padding=(0, 1), device="meta", dtype=torch.bfloat16)
     found = toy.matched(body, part=conv)
-    assert "aten.conv1d" in reasons(found)
+    assert "aten.conv2d" in reasons(found)
 
 
 def test_mamba2():

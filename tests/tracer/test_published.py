@@ -17,8 +17,6 @@ pytestmark = pytest.mark.slow
 PUBLISHED = Path(__file__).parents[3] / "shared" / "model_configs"
 #: transformers has no code for them: the model ships its own.
 FOREIGN = {"moonshotai--Kimi-K3", "nvidia--Llama-3_3-Nemotron-Super-49B-v1"}
-#: Uses computations that no op covers.
-UNKNOWN_WORK = {"deepseek-ai--DeepSeek-V4-Flash"}
 NAMES = sorted(f.name for f in PUBLISHED.iterdir()) if PUBLISHED.is_dir() else []
 
 #: Counts per kind of layer, and cache bytes per token and per sequence (bf16), worked out by hand from the configs.
@@ -67,12 +65,12 @@ def _configs(published_configs):
 
 @pytest.mark.parametrize("name", [n for n in NAMES if n not in FOREIGN])
 def test_conservation_is_exact(name):
-    """Weights, FLOPs and nodes, with no primitive except where the model has new computations."""
+    """Weights, FLOPs and nodes, with no primitive."""
     found = report(name)
     assert found["conservation"]["exact"]
     assert not found["full_depth"]
-    assert bool(found["unsupported"]) == (name in UNKNOWN_WORK)
-    assert found["situation"] == ("S3" if name in UNKNOWN_WORK else "S1-or-S2")
+    assert not found["unsupported"]
+    assert found["situation"] == "S1-or-S2"
 
 
 @pytest.mark.parametrize("name", sorted(FOREIGN & set(NAMES)))
