@@ -209,8 +209,18 @@ MATTERS = {
     "pointwise": "llama",
     "sparse_indexer": "deepseek_v32",
 }
-#: Matchers that no small model needs: test_match.py shows what they take.
-BY_TOY_ONLY = {"einsum", "sdpa"}
+#: Matchers that no small model needs: test_match.py, test_recurrences.py and test_compressed_attention.py show what
+#: they take.
+BY_TOY_ONLY = {
+    "compressed_attention",
+    "conv1d",
+    "einsum",
+    "linear_attention",
+    "mlstm",
+    "rg_lru",
+    "sdpa",
+    "wkv",
+}
 
 
 SLOW_MODELS = {m for m, name in MATTERS.items() if name not in FAST}
