@@ -27,7 +27,7 @@ from tracer.cache import run
 from tracer.match.claim import Matched
 from tracer.prune import Pruning
 
-WORKLOAD = {"b": 2, "s": 641}
+WORKLOAD = {"b": 2, "s": 641, "p": 259}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,16 +41,20 @@ class Counted:
 
 
 def count_flops(model: nn.Module, pruning: Pruning) -> dict[str, Counted]:
-    """FLOPs by torch's counter, each kept layer times its count: a fresh prompt, then one step over its cache."""
-    b, s = WORKLOAD["b"], WORKLOAD["s"]
+    """FLOPs by torch's counter, each kept layer times its count: new tokens over cached ones, then one step more.
+
+    The cache is filled as it is for a trace: over an empty one a model may take another branch.
+    """
+    b, s, p = WORKLOAD["b"], WORKLOAD["s"], WORKLOAD["p"]
     device = next(model.parameters()).device
     with torch.no_grad(), as_written(model), boundaries.bind(model):
         ids = torch.zeros(b, s, dtype=torch.long, device=device)
-        context, cache = _count(model, pruning, ids)
+        _, filled = run(model, ids[:, :p])
+        context, cache = _count(model, pruning, ids, filled)
         generation, _ = _count(model, pruning, ids[:, :1], cache)
     return {
-        "context": Counted(b=b, s=s, p=0, flops=context),
-        "generation": Counted(b=b, s=1, p=s, flops=generation),
+        "context": Counted(b=b, s=s, p=p, flops=context),
+        "generation": Counted(b=b, s=1, p=p + s, flops=generation),
     }
 
 
