@@ -174,15 +174,20 @@ def _list_submodules(arguments: argparse.Namespace) -> int:
             trust_remote_code=arguments.trust_remote_code,
             progress=progress,
         )
-        listed = [part.to_json() for part in found]
+        listed = [part.to_json(arguments.lowering) for part in found]
     finally:
         progress.done()
     if arguments.json:
-        print(json.dumps({"model": arguments.model, "submodules": listed}, indent=1))
+        found_json = {
+            "model": arguments.model,
+            "lowering": arguments.lowering,
+            "submodules": listed,
+        }
+        print(json.dumps(found_json, indent=1))
     else:
         from rich.console import Console
 
-        from tracer.report.terminal import render_submodules
+        from tracer.report.submodules import render_submodules
 
         render_submodules(listed, Console())
     return 0

@@ -178,15 +178,27 @@ def materialise(
         for part in reversed(parts):
             if part not in kept:
                 initialise(part)
-        for name, tensor in fresh:
-            if tensor.is_floating_point() and tensor.isnan().any():
-                if not isinstance(tensor, nn.Parameter):
-                    raise UnsupportedModelError(
-                        f"The model's own code gives no value to the buffer {name} in {path}.",
-                        "It cannot be built on its own.",
-                    )
-                tensor.normal_(0.0, _STD)
+        around = _around(model, path)[1:]
+        while around and _without_value(fresh):  # some models set a buffer from further out
+            initialise(around.pop(0))
+        for name, tensor in _without_value(fresh):
+            if not isinstance(tensor, nn.Parameter):
+                raise UnsupportedModelError(
+                    f"The model's own code gives no value to the buffer {name} in {path}.",
+                    "It cannot be built on its own.",
+                )
+            tensor.normal_(0.0, _STD)
     return module.requires_grad_(False)
+
+
+def _without_value(fresh: list[tuple[str, torch.Tensor]]) -> list[tuple[str, torch.Tensor]]:
+    return [(n, t) for n, t in fresh if t.is_floating_point() and t.isnan().any()]
+
+
+def _around(model: nn.Module, path: str) -> list[nn.Module]:
+    """A module and those it lies in, from the inside out."""
+    steps = path.split(".") if path else []
+    return [model.get_submodule(".".join(steps[:i])) for i in range(len(steps), -1, -1)]
 
 
 def give_buffers(model: nn.Module, layers: Collection[str]) -> None:
@@ -209,8 +221,7 @@ def _devices(device: torch.device) -> list[int]:
 
 def _initialiser(model: nn.Module, path: str) -> Callable[[nn.Module], None]:
     """The initialisation of the innermost model of transformers that the path lies in."""
-    steps = path.split(".") if path else []
-    around = [model.get_submodule(".".join(steps[:i])) for i in range(len(steps), -1, -1)]
+    around = _around(model, path)
     inside = [m for m in model.modules() if isinstance(m, PreTrainedModel)]
     owner = next((m for m in (*around, *inside) if isinstance(m, PreTrainedModel)), None)
     return owner._init_weights if owner is not None else lambda _module: None

@@ -104,14 +104,18 @@ class SubModule:
         )  # fmt: skip
 
     def ops(self, phase: str, lowering: str = "eager") -> tuple[Op, ...]:
-        """The ops that lie inside, each with the number of times that one call runs it."""
+        """The ops that lie inside, each with the number of times that one call runs it.
+
+        An op that a lowering made of work inside and of the lines around it, such as a norm and the addition before
+        it, lies inside; one that also does the work of another part does not.
+        """
         return tuple(
             replace(op, count=op.count // self.count)
             for op in self.source.ops(phase, lowering)
-            if op.layer == self.layer and op.where and all(_inside(place, self.name) for place in op.where)
-        )  # fmt: skip
+            if op.layer == self.layer and _belongs(op.where, self.name)
+        )
 
-    def to_json(self) -> Json:
+    def to_json(self, lowering: str = "eager") -> Json:
         """What `--submodules --json` prints of it."""
         return {
             "name": self.name,
@@ -121,7 +125,10 @@ class SubModule:
             "count": self.count,
             "alike": self.alike,
             "weight_bytes": self.weight_bytes,
-            "ops": {phase: [f"{op.op} {op.name}" for op in self.ops(phase)] for phase in PHASES},
+            "ops": {
+                phase: [f"{op.op} {op.name}" for op in self.ops(phase, lowering)]
+                for phase in PHASES
+            },
         }
 
 
@@ -165,7 +172,7 @@ class _Source:
             weights = Weights(model=traced.model, pruning=traced.pruning, scheme=traced.scheme)
             matched = match(Flow(traced.traces[phase], traced.pruning))
             assemble.set_modes(matched, weights)
-            rewrite.lower(matched, lowering)
+            rewrite.lower(matched, lowering, without=("fuse_across_layers",))
             self._ops[phase, lowering] = assemble.ops(matched, weights)
         return self._ops[phase, lowering]
 
@@ -264,6 +271,11 @@ def _is_block(source: _Source, path: str, role: Role) -> bool:
 
 def _key(op: Op) -> tuple[str, str, tuple[str, ...]]:
     return op.op, op.name, op.where
+
+
+def _belongs(places: tuple[str, ...], path: str) -> bool:
+    beneath = [place for place in places if not _inside(path, place) or place == path]
+    return bool(beneath) and all(_inside(place, path) for place in beneath)
 
 
 def _inside(place: str, path: str) -> bool:
