@@ -90,6 +90,17 @@ def is_cache_part(value: Any) -> bool:
     )
 
 
+def at(cache: Any, path: Path) -> Any:
+    """What lies at the path of a leaf, or None. Two paths may hold one tensor, which `leaves` gives once."""
+    value = cache
+    for step in path:
+        try:
+            value = value[step] if isinstance(value, Mapping | list | tuple) else vars(value)[step]
+        except (LookupError, TypeError):
+            return None
+    return value
+
+
 def rebuild(template: Any, values: Mapping[Path, Any]) -> Any:
     """A copy of `template` whose leaves are `values`; everything else is shared or copied shallowly."""
     return _rebuild(template, (), values, {})

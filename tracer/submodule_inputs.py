@@ -25,7 +25,7 @@ from transformers import PreTrainedModel
 from oplib.errors import UnsupportedModelError
 from tracer import boundaries
 from tracer.build import quiet_transformers
-from tracer.cache import Path, is_cache_part, leaves, rebuild, run
+from tracer.cache import Path, at, is_cache_part, leaves, rebuild, run
 from tracer.recorder import tensors
 from tracer.trace import state_kept
 
@@ -241,7 +241,7 @@ def record(
     sizes = _Sizes(sized, path)
     with sizes.passes(fake):
         filled = run(sized, torch.zeros(b, p, dtype=torch.long, device=META))[1] if p else None
-        cache = _twin(filled, {}, path, random) if p else None
+        cache = _twin(filled, None, path, random) if p else None
         wanted = sizes.reach(torch.zeros(b, s, dtype=torch.long, device=META), filled)
     with torch.no_grad(), quiet_transformers():
         caches = {} if filled is None else {id(filled): cache}
@@ -389,14 +389,13 @@ class _Merge:
             return type(found)(self(a, c) for a, c in zip(sized, found, strict=True))
         if is_cache_part(found):
             if id(sized) not in self._caches:
-                known = {path: v for path, v in leaves(found) if isinstance(v, torch.Tensor)}
-                self._caches[id(sized)] = _twin(sized, known, self._path, self._random)
+                self._caches[id(sized)] = _twin(sized, found, self._path, self._random)
             return self._caches[id(sized)]
         return found
 
 
-def _twin(cache: Any, known: Mapping[Path, torch.Tensor], module: str, random: Random) -> Any:
-    """A copy of a cache on the device. Tensors are those of `known` where they have the right size, else random.
+def _twin(cache: Any, known: Any, module: str, random: Random) -> Any:
+    """A copy of a cache on the device. Tensors are those of the cache `known` of the right size, else random.
 
     Tensors of one size in layers other than the module's own are one tensor: they are only read, if at all.
     """
@@ -405,15 +404,15 @@ def _twin(cache: Any, known: Mapping[Path, torch.Tensor], module: str, random: R
     for path, value in leaves(cache):
         if not isinstance(value, torch.Tensor):
             continue
-        old = known.get(path)
-        if old is not None and old.shape == value.shape:
+        old = at(known, path)
+        if isinstance(old, torch.Tensor) and old.shape == value.shape:
             values[path] = old
             continue
         layer = next((step for step in path if isinstance(step, int)), None)
         key: Any = path
         if layer is not None and str(layer) not in module.split("."):
-            at = path.index(layer)
-            key = (*path[:at], None, *path[at + 1 :], value.shape, value.dtype)
+            place = path.index(layer)
+            key = (*path[:place], None, *path[place + 1 :], value.shape, value.dtype)
         if key not in made:
             made[key] = random.like(value)
         values[path] = made[key]
