@@ -92,10 +92,11 @@ def is_cache_part(value: Any) -> bool:
 
 def at(cache: Any, path: Path) -> Any:
     """What lies at the path of a leaf, or None. Two paths may hold one tensor, which `leaves` gives once."""
-    value = cache
+    value: Any = cache
     for step in path:
         try:
-            value = value[step] if isinstance(value, Mapping | list | tuple) else vars(value)[step]
+            items: Any = value if isinstance(value, Mapping | list | tuple) else vars(value)
+            value = items[step]
         except (LookupError, TypeError):
             return None
     return value

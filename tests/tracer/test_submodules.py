@@ -29,8 +29,8 @@ MORE: dict[str, Config] = {
     "falcon": {"model_type": "falcon", **_NO_HEAD_DIM, "new_decoder_architecture": True, "num_kv_heads": 2},
     "phi": {"model_type": "phi", **_NO_HEAD_DIM},
     "falcon_h1": {
-        "model_type": "falcon_h1", **_PLAIN, "num_hidden_layers": 4, "mamba_d_ssm": 96, "mamba_n_heads": 8, "mamba_d_head": 12,
-        "mamba_d_state": 10, "mamba_n_groups": 2, "mamba_d_conv": 3, "mamba_chunk_size": 16,
+        "model_type": "falcon_h1", **_PLAIN, "num_hidden_layers": 4, "mamba_d_ssm": 96, "mamba_n_heads": 8,
+        "mamba_d_head": 12, "mamba_d_state": 10, "mamba_n_groups": 2, "mamba_d_conv": 3, "mamba_chunk_size": 16,
     },
     "lfm2": {
         "model_type": "lfm2", **_NO_HEAD_DIM, "conv_L_cache": 3,
