@@ -83,10 +83,43 @@ def counted_flops(flow: Flow, node: fx.Node) -> sympy.Expr:
     if targets.full_name(node) in _PRODUCTS:
         first = node.args[1] if targets.base_name(node) in ("addmm", "baddbmm") else node.args[0]
         return 2 * flow.numel(node) * flow.shape(first)[-1]
+    if targets.full_name(node) == "aten.einsum":
+        return _einsum_flops(flow, node)
     if targets.full_name(node) in ("aten.convolution", "aten.conv1d", "aten.conv2d"):
         weight = flow.shape(node.args[1])
         return 2 * flow.numel(node) * sympy.Mul(*weight[1:])
     return sympy.Integer(0)
+
+
+def _einsum_flops(flow: Flow, node: fx.Node) -> sympy.Expr:
+    """torch contracts factors from left to right: a product of matrices where both hold a letter that vanishes."""
+    terms, _, result = node.args[0].replace(" ", "").partition("->")
+    letters = [list(term.replace("...", "")) for term in terms.split(",")]
+    size: dict[str, sympy.Expr] = {}
+    batch: list[str] = []
+    for term, named, factor in zip(terms.split(","), letters, node.args[1], strict=True):
+        shape = flow.shape(factor)
+        where = term.find("...")
+        unnamed = [f"...{i}" for i in reversed(range(len(shape) - len(named)))]
+        named[where:where] = unnamed if where >= 0 else []
+        batch += [name for name in unnamed if name not in batch]
+        for name, length in zip(named, shape, strict=True):
+            size[name] = length if size.get(name, sympy.Integer(1)) == 1 else size[name]
+    kept = {*result.replace("...", ""), *(batch if "..." in result or not result else ())}
+    if not result:  # implicit: letters that stand once, in alphabetical order
+        kept |= {
+            name for term in letters for name in term if sum(t.count(name) for t in letters) == 1
+        }
+    total, left = sympy.Integer(0), set(letters[0])
+    for i, right in enumerate(map(set, letters[1:]), start=1):
+        later = kept.union(*letters[i + 1 :])
+        gone = (left | right) - later
+        if gone & left & right:
+            total += 2 * sympy.Mul(
+                *(size[name] for name in (later | (left & right)) & (left | right))
+            )
+        left = (left | right) & later
+    return total
 
 
 def _elements(flow: Flow, node: fx.Node) -> sympy.Expr:

@@ -127,7 +127,10 @@ def _free(flow: Flow) -> dict[fx.Node, str]:
             continue
         if targets.is_shape_arithmetic(node):
             free[node] = "shape arithmetic"
-        elif node not in flow.alive and targets.is_position(node):
+        elif node not in flow.alive and (
+            targets.is_pointwise(node)
+            or (flow.role[node] is not Role.DATA and targets.is_position(node))
+        ):
             free[node] = "unused"
         elif targets.is_constant(node):
             free[node] = "constant"

@@ -74,6 +74,7 @@ class Flow:
         """Nodes that the output depends on. A write to memory that lives on is alive though nothing reads it."""
         stack = [n for n in self.trace.graph.nodes if n.op == "output"]
         writes = [n for n in self.nodes if targets.mutated(n)]
+        stack += [n for n in writes if self.root(n).op in ("get_attr", "placeholder")]
         alive: set[fx.Node] = set()
         while stack:
             while stack:

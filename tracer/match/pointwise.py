@@ -8,8 +8,11 @@ from torch import fx
 
 from oplib.symbols import evaluate
 from tracer.match import Stage, matcher, targets
-from tracer.match.claim import Claim, Result
+from tracer.match.claim import Claim, Refusal, Result
 from tracer.match.flow import Flow
+
+#: Multiplications per element moved that memory still hides: vector units of current GPUs do about 14.
+MOST_PER_ELEMENT = 8
 
 
 @matcher("pointwise", stage=Stage.MEMORY)
@@ -17,9 +20,31 @@ def pointwise(flow: Flow, node: fx.Node, _taken) -> Result:
     """Any operator whose time is its bytes."""
     if not targets.is_pointwise(node):
         return None
+    if _contracts(flow, node):
+        return Refusal(
+            node=node,
+            op="bmm",
+            reason="it sums products of every pair of two factors: a contraction, written per element",
+        )
     claim = Claim(kind="pointwise", params={}, dims={}, nodes=[node], anchor=node)
     measure(flow, claim)
     return claim
+
+
+def _contracts(flow: Flow, node: fx.Node) -> bool:
+    """Whether a sum reads products of every pair of two factors, and there are many of them per element moved."""
+    if targets.base_name(node) not in ("sum", "mean"):
+        return False
+    made = node.args[0]
+    while made.op == "call_function" and targets.base_name(made) in targets.CASTS:
+        made = made.args[0]
+    if made.op != "call_function" or targets.base_name(made) not in ("mul", "multiply"):
+        return False
+    factors = [_unexpanded(v) for v in made.all_input_nodes if _is_tensor(v)]
+    if len(factors) != 2:
+        return False
+    moved = sum(_at_length(flow.numel(v)) for v in (*factors, node))
+    return _at_length(flow.numel(made)) > MOST_PER_ELEMENT * moved
 
 
 def measure(flow: Flow, claim: Claim) -> None:

@@ -183,11 +183,12 @@ def mutated(node: fx.Node) -> list[fx.Node]:
     """The arguments that the node writes in place."""
     if not isinstance(node.target, torch._ops.OpOverload):
         return []
-    arguments = node.target._schema.arguments
+    schema = node.target._schema.arguments
+    given = [*zip(schema, node.args, strict=False), *((a, node.kwargs.get(a.name)) for a in schema)]
     return [
         value
-        for schema, value in zip(arguments, node.args, strict=False)
-        if schema.alias_info is not None
-        and schema.alias_info.is_write
+        for argument, value in given
+        if argument.alias_info is not None
+        and argument.alias_info.is_write
         and isinstance(value, fx.Node)
     ]
