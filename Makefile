@@ -9,17 +9,18 @@ BIN    := $(VENV)/bin
 export HF_HUB_OFFLINE = 1
 export TRANSFORMERS_OFFLINE = 1
 
-.PHONY: help setup demo test check bench docs golden clean
+.PHONY: help setup demo test check bench coverage docs golden clean
 .DELETE_ON_ERROR:
 
 help:
-	@echo "demo    trace the example model and write $(DEMO)"
-	@echo "test    all tests, in parallel, warnings are errors"
-	@echo "check   format, lint, types, sizes and the fast tests"
-	@echo "bench   what a trace costs: the example and the published configs at hand (minutes)"
-	@echo "docs    rewrite the generated pages of docs/"
-	@echo "golden  rewrite tests/golden; read the diff before committing it"
-	@echo "clean   remove what the other targets made, the environment included"
+	@echo "demo      trace the example model and write $(DEMO)"
+	@echo "test      all tests, in parallel, warnings are errors"
+	@echo "check     format, lint, types, sizes and the fast tests"
+	@echo "bench     what a trace costs: the example and the published configs at hand (minutes)"
+	@echo "coverage  trace every model type of transformers, rewrite docs/coverage.md (minutes)"
+	@echo "docs      rewrite the generated pages of docs/"
+	@echo "golden    rewrite tests/golden; read the diff before committing it"
+	@echo "clean     remove what the other targets made, the environment included"
 
 setup: $(STAMP)
 
@@ -46,6 +47,9 @@ check: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python tools/bench.py
+
+coverage: $(STAMP)
+	$(BIN)/python tools/coverage.py
 
 docs: $(STAMP)
 	$(BIN)/python tools/docs_build.py

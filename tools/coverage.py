@@ -16,6 +16,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import coverage_page
+import coverage_record
 import coverage_rows
 from bench import machine
 from zoo import Specimen, chosen, known
@@ -44,22 +45,6 @@ def measure(specimens: Iterable[Specimen], arguments: argparse.Namespace) -> dic
     return dict(sorted(found.items()))
 
 
-def compare(rows: Mapping[str, Row], old: Mapping[str, Row]) -> int:
-    """Print what differs from the committed rows; 1 when a proof is lost."""
-    lost = 0
-    for key, row in rows.items():
-        if key not in old:
-            print(f"{key}: not in the committed table")
-            continue
-        found = coverage_rows.differences(old[key], row)
-        worse = coverage_rows.proved(old[key]) and not coverage_rows.proved(row)
-        lost += worse
-        if found:
-            print(f"{'LOST ' if worse else ''}{key}: {'; '.join(found)}; {row['error']}")
-    print(f"{len(rows)} types compared, {lost} no longer trace exactly")
-    return 1 if lost else 0
-
-
 def pick(specimens: Mapping[str, Specimen], arguments: argparse.Namespace) -> list[Specimen]:
     """The types that the arguments ask for."""
     if arguments.only:
@@ -67,17 +52,15 @@ def pick(specimens: Mapping[str, Specimen], arguments: argparse.Namespace) -> li
     if arguments.third:
         return [
             specimens[k]
-            for k in coverage_rows.third(k for k, s in specimens.items() if not s.no_decoder)
+            for k in coverage_record.third(k for k, s in specimens.items() if not s.no_decoder)
         ]
     return list(specimens.values())
 
 
 def write(record: Row) -> None:
-    """The record, a row a line, and the page made of it."""
-    head = [f"{json.dumps(k)}: {json.dumps(v)}" for k, v in record.items() if k != "rows"]
-    rows = [f" {json.dumps(k)}: {json.dumps(v)}" for k, v in record["rows"].items()]
-    text = "{\n" + ",\n".join([*head, '"rows": {\n' + ",\n".join(rows) + "\n}"]) + "\n}\n"
-    coverage_rows.RECORD.write_text(text, encoding="utf-8")
+    """The record and the page made of it."""
+    text = coverage_record.text_of(record)
+    coverage_record.RECORD.write_text(text, encoding="utf-8")
     coverage_page.PAGE.write_text(coverage_page.render(json.loads(text)), encoding="utf-8")
 
 
@@ -85,12 +68,13 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", nargs="+", metavar="TYPE", help="these types")
     parser.add_argument("--third", action="store_true", help="every third type in sorted order")
-    parser.add_argument("--update", action="store_true", help="put rows into the committed ones")
-    parser.add_argument("--check", action="store_true", help="compare with the committed rows")
-    parser.add_argument("--json", action="store_true", help="print the record")
+    then = parser.add_mutually_exclusive_group()
+    then.add_argument("--update", action="store_true", help="put rows into the committed ones")
+    then.add_argument("--check", action="store_true", help="compare with the committed rows")
+    then.add_argument("--json", action="store_true", help="print the record and write nothing")
     parser.add_argument("--jobs", type=int, default=cores(), help="worker processes (all cores)")
     parser.add_argument("--timeout", type=float, default=90, help="seconds per type (90)")
-    parser.add_argument("--memory", type=float, default=6, help="GB per worker process (6)")
+    parser.add_argument("--memory", type=float, default=4, help="GB per worker process (4)")
     return parser.parse_args()
 
 
@@ -107,29 +91,19 @@ def main() -> int:
         "no_decoder": {k: s.no_decoder for k, s in specimens.items() if s.no_decoder},
         "rows": rows,
     }
-    part = bool(arguments.only or arguments.third)
+    if arguments.check:
+        return coverage_record.compare(rows, coverage_record.recorded()["rows"])
     if arguments.json:
         print(json.dumps(record, indent=1))
-    if arguments.check:
-        return compare(rows, coverage_rows.recorded()["rows"])
-    if part and arguments.update:
-        write(joined(coverage_rows.recorded(), record))
-    elif not (part or arguments.json):
-        write(record)
-    elif not arguments.json:
+    elif arguments.update:
+        write(coverage_record.joined(coverage_record.recorded(), record))
+    elif arguments.only or arguments.third:
         print("\n".join(coverage_page.line(row) for row in rows.values()))
+    else:
+        write(record)
     return 0
 
 
-def joined(old: Row, new: Row) -> Row:
-    """The old record with the new rows; machine and total stay those of the last run over all types."""
-    for name in ("torch", "transformers"):
-        if old["made_with"][name] != new["made_with"][name]:
-            raise SystemExit(f"the committed rows are of {name} {old['made_with'][name]}")
-    rows = dict(sorted((old["rows"] | new["rows"]).items()))
-    return old | {"no_decoder": new["no_decoder"], "rows": rows}
-
-
 if __name__ == "__main__":
-    sys.path[:0] = [str(coverage_rows.ROOT)]
+    sys.path[:0] = [str(coverage_record.ROOT)]
     sys.exit(main())

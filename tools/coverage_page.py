@@ -80,23 +80,26 @@ def _summary(record: Row, rows: Sequence[Row]) -> Iterator[str]:
     body = [["types", *map(str, sizes)], ["no decoder", *map(str, refused)]]
     for name, holds in counts.items():
         body.append([name, *(str(sum(map(holds, group))) for group in groups)])
-    for name, figure in (("seconds, sum", sum), ("seconds, median", statistics.median)):
-        body.append([name, *(f"{figure([r['seconds'] for r in g] or [0]):.2f}" for g in groups)])
+    for name, field in (("seconds", "seconds"), ("processor seconds", "cpu_s")):
+        spent = [[row[field] for row in group] or [0] for group in groups]
+        body.append([f"{name}, sum", *(f"{sum(s):.0f}" for s in spent)])
+        body.append([f"{name}, median", *(f"{statistics.median(s):.2f}" for s in spent)])
     yield from _table(("", "causal", "image-text"), body)
     made = record["made_with"]
     peak = max((row.get("peak_gb", 0) for row in rows), default=0)
     yield ""
     yield (
-        f"{record['wall_s']:.0f} s for all of them with {made['workers']} worker processes; no process used more than "
-        f"{peak:.1f} GB. Seconds are those of one type within its process, imports not included. {made['date']}, "
-        f"torch {made['torch']}, transformers {made['transformers']}, Python {made['python']}, {made['cpu']}."
+        f"{record['wall_s']:.0f} s for all of them with {made['workers']} processes, {peak:.1f} GB at most in one. "
+        "Seconds are those of one type in its process, without imports; other work on the machine lengthens them, "
+        f"processor seconds less. {made['date']}, torch {made['torch']}, transformers {made['transformers']}, "
+        f"Python {made['python']}, {made['cpu']}."
     )
 
 
 def _slowest(rows: Sequence[Row]) -> Iterator[str]:
-    yield from ["", "The three slowest:", ""]
-    for row in sorted(rows, key=lambda r: -r["seconds"])[:3]:
-        yield f"- `{row['type']}`, {row['seconds']:.1f} s: {_why_slow(row)}"
+    yield from ["", "The three slowest, in processor seconds:", ""]
+    for row in sorted(rows, key=lambda r: -r["cpu_s"])[:3]:
+        yield f"- `{row['type']}`, {row['cpu_s']:.1f} s: {_why_slow(row)}"
 
 
 def _why_slow(row: Row) -> str:
@@ -110,7 +113,9 @@ def _why_slow(row: Row) -> str:
 
 
 def _types(rows: Iterable[Row]) -> Iterator[str]:
-    heads = "type, class, layers, unique, nodes, ops, situation, exact, full depth, s, sizes of"
+    heads = (
+        "type, class, layers, unique, nodes, ops, situation, exact, full depth, s, cpu s, sizes of"
+    )
     yield from _table(heads.split(", "), (_cells(row) for row in rows))
 
 
@@ -118,19 +123,22 @@ def _cells(row: Row) -> list[str]:
     name = row["type"].partition("/")[2]
     inner = row.get("traced_type", name)
     shown = f"`{name}`" if inner == name else f"`{name}` ({inner})"
-    seconds, source = f"{row['seconds']:.1f}", _escape(row["source"].partition(":")[0])
+    last = [
+        f"{row['seconds']:.1f}",
+        f"{row['cpu_s']:.1f}",
+        _escape(row["source"].partition(":")[0]),
+    ]
     if row["error"]:
         reached = ", ".join(p for p in PHASES if p in row["phases"])
         told = f"fails after {reached}" if reached else "fails"
-        return [shown, row["class"], "", "", "", "", told, "", "", seconds, source]
+        return [shown, row["class"], "", "", "", "", told, "", "", *last]
     return [
         shown,
         row["class"],
         *(str(row[key]) for key in ("layers", "unique_layers", "nodes", "ops", "situation")),
         "yes" if row["exact"] else "**no**: " + row["inexact"],
         "yes" if row["full_depth"] else "",
-        seconds,
-        source,
+        *last,
     ]
 
 

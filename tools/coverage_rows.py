@@ -1,23 +1,19 @@
-"""Trace one model type into a row of the coverage table, and compare rows."""
+"""Trace one model type into a row of the coverage table."""
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pool
 from zoo import Specimen
 
-ROOT = Path(__file__).resolve().parent.parent
-RECORD = ROOT / "docs" / "coverage.json"
 PHASES = ("context", "generation")
-COMPARED = ("phases", "exact", "situation")
 Row = dict[str, Any]  # Any: a JSON object
 
 
@@ -25,10 +21,10 @@ def rows(
     specimens: Iterable[Specimen], *, jobs: int, seconds: float, memory_gb: float
 ) -> Iterator[Row]:
     """A row per type in order of completion, each from a process that is killed when it takes longer."""
-    limits = {"jobs": jobs, "seconds": seconds, "memory_gb": memory_gb}
-    for one, found in pool.results(trace, specimens, **limits):
+    done = pool.results(trace, specimens, jobs=jobs, seconds=seconds, memory_gb=memory_gb)
+    for one, found in done:
         if isinstance(found, pool.Lost):
-            yield {**_row(one), "error": found.reason, "seconds": seconds}
+            yield {**_row(one), "error": found.reason, "seconds": seconds, "cpu_s": seconds}
         else:
             yield found
 
@@ -42,7 +38,7 @@ def trace(one: Specimen) -> Row:
     row, steps = _row(one), list[str]()
     with tempfile.TemporaryDirectory() as folder:
         path = one.write(Path(folder))
-        start = time.perf_counter()
+        start, cpu_start = time.perf_counter(), time.process_time()
         try:
             row |= _findings(analyse(str(path), Options(), steps.append))
         except TraceModelError as error:
@@ -55,6 +51,7 @@ def trace(one: Specimen) -> Row:
     after = {"context": "trace generation", "generation": "match"}
     row["phases"] = [phase for phase in PHASES if after[phase] in steps]
     row["seconds"] = round(time.perf_counter() - start, 2)
+    row["cpu_s"] = round(time.process_time() - cpu_start, 2)
     row["peak_gb"] = round(pool.peak_gb(), 2)
     return row
 
@@ -107,24 +104,3 @@ def _plain(text: str, folder: str) -> str:
     """One line of an error without the temporary folder and the addresses of objects."""
     text = re.sub(re.escape(folder) + r"[\w./-]*/", "", text)
     return re.sub(r" at 0x[0-9a-f]+", "", " ".join(text.split()))[:300]
-
-
-def third(keys: Iterable[str]) -> list[str]:
-    """Every third key in sorted order: what each run of the tests checks."""
-    return sorted(keys)[::3]
-
-
-def recorded() -> Row:
-    """The committed record: `made_with`, `rows` by key, and `no_decoder`."""
-    found: Row = json.loads(RECORD.read_text(encoding="utf-8"))
-    return found
-
-
-def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """What differs between two rows of a type, seconds and counts left out."""
-    return [f"{n}: {old[n]!r}, here {new[n]!r}" for n in COMPARED if old[n] != new[n]]
-
-
-def proved(row: Mapping[str, Any]) -> bool:
-    """Whether both phases trace and nothing is lost."""
-    return len(row["phases"]) == len(PHASES) and row["exact"]

@@ -95,7 +95,7 @@ def _end(worker: _Worker) -> None:
 
 def _serve(work: Callable[[Any], Any], pipe: Connection, memory_gb: float) -> None:
     _limit_memory(memory_gb)
-    with suppress(EOFError, KeyboardInterrupt):
+    with suppress(EOFError, OSError, KeyboardInterrupt):  # the caller is gone
         while True:
             item = pipe.recv()
             try:
