@@ -151,7 +151,7 @@ def _trace(
             progress(f"trace {phase}")
             branches = any(t.branches for t in traces.values())
             traces[phase] = trace(model, captured, phase, branches=branches)
-        unread = _idle(model, pruning, captured, traces, pruned=pruned)
+        unread = _idle(model, pruning, traces, pruned=pruned)
     return Traced(
         resolved=resolved,
         model=model,
@@ -166,7 +166,6 @@ def _trace(
 def _idle(
     model: nn.Module,
     pruning: Pruning,
-    captured: Capture,
     traces: dict[str, Trace],
     *,
     pruned: bool,
@@ -175,7 +174,7 @@ def _idle(
     names = idle.unread(model, traces.values())
     if not names:
         return ()
-    read = idle.read_by_the_whole(model, pruning, names, fake=captured.fake)
+    read = idle.read_by_the_whole(model, pruning, names, traces["generation"].setting)
     if read and pruned:
         raise RuntimeError(f"representative layers do not read {min(read)}, the whole model does")
     return tuple(name for name in names if name not in read and pruning.copies.get(name, 1))
@@ -255,7 +254,9 @@ def _count(
 ) -> tuple[dict[str, int], Json, dict[str, int]]:
     """Weights, FLOPs and nodes, each counted on the model and on what became of it as written."""
     with quiet_transformers():
-        counted = conserve.count_flops(traced.model, traced.pruning)
+        counted = conserve.count_flops(
+            traced.model, traced.pruning, traced.traces["generation"].setting
+        )
     missed = {phase: _primitive_flops(m, counted[phase]) for phase, m in matched.items()}
     held = sum(e["weight_bytes"] * e["count"] for e in unsupported if e["phase"] == "context")
     weight = {
@@ -345,9 +346,37 @@ def _notes(traced: Traced) -> list[str]:
     notes = [*traced.resolved.notes]
     if traced.pruning.reason:
         notes.append(f"traced at full depth: {traced.pruning.reason}")
+    notes.extend(_setting_notes(traced))
     if any(t.branches for t in traced.traces.values()):
         notes.append(
             "the model branches on sizes (windows, top-k): the graph is that of long sequences, see traced_at"
+        )
+    return notes
+
+
+def _setting_notes(traced: Traced) -> list[str]:
+    """What a model that runs in a setting of its own was taken for."""
+    notes = []
+    setting = traced.traces["generation"].setting
+    if setting.positions:
+        notes.append(f"the model runs over {setting.positions} positions at most")
+    if setting.rows > 1:
+        notes.append(
+            f"each token is {setting.rows} token ids, one per codebook: ids have {setting.rows}*b rows"
+        )
+    if setting.rereads:
+        notes.append(
+            "the model keeps no cache, or not of all that it needs: a pass reads all p + s tokens, "
+            "that for a generated token p + 1"
+        )
+    if traced.traces["context"].setting.fresh:
+        notes.append(
+            "the model takes one token at a time over a cache: a context pass at p > 0 is priced as at p = 0"
+        )
+    asked = sorted({line for t in traced.traces.values() for line in t.asked})
+    if asked:
+        notes.append(
+            f"values that the model asks of its data were taken as zero: {', '.join(asked)}"
         )
     return notes
 

@@ -1,9 +1,9 @@
 """The cache as data: found in a real pass, its sizes turned into expressions of batch and cached length.
 
-A cache is any object that the model returns as `past_key_values`. Its *leaves* are the tensors, and the
-integers that count tokens, anywhere inside it. `infer` runs the model at a few workloads and reads the
-expression of each size off the differences; a size that no expression explains at every workload raises instead
-of being guessed.
+A cache is any object that the model returns as `past_key_values` or `cache_params`, or what it carries in another way
+(`tracer.carried`). Its *leaves* are the tensors, and the integers that count tokens, anywhere inside it. `infer` runs
+the model at a few workloads and reads the expression of each size off the differences; a size that no expression
+explains at every workload raises instead of being guessed.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import copy
 import inspect
 import math
+import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,8 +20,10 @@ import sympy
 import torch
 
 from oplib.symbols import B, P
+from tracer.carried import Carried, first_pass, next_pass
 
 _PLAIN = (str, bytes, bool, float, torch.dtype, torch.device, type(None), type)
+_WITHOUT_CACHE: weakref.WeakSet[torch.nn.Module] = weakref.WeakSet()  # known from their first pass
 Path = tuple[str | int, ...]
 
 
@@ -42,7 +45,11 @@ class Leaf:
 def run(
     model: torch.nn.Module, input_ids: torch.Tensor, cache: Any = None
 ) -> tuple[torch.Tensor, Any]:
-    """Logits and cache of one forward pass, whatever name the model has for its cache."""
+    """Logits and cache of one forward pass, whatever name the model has for its cache and wherever it keeps it."""
+    if isinstance(cache, Carried):
+        return next_pass(model, input_ids, cache, use_cache=True)
+    if model in _WITHOUT_CACHE:
+        return first_pass(model, input_ids, use_cache=True)
     taken = inspect.signature(type(model).forward).parameters
     name = (
         "cache_params"
@@ -51,7 +58,10 @@ def run(
     )
     given = {} if cache is None else {name: cache}
     out = model(input_ids=input_ids, use_cache=True, **given)
-    return out.logits, getattr(out, name)
+    if hasattr(out, name):
+        return out.logits, getattr(out, name)
+    _WITHOUT_CACHE.add(model)
+    return first_pass(model, input_ids, use_cache=True)
 
 
 def leaves(cache: Any) -> Iterator[tuple[Path, torch.Tensor | int]]:
@@ -85,7 +95,7 @@ def _walk(
 def is_cache_part(value: Any) -> bool:
     """Whether an object is a cache, or a part of one, by its class's name or module."""
     return any(
-        "cache" in c.__module__ or c.__name__.endswith(("Cache", "Layer"))
+        c is Carried or "cache" in c.__module__ or c.__name__.endswith(("Cache", "Layer"))
         for c in type(value).__mro__[:-1]
     )
 
@@ -141,9 +151,11 @@ def infer(
     columns = [dict(leaves(c)) for c in caches]
     found = []
     for path, example in columns[0].items():
-        held = [(c[path], point) for c, point in zip(columns, points, strict=True) if path in c]
+        held = [(c[path], point) for c, point in zip(columns, points, strict=True) if _has(c, path)]
         values: list[Any] = [v for v, _ in held]
         where = [point for _, point in held]
+        if not held:
+            continue
         if isinstance(example, torch.Tensor):
             shape = tuple(
                 expression([v.shape[d] for v in values], where) for d in range(example.dim())
@@ -152,6 +164,12 @@ def infer(
         elif len(set(values)) > 1:
             found.append(Leaf(path=path, shape=(), dtype=None, value=expression(values, where)))
     return caches[0], tuple(found)
+
+
+def _has(column: Mapping[Path, Any], path: Path) -> bool:
+    """Whether a cache has this part: a tensor without elements stands for none."""
+    value = column.get(path)
+    return value is not None and not (isinstance(value, torch.Tensor) and value.numel() == 0)
 
 
 def expression(sizes: Sequence[int], points: Sequence[tuple[int, int]]) -> sympy.Expr:

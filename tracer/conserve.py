@@ -25,6 +25,7 @@ from oplib.op import Op
 from tracer import boundaries
 from tracer.cache import run
 from tracer.match.claim import Matched
+from tracer.passes import PLAIN, Setting
 from tracer.prune import Pruning
 
 WORKLOAD = {"b": 2, "s": 641, "p": 259}
@@ -40,22 +41,29 @@ class Counted:
     flops: int
 
 
-def count_flops(model: nn.Module, pruning: Pruning) -> dict[str, Counted]:
+def count_flops(model: nn.Module, pruning: Pruning, setting: Setting = PLAIN) -> dict[str, Counted]:
     """FLOPs by torch's counter, each kept layer times its count: new tokens over cached ones, then one step more.
 
     The cache is filled as it is for a trace: over an empty one a model may take another branch.
     """
-    b, s, p = WORKLOAD["b"], WORKLOAD["s"], WORKLOAD["p"]
-    device = next(model.parameters()).device
-    with torch.no_grad(), as_written(model), boundaries.bind(model):
-        ids = torch.zeros(b, s, dtype=torch.long, device=device)
-        _, filled = run(model, ids[:, :p])
-        context, cache = _count(model, pruning, ids, filled)
-        generation, _ = _count(model, pruning, ids[:, :1], cache)
+    b, s, p = _counted_at(setting)
+    with torch.no_grad(), as_written(model), boundaries.bind(model), setting.mode():
+        filled = run(model, setting.ids(model, b, p))[1] if p else None
+        context, cache = _count(model, pruning, setting.ids(model, b, s, p), filled)
+        generation, _ = _count(model, pruning, setting.ids(model, b, 1, p + s), cache)
     return {
         "context": Counted(b=b, s=s, p=p, flops=context),
         "generation": Counted(b=b, s=1, p=p + s, flops=generation),
     }
+
+
+def _counted_at(setting: Setting) -> tuple[int, int, int]:
+    """Batch, new and cached tokens of the count: as many as the model has positions for."""
+    b, s, p = WORKLOAD["b"], WORKLOAD["s"], WORKLOAD["p"]
+    if setting.positions is not None and setting.positions <= s + p:
+        p = setting.positions // 4
+        s = setting.positions - p - 1
+    return b, s, 0 if setting.fresh else p
 
 
 def _count(

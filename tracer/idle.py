@@ -8,16 +8,16 @@ weight that a boundary or a matcher loses, or that only a layer without a repres
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from tracer.cache import run
 from tracer.conserve import as_written
+from tracer.passes import Setting
 from tracer.provenance import origin
 from tracer.prune import Pruning
 from tracer.trace import Trace
@@ -70,7 +70,7 @@ def _storage(tensor: torch.Tensor) -> int:
 
 
 def read_by_the_whole(
-    model: nn.Module, pruning: Pruning, names: Collection[str], *, fake: bool
+    model: nn.Module, pruning: Pruning, names: Collection[str], setting: Setting
 ) -> set[str]:
     """Those of these parameters that a layer of the full model reads which stands where they do, or the rest of it.
 
@@ -80,7 +80,7 @@ def read_by_the_whole(
     reads = _Reads()
     try:
         with pruning.whole(), torch.no_grad(), as_written(model), _by_layer(model, pruning, reads):
-            _run(model, reads, fake=fake)
+            _run(model, reads, setting)
             read = {
                 pruning.standing(name)
                 for name, parameter in model.named_parameters()
@@ -142,13 +142,11 @@ def _counted_elsewhere(
     return found
 
 
-def _run(model: nn.Module, reads: _Reads, *, fake: bool) -> None:
+def _run(model: nn.Module, reads: _Reads, setting: Setting) -> None:
     b, s = WORKLOAD
-    device = next(model.parameters()).device
-    with FakeTensorMode(allow_non_fake_inputs=True) if fake else nullcontext(), reads:
-        ids = torch.zeros(b, s, dtype=torch.long, device=device)
-        _, cache = run(model, ids)
-        run(model, ids[:, :1], cache)
+    with setting.mode(), reads:
+        _, cache = run(model, setting.ids(model, b, s))
+        run(model, setting.ids(model, b, 1, s), cache)
 
 
 def describe(

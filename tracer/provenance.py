@@ -65,6 +65,12 @@ def _user_frame(frame: FrameType | None) -> tuple[str, int]:
     return "", 0
 
 
+def model_line() -> str:
+    """`file.py:line` of the innermost line of model code that is running."""
+    file, line = _user_frame(sys._getframe(1))
+    return f"{os.path.basename(file)}:{line}" if file else ""
+
+
 @contextlib.contextmanager
 def recorded(model: torch.nn.Module) -> Iterator[Callable[[], Origin]]:
     """Within the context, the yielded function gives the `Origin` of its caller while `model` runs: innermost module,

@@ -8,18 +8,31 @@ where a model asks for values. One pass of DeepSeek-V3 takes 20 ms on one core; 
 from __future__ import annotations
 
 import operator
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import fx
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from tracer.provenance import NOWHERE, Origin
+from oplib.errors import UnsupportedModelError
+from tracer.provenance import NOWHERE, Origin, model_line
 from tracer.sizes import Different
 
-_QUERIES = frozenset([torch.ops.prim.device.default])  # fake tensors ask themselves; no work
+_aten = torch.ops.aten
+_VALUES = frozenset(
+    [_aten._local_scalar_dense.default, _aten.item.default, _aten.is_nonzero.default]
+)
+_ALL = frozenset([_aten._is_all_true.default, _aten.all.default])
+#: No work: what fake tensors ask themselves, and values that Python asks for.
+_QUERIES = _VALUES | {torch.ops.prim.device.default}
+#: Calls of one pass. Deep models of many small layers make 40,000; a loop over the tokens of a long workload, millions.
+MOST_CALLS = 150_000
+#: Elements of a tensor with data that a call may read: tables of long sequences belong on fake tensors.
+MOST_REAL = 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +45,70 @@ class Call:
     out: Any  # a tensor, or a list or tuple of tensors
     values: tuple[torch.Tensor, ...]
     origin: Origin
+
+
+def too_many_calls(line: str) -> UnsupportedModelError:
+    """The error for a pass that would never end: most of its calls come from `line`."""
+    return UnsupportedModelError(
+        f"a forward pass over a long sequence makes over {MOST_CALLS} operator calls, most of them at "
+        f"{line or 'lines outside the model'}: it loops over the tokens in Python.",
+        hint="Such a loop needs a boundary, see tracer/boundaries/.",
+    )
+
+
+def _is_large_and_real(tensor: torch.Tensor) -> bool:
+    return tensor.is_cpu and tensor.numel() > MOST_REAL and not isinstance(tensor, FakeTensor)
+
+
+def busiest_line(calls: Sequence[Call]) -> str:
+    """The source line that made most of the calls."""
+    return Counter(c.origin.source for c in calls).most_common(1)[0][0] if calls else ""
+
+
+class CallCount(TorchDispatchMode):
+    """Counts the operator calls made inside it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls = 0
+
+    def __torch_dispatch__(
+        self,
+        func: torch._ops.OpOverload,
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        self.calls += 1
+        return func(*args, **(kwargs or {}))
+
+
+class Answers(TorchDispatchMode):
+    """Answers every value that Python asks of a tensor with zero or False (no padding, no end reached), and whether
+    all elements are true with True (checks hold). `asked` are the lines that asked.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: set[str] = set()
+        self._all_true: list[torch.Tensor] = []
+
+    def __torch_dispatch__(
+        self,
+        func: torch._ops.OpOverload,
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        if func not in _VALUES:
+            out = func(*args, **(kwargs or {}))
+            if func in _ALL:
+                self._all_true.append(out)
+            return out
+        self.asked.add(model_line())
+        if func is _aten.is_nonzero.default or args[0].dtype == torch.bool:
+            return any(args[0] is t for t in self._all_true)
+        return 0.0 if args[0].dtype.is_floating_point else 0
 
 
 class Recorder(TorchDispatchMode):
@@ -66,7 +143,15 @@ class Recorder(TorchDispatchMode):
         kwargs = kwargs or {}
         if func in _QUERIES:
             return func(*args, **kwargs)
+        if (
+            func is _aten.detach_.default
+        ):  # the end of `torch.tensor`, which fake tensors do not take
+            return args[0]
         self._check(func)
+        if any(isinstance(a, torch.Tensor) and _is_large_and_real(a) for a in args):
+            raise RuntimeError(f"{func} computes on real data at {model_line()}")
+        if len(self.calls) > MOST_CALLS:
+            raise too_many_calls(busiest_line(self.calls[-1000:]))
         if torch.Tag.inplace_view in func.tags:
             self._keep_shape(args[0])
         out = func(*args, **kwargs)

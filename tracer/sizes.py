@@ -4,14 +4,19 @@ A size that is equal at both workloads is a constant. Any other is read off the 
 apart (p beyond 900 s, b and s with primes of their own), as a multiple of one of b, s, p, b*s, b*p, p+s, b*(p+s), or as
 a linear form in p and s with small coefficients, times b or not; fractions of a length are floors. The second workload
 must confirm every expression: what it does not confirm is not guessed but left to symbolic tracing.
+
+A model with a table of N positions cannot run such lengths. `within` gives workloads below N: lengths are primes there,
+and the same readings must hold at two of them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 
 import sympy
 
+from oplib.errors import UnsupportedModelError
 from oplib.symbols import B, P, S, evaluate
 
 #: b and s/128 are primes, p/128 is a prime: lengths divide by every usual block and by nothing else.
@@ -24,6 +29,53 @@ _DIVISORS = (1, 2, 4, 8, 16, 32, 64, 128)
 MOST_CONSTANT = 1024
 
 Workload = Mapping[str, int]
+FEWEST_POSITIONS = 24
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Workloads:
+    """Where a model is traced: the cache is read at `points` (batch, tokens), the graph is made at `long` and confirmed
+    at one of the others.
+    """
+
+    points: tuple[tuple[int, int], ...]
+    long: Workload
+    again: Workload
+    odd: Workload
+    short: Workload
+
+
+UNLIMITED = Workloads(
+    points=((2, 390), (3, 517), (3, 1290), (5, 131_071), (2, 3)),
+    long=LONG,
+    again=LONG_AGAIN,
+    odd=LONG_ODD,
+    short=SHORT,
+)
+
+
+def within(positions: int) -> Workloads:
+    """Workloads of at most so many tokens per sequence, cached and new ones together."""
+    if positions < FEWEST_POSITIONS:
+        raise UnsupportedModelError(
+            f"its forward pass runs over {positions} positions at most, too few to tell sizes apart.",
+            hint=f"At least {FEWEST_POSITIONS} are needed; see max_position_embeddings or its like in the config.",
+        )
+    long = _lengths(101, positions * 3 // 4, max(positions // 16, 8))
+    other = _lengths(113, positions * 5 // 8, min(max(positions // 20, 6), long["s"]))
+    far = positions - 1
+    lengths = (positions // 5, positions // 3, positions // 2)
+    points = (*zip((2, 3, 3), lengths, strict=True), (5, far), (2, 3))
+    return Workloads(points=points, long=long, again=other, odd=other, short=other)
+
+
+def _lengths(b: int, cached: int, new: int) -> Workload:
+    """Primes near the wanted lengths, whose sums with a token and with each other are no usual sizes of a model."""
+    s = sympy.prevprime(new)
+    p = sympy.prevprime(cached)
+    while p > 2 * s and any((p + n) % 16 == 0 for n in (1, s)):
+        p = sympy.prevprime(p)
+    return {"b": b, "s": int(s), "p": int(p)}
 
 
 class Unsettled(Exception):

@@ -26,8 +26,8 @@ from oplib.errors import UnsupportedModelError
 from tracer import boundaries
 from tracer.build import quiet_transformers
 from tracer.cache import Path, at, is_cache_part, leaves, rebuild, run
+from tracer.carried import state_kept
 from tracer.recorder import tensors
-from tracer.trace import state_kept
 
 META = torch.device("meta")
 _STD = 0.02  # of parameters that the model's own initialisation leaves alone

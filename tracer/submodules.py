@@ -178,13 +178,12 @@ class _Source:
 
     def inside(self, path: str) -> list[Op]:
         """The ops inside a module of the pruned model, of either phase, as written and as served."""
-        name = self.traced.pruning.original(path)
         return [
             op
             for lowering in ("eager", "serving")
             for phase in PHASES
             for op in self.ops(phase, lowering)
-            if op.where and all(_inside(place, name) for place in op.where)
+            if op.where and all(_inside(place, path) for place in op.where)
         ]
 
 
@@ -216,7 +215,7 @@ def _of_layer(source: _Source, kept: Kept) -> Iterator[SubModule]:
     found = [(kept.traced, "layer", 1), *((m[0][0], m[0][1], len(m)) for m in alike.values())]
     for path, role, number in found:
         yield SubModule(
-            name=source.traced.pruning.original(path), role=role, path=path, layer=kept.id, count=kept.layer.count,
+            name=path, role=role, path=path, layer=kept.id, count=kept.layer.count,
             alike=number, module_class=type(model.get_submodule(path)).__name__, source=source,
         )  # fmt: skip
 

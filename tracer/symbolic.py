@@ -7,7 +7,7 @@ branch that the sizes decide is taken at the hint and recorded as a guard.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import sympy
 import torch
@@ -24,9 +24,10 @@ HINTS = {"b": 3, "s": 2048, "p": 16384}
 class SymbolicSizes:
     """Symbols b, s and p for one trace, and their translation to plain sympy."""
 
-    def __init__(self, phase: str) -> None:
+    def __init__(self, phase: str, hints: Mapping[str, int] = HINTS) -> None:
         self.env = ShapeEnv()
-        self.values: dict[str, int | torch.SymInt] = {name: self._symbol(name) for name in HINTS}
+        self._hints = hints
+        self.values: dict[str, int | torch.SymInt] = {name: self._symbol(name) for name in hints}
         if phase == "generation":
             self.values["s"] = 1
         pairs = ((self.values["b"], B), (self.values["s"], S), (self.values["p"], P))
@@ -34,8 +35,8 @@ class SymbolicSizes:
 
     def _symbol(self, name: str) -> torch.SymInt:
         source = ConstantSource(name)
-        symbol = self.env.create_symbol(HINTS[name], source, dynamic_dim=DimDynamic.DYNAMIC)
-        return self.env.create_symintnode(symbol, hint=HINTS[name], source=source)
+        symbol = self.env.create_symbol(self._hints[name], source, dynamic_dim=DimDynamic.DYNAMIC)
+        return self.env.create_symintnode(symbol, hint=self._hints[name], source=source)
 
     @contextlib.contextmanager
     def mode(self) -> Iterator[None]:

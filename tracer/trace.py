@@ -16,6 +16,7 @@ generation with one.
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -23,26 +24,36 @@ from typing import Any
 import sympy
 import torch
 from torch import fx, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import cache_utils
 
+from oplib.errors import TraceModelError
 from oplib.symbols import P
 from tracer import boundaries, provenance
 from tracer.cache import Leaf, Path, infer, leaves, rebuild, run
+from tracer.carried import Carried, state_kept
+from tracer.passes import (
+    KINDS,
+    META,
+    PLAIN,
+    Setting,
+    alone,
+    limited,
+    refuse_token_loops,
+    setting_of,
+)
 from tracer.recorder import Call, Recorder, graph
 from tracer.sizes import (
-    LONG,
-    LONG_AGAIN,
-    LONG_ODD,
-    SHORT,
+    UNLIMITED,
     ConcreteSizes,
     Different,
     Unsettled,
     Workload,
+    Workloads,
+    within,
 )
-from tracer.symbolic import SymbolicSizes
+from tracer.symbolic import HINTS, SymbolicSizes
 
-POINTS = ((2, 390), (3, 517), (3, 1290), (5, 131_071), (2, 3))
+POINTS = UNLIMITED.points
 PHASES = ("context", "generation")
 
 
@@ -50,12 +61,18 @@ PHASES = ("context", "generation")
 class Capture:
     """The cache a context pass leaves: an example to copy, and its leaves as real passes leave them.
 
-    `fake` says that the model asks its tensors for values, which meta tensors refuse and fake ones do not.
+    `setting` is how the model runs on sizes alone, `workloads` where it is traced.
     """
 
     template: Any  # a cache object of transformers
     leaves: tuple[Leaf, ...]
-    fake: bool = False
+    setting: Setting
+    workloads: Workloads
+
+    @property
+    def fake(self) -> bool:
+        """Whether the model asks its tensors for values, which plain meta tensors refuse."""
+        return self.setting.tensors != META
 
 
 @dataclass(slots=True, kw_only=True)
@@ -66,7 +83,8 @@ class Trace:
     `windows` the length that the cache of a window really has, by the input that holds every token here.
 
     `expr` turns a size of this trace into an expression of b, s, p. `branches` says that short sequences take other
-    branches than the traced one; `guards` are the conditions, known where the trace was symbolic.
+    branches than the traced one; `guards` are the conditions, known where the trace was symbolic. `asked` are the lines
+    that asked for values of the data and got zero.
     """
 
     phase: str
@@ -78,6 +96,8 @@ class Trace:
     guards: tuple[str, ...] = ()
     written: dict[Path, str] = field(default_factory=dict)
     windows: dict[str, sympy.Min] = field(default_factory=dict)
+    setting: Setting = PLAIN
+    asked: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,26 +109,30 @@ class Pass:
     outputs: tuple[torch.Tensor, ...]
     cache: tuple[Path, ...]  # where each output after the first lies in the cache
     windows: dict[str, sympy.Min]
+    asked: tuple[str, ...] = ()  # lines whose questions for values were answered
 
 
 def capture(model: nn.Module) -> Capture:
     """Run context passes on sizes alone and read the cache's sizes off them."""
-    device = next(model.parameters()).device
-
-    def fill(b: int, p: int) -> Any:
-        return run(model, torch.zeros(b, p, dtype=torch.long, device=device))[1]
-
-    def fill_fake(b: int, p: int) -> Any:
-        with FakeTensorMode(allow_non_fake_inputs=True):
-            return fill(b, p)
-
-    with torch.no_grad(), boundaries.bind(model), state_kept(model):
+    with alone(model):
+        setting = setting_of(model)
         try:
-            template, found = infer(fill, POINTS)
-            return Capture(template=template, leaves=found)
-        except RuntimeError:
-            template, found = infer(fill_fake, POINTS)
-    return Capture(template=template, leaves=found, fake=True)
+            return _capture(model, setting, UNLIMITED)
+        except TraceModelError:
+            raise
+        except Exception:
+            setting = limited(model, setting, UNLIMITED.points[3][1])
+            if setting.positions is None:
+                raise
+            return _capture(model, setting, within(setting.positions))
+
+
+def _capture(model: nn.Module, setting: Setting, workloads: Workloads) -> Capture:
+    refuse_token_loops(model, setting, max(p for _, p in workloads.points))
+    template, found = infer(functools.partial(setting.fill, model), workloads.points)
+    if isinstance(template, Carried) and template.is_empty:
+        setting = replace(setting, rereads=True)
+    return Capture(template=template, leaves=found, setting=setting, workloads=workloads)
 
 
 def trace(
@@ -125,28 +149,54 @@ def trace(
     if not symbolic:
         with contextlib.suppress(Unsettled):
             return _trace_concrete(model, captured, phase, branches)
-    sizes = SymbolicSizes(phase)
+    hints = HINTS if captured.setting.positions is None else captured.workloads.long
+    sizes = SymbolicSizes(phase, hints)
     with sizes.mode():
         found = _run(model, captured, sizes.values)
-    hints = {
+    at = {
         name: value if isinstance(value, int) else value.node.hint
         for name, value in sizes.values.items()
     }
     guards = sizes.guards()
-    return _trace(model, found, phase, sizes.expr, hints, branches=bool(guards), guards=guards)
+    return _trace(
+        model, captured, found, phase, sizes.expr, at, branches=bool(guards), guards=guards
+    )
 
 
 def _trace_concrete(model: nn.Module, captured: Capture, phase: str, branches: bool) -> Trace:
-    try:
-        return _trace_twice(model, captured, phase, branches)
-    except RuntimeError:
-        if captured.fake:
+    """The trace in the first setting that runs: as captured, over tensors that answer more, at lengths that the model
+    has, without a cache, with its cached tokens given again.
+    """
+    failed: Exception | None = None
+    for at in _settings(model, captured, phase):
+        try:
+            return _trace_twice(model, at, phase, branches)
+        except (Unsettled, TraceModelError):
             raise
-        return _trace_twice(model, replace(captured, fake=True), phase, branches)
+        except Exception as error:  # noqa: BLE001 - any failure of the model's own code: another setting may run
+            failed = error
+    raise failed or AssertionError("no setting")
+
+
+def _settings(model: nn.Module, captured: Capture, phase: str) -> Iterator[Capture]:
+    plain = captured.setting
+    for tensors in KINDS[KINDS.index(plain.tensors) :]:
+        yield replace(captured, setting=replace(plain, tensors=tensors))
+    if plain.positions is None:
+        with alone(model):
+            short = limited(model, plain, captured.workloads.long["p"])
+        if short.positions is not None:
+            yield replace(captured, setting=short, workloads=within(short.positions))
+    for tensors in KINDS[KINDS.index(plain.tensors) :]:
+        if phase == "context":
+            yield replace(captured, setting=replace(plain, tensors=tensors, fresh=True))
+        elif not plain.rereads:
+            yield replace(captured, setting=replace(plain, tensors=tensors, rereads=True))
 
 
 def _trace_twice(model: nn.Module, captured: Capture, phase: str, branches: bool) -> Trace:
-    first = _run_concrete(model, captured, _at(LONG, phase))
+    workloads = captured.workloads
+    first = _run_concrete(model, captured, _at(workloads.long, phase))
     branches = branches or any(
         size.has(sympy.Min, sympy.floor, sympy.Mod)
         for leaf in captured.leaves
@@ -154,11 +204,11 @@ def _trace_twice(model: nn.Module, captured: Capture, phase: str, branches: bool
     )
     if not branches:
         with contextlib.suppress(Unsettled, RuntimeError):
-            return _confirmed(model, captured, phase, first, SHORT)
+            return _confirmed(model, captured, phase, first, workloads.short)
     try:
-        found = _confirmed(model, captured, phase, first, LONG_ODD)
+        found = _confirmed(model, captured, phase, first, workloads.odd)
     except Different:  # a rest of a block is work of its own: whole blocks, then
-        found = _confirmed(model, captured, phase, first, LONG_AGAIN)
+        found = _confirmed(model, captured, phase, first, workloads.again)
     found.branches = True
     return found
 
@@ -166,8 +216,8 @@ def _trace_twice(model: nn.Module, captured: Capture, phase: str, branches: bool
 def _confirmed(
     model: nn.Module, captured: Capture, phase: str, first: Pass, workload: Workload
 ) -> Trace:
-    """The trace at LONG with every size confirmed at another workload."""
-    long, other = _at(LONG, phase), _at(workload, phase)
+    """The trace at the long workload with every size confirmed at another."""
+    long, other = _at(captured.workloads.long, phase), _at(workload, phase)
     second = _run_concrete(model, captured, other, expected=first.calls)
     if len(second.calls) != len(first.calls):
         raise Different("one workload ends before the other")
@@ -175,7 +225,7 @@ def _confirmed(
     pairs = zip(_made(first), _made(second), strict=True)
     for size, match in {pair for a, b in pairs for pair in zip(a.shape, b.shape, strict=True)}:
         sizes.add(size, match)
-    return _trace(model, first, phase, sizes.expr, long, branches=False)
+    return _trace(model, captured, first, phase, sizes.expr, long, branches=False)
 
 
 def _made(one: Pass) -> list[torch.Tensor]:
@@ -189,9 +239,9 @@ def _at(workload: Workload, phase: str) -> dict[str, int]:
 def _run_concrete(
     model: nn.Module, captured: Capture, at: Workload, *, expected: list[Call] | None = None
 ) -> Pass:
-    fake = FakeTensorMode(allow_non_fake_inputs=True) if captured.fake else contextlib.nullcontext()
-    with fake:
-        return _run(model, captured, at, expected)
+    with captured.setting.mode() as asked:
+        found = _run(model, captured, at, expected)
+    return replace(found, asked=tuple(sorted(asked)))
 
 
 def _run(
@@ -204,11 +254,15 @@ def _run(
     the calls of another needs no origins.
     """
     device = next(model.parameters()).device
-    ids = torch.zeros(at["b"], at["s"], dtype=torch.long, device=device)
     values = _values(captured, at, device)
+    fresh = captured.setting.fresh
+    cache = None if fresh else rebuild(captured.template, values)
+    ids = captured.setting.ids(model, at["b"], at["s"], at["p"])
     inputs = {"input_ids": ids}
     inputs |= {
-        f"cache_{i}": v for i, v in enumerate(values.values()) if isinstance(v, torch.Tensor)
+        f"cache_{i}": v
+        for i, v in enumerate(values.values())
+        if isinstance(v, torch.Tensor) and not fresh
     }
     windows = {
         f"cache_{i}": size
@@ -216,7 +270,6 @@ def _run(
         for size in leaf.shape
         if isinstance(size, sympy.Min)
     }
-    cache = rebuild(captured.template, values)
     with torch.no_grad(), _tracing(model), contextlib.ExitStack() as stack:
         recorder = Recorder(expected=expected)
         if expected is None:
@@ -224,6 +277,9 @@ def _run(
         with recorder:
             logits, after = run(model, ids, cache)
     left = {path: value for path, value in leaves(after) if isinstance(value, torch.Tensor)}
+    held = any(isinstance(value, torch.Tensor) for value in values.values())
+    if captured.setting.rereads and held and logits.shape[1] != at["s"]:
+        raise RuntimeError("the model takes the cached tokens for new ones")
     return Pass(
         calls=recorder.calls,
         inputs=inputs,
@@ -234,16 +290,17 @@ def _run(
 
 
 def _trace(
-    model: nn.Module, found: Pass, phase: str, expr: Callable, at: dict[str, int], *, branches: bool,
-    guards: tuple[str, ...] = (),
+    model: nn.Module, captured: Capture, found: Pass, phase: str, expr: Callable, at: Mapping[str, int],
+    *, branches: bool, guards: tuple[str, ...] = (),
 ) -> Trace:  # fmt: skip
     names = {id(q): (name, q) for name, q in model.named_parameters()}
     made, parameters = graph(found.calls, found.inputs, found.outputs, names)
     outputs = made.output_node().args[0]
     written = {path: provenance.origin(node).module
                for path, node in zip(found.cache, outputs[1:], strict=True) if node.op == "call_function"}  # fmt: skip
-    return Trace(phase=phase, graph=made, parameters=parameters, expr=expr, traced_at=at, branches=branches,
-                 guards=guards, written=written, windows=found.windows)  # fmt: skip
+    return Trace(phase=phase, graph=made, parameters=parameters, expr=expr, traced_at=dict(at), branches=branches,
+                 guards=guards, written=written, windows=found.windows,
+                 setting=captured.setting, asked=found.asked)  # fmt: skip
 
 
 def _values(captured: Capture, at: Mapping[str, Any], device: torch.device) -> dict:
@@ -280,20 +337,6 @@ def _size(expr: sympy.Expr, at: Mapping[str, Any]) -> Any:
 def _tracing(model: nn.Module) -> Iterator[None]:
     with state_kept(model), _whole_windows(), boundaries.bind(model):
         yield
-
-
-@contextlib.contextmanager
-def state_kept(model: nn.Module) -> Iterator[None]:
-    """What a forward pass leaves on its modules (tables of positions, say) is gone afterwards."""
-    saved = [(vars(m), dict(vars(m)), m._buffers, dict(m._buffers)) for m in model.modules()]
-    try:
-        yield
-    finally:
-        for attributes, before, buffers, buffers_before in saved:
-            buffers.clear()
-            buffers.update(buffers_before)
-            attributes.clear()
-            attributes.update(before)
 
 
 @contextlib.contextmanager

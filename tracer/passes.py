@@ -1,0 +1,140 @@
+"""How a model runs on sizes alone: over which tensors, over which token ids, up to which length.
+
+Plain meta tensors are the rule. Models that ask tensors for values run over fake tensors, which transformers knows to
+be without values; where a model asks all the same, the answer is zero, and the line that asked is written down.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from tracer import boundaries, provenance
+from tracer.cache import run
+from tracer.carried import state_kept
+from tracer.recorder import MOST_CALLS, Answers, CallCount, Recorder, busiest_line, too_many_calls
+
+META, FAKE, ANSWERED = "meta", "fake", "answered"
+_COUNTED = (67, 131)  # tokens: past the shortest branches, two blocks of 64 apart at most
+KINDS = (META, FAKE, ANSWERED)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setting:
+    """`tensors` is one of `KINDS`, a token is `rows` rows of ids, and the model has `positions`, or no limit.
+
+    `rereads` says that a pass is given the cached tokens as well, `fresh` that only one token at a time runs over a
+    cache.
+    """
+
+    tensors: str = META
+    rows: int = 1
+    positions: int | None = None
+    rereads: bool = False
+    fresh: bool = False
+
+    def ids(self, model: nn.Module, b: int, s: int, p: int = 0) -> torch.Tensor:
+        """Token ids of a pass over s new tokens and p cached ones."""
+        device = next(model.parameters()).device
+        length = p + s if self.rereads else s
+        return torch.zeros(b * self.rows, length, dtype=torch.long, device=device)
+
+    @contextlib.contextmanager
+    def mode(self) -> Iterator[set[str]]:
+        """Within the context, tensors are of this kind. Gives the lines whose questions were answered."""
+        with contextlib.ExitStack() as stack:
+            asked: set[str] = set()
+            if self.tensors != META:
+                stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
+            if self.tensors == ANSWERED:
+                asked = stack.enter_context(Answers()).asked
+            yield asked
+
+    def fill(self, model: nn.Module, b: int, p: int) -> Any:
+        """The cache after p fresh tokens."""
+        with self.mode():
+            return run(model, self.ids(model, b, p))[1]
+
+
+PLAIN = Setting()
+
+
+@contextlib.contextmanager
+def alone(model: nn.Module) -> Iterator[None]:
+    """Passes within the context leave nothing on the model, and run its boundaries."""
+    with torch.no_grad(), boundaries.bind(model), state_kept(model):
+        yield
+
+
+def setting_of(model: nn.Module) -> Setting:
+    """The first setting in which three tokens of one sequence run; raises what the last one raised."""
+    errors = []
+    for kind in KINDS:
+        for rows in dict.fromkeys((1, _tables(model))):
+            setting = Setting(tensors=kind, rows=rows)
+            try:
+                setting.fill(model, 1, 3)
+            except Exception as error:  # noqa: BLE001 - any failure of the model's own code: another setting may run
+                errors.append(error)
+            else:
+                return setting
+    raise errors[-1]
+
+
+def _tables(model: nn.Module) -> int:
+    """Token ids per token: the tables of the longest list of embeddings (one for each codebook of audio), or 1."""
+    lists = [m for m in model.modules() if isinstance(m, nn.ModuleList) and len(m)]
+    tables = [len(m) for m in lists if all(isinstance(e, nn.Embedding) for e in m)]
+    return max(tables, default=1)
+
+
+def limited(model: nn.Module, setting: Setting, most: int) -> Setting:
+    """The setting with the longest length, up to `most`, that runs on fresh tokens."""
+
+    def runs(p: int) -> bool:
+        try:
+            setting.fill(model, 2, p)
+        except Exception:  # noqa: BLE001 - whatever a length beyond a table raises
+            return False
+        return True
+
+    if runs(most):
+        return setting
+    high = 4  # most tables have a power of two rows
+    while high < most and runs(high):
+        high *= 2
+    low = high // 2
+    if not runs(low + 1):
+        return replace(setting, positions=low)
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if runs(middle) else (low, middle)
+    return replace(setting, positions=low)
+
+
+def refuse_token_loops(model: nn.Module, setting: Setting, most: int) -> None:
+    """Raise where the calls of two short passes foretell too many for a pass over `most` tokens."""
+    short, longer = _COUNTED
+    if setting.positions is not None and setting.positions < longer:
+        return
+    counts = []
+    for p in _COUNTED:
+        with CallCount() as count:
+            setting.fill(model, 1, p)
+        counts.append(count.calls)
+    if counts[1] + (counts[1] - counts[0]) * (most - longer) // (longer - short) > MOST_CALLS:
+        raise too_many_calls(_busiest(model, setting, longer))
+
+
+def _busiest(model: nn.Module, setting: Setting, p: int) -> str:
+    with provenance.recorded(model) as locate, setting.mode():
+        recorder = Recorder(locate)
+        with recorder:
+            run(model, setting.ids(model, 1, p))
+    return busiest_line(recorder.calls)
