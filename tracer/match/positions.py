@@ -101,7 +101,7 @@ class Positions:
             return torch.zeros(self._resized(tuple(node.meta["val"].shape)), dtype=torch.long)
         if node.op == "get_attr":
             return self._content(node, draw)
-        args, kwargs = fx.map_arg((node.args, dict(node.kwargs)), lambda n: self._values[n, draw])
+        args, kwargs = fx.map_arg((node.args, dict(node.kwargs)), lambda n: self._value(n, draw))
         args, kwargs = self._resized(args), {k: self._resized(v) for k, v in kwargs.items()}
         if "device" in kwargs:
             kwargs["device"] = torch.device("cpu")
@@ -112,6 +112,11 @@ class Positions:
         if isinstance(made, torch.Tensor) and made.numel() > _MOST_ELEMENTS:
             raise TooLarge(f"{node.name} is too large to compute")
         return made
+
+    def _value(self, node: fx.Node, draw: int) -> Any:
+        if (node, draw) not in self._values:
+            raise Unknown(f"{node.name} is written in place")
+        return self._values[node, draw]
 
     def _content(self, node: fx.Node, draw: int) -> torch.Tensor:
         tensor = node.meta["val"]

@@ -20,7 +20,7 @@ VIEWS = _names(
     permute reshape resolve_conj resolve_neg select slice split split_with_sizes squeeze
     swapaxes t tensor_split transpose unbind unflatten unsafe_split unsafe_chunk unsqueeze view
     detach_ broadcast_tensors broadcast_to lift_fresh_copy
-    view_as view_as_complex view_as_real _unsafe_view diagonal unfold dropout feature_dropout
+    reshape_as view_as view_as_complex view_as_real _unsafe_view diagonal unfold dropout feature_dropout
     """
 )
 CONSTANTS = _names(

@@ -94,6 +94,8 @@ class _Elsewhere(Exception):
 
 def _up(flow: Flow, node: fx.Node) -> Scores:
     """The way back from the softmax's input. Where a node has two inputs, the one that leads to the product."""
+    if not isinstance(node, fx.Node):
+        raise Unlike("a number stands where the product of queries and keys should")
     found = product(flow, node)
     if found is not None:
         if not all(f in of_tokens(flow) for f in found.factors):
