@@ -23,8 +23,10 @@ from oplib.params import (
 
 
 def visible_cache(p: Amount, params: Params) -> Amount:
-    """Cached tokens that the new ones can see: all, or what the window or the chunk leaves."""
+    """Cached tokens at hand: all, or what the window or the chunk leaves of them in the cache or lets a kernel read."""
     window, chunk = integer(params, "window"), integer(params, "chunk")
+    if flag(params, "whole_cache") and text(params, "masking") == "computed":
+        return p
     if window:
         return minimum(p, window - 1)
     if chunk and text(params, "masking") == "skipped":
@@ -86,6 +88,12 @@ class PlainAttention(OpKind):
             doc="what joins the scores beside the mask: a slope per head times the distance, a learned value per head "
             "and distance, or a value per sequence, head and pair that other ops make of the tokens",
             allowed=("none", "alibi", "relative", "content"),
+        ),
+        Param(
+            name="whole_cache",
+            type=bool,
+            default=False,
+            doc="the cache keeps the tokens that window or chunk hide, and computed masking works on them",
         ),
         CAUSAL,
         ACTIVATION_DTYPE,

@@ -14,7 +14,9 @@ pytestmark = pytest.mark.golden
 
 
 def line(op: dict) -> str:
-    params = " ".join(f"{k}={v}" for k, v in op["params"].items() if v not in (False, None, 0, 0.0))
+    params = " ".join(
+        f"{k}={v}" for k, v in op["params"].items() if v not in (False, None, 0, 0.0, "none")
+    )
     dims = " ".join(f"{k}={v}" for k, v in op["dims"].items())
     marks = f"  [{','.join(op['rewrites'])}]" if op["rewrites"] else ""
     return f"{op['count']:>2} x {op['op']} {op['name']} | {params} | {dims} | {op['weight_bytes']} B{marks}"

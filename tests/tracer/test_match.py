@@ -36,6 +36,7 @@ def test_every_matcher_has_a_case_here():
         "sdpa",
         "sparse_indexer",
         "wkv",
+        "written_attention",
     }
 
 

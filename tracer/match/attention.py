@@ -209,34 +209,3 @@ def _index_source(flow: Flow, node: fx.Node, indices: fx.Node) -> str:
     """Whether the indices come out of the layer's own indexer or of another layer's."""
     own, made = (flow.pruning.of(flow.origin(n).module) for n in (node, flow.source(indices)))
     return "indexer" if own is made else "shared"
-
-
-@matcher("sdpa", "aten.scaled_dot_product_attention")
-def sdpa(flow: Flow, node: fx.Node, _taken) -> Result:
-    """Attention that a model calls on its own, past the registry: plain heads only."""
-    query, key, value = node.args[:3]
-    batch, heads, new, head_dim = flow.shape(query)
-    _, kv_heads, keys, _ = flow.shape(key)
-    causal = bool(node.args[5] if len(node.args) > 5 else node.kwargs.get("is_causal", False))
-    masked = len(node.args) > 3 and node.args[3] is not None
-    if sympy.expand(keys - new) not in (P, 0):
-        return Refusal(
-            node=node, op="attention", reason=f"it sees {keys} keys for {new} new tokens"
-        )
-    return Claim(
-        kind=f"{flow.trace.phase}_attention",
-        params={
-            "num_heads": int(heads),
-            "num_kv_heads": int(kv_heads),
-            "head_dim": int(head_dim),
-            "v_head_dim": int(flow.shape(value)[-1]),
-            "causal": causal or masked,
-            "dtype": flow.dtype(query),
-            "kv_dtype": flow.dtype(key),
-            "masking": "computed",
-        },
-        dims={"b": batch, "s": new, "p": keys - new},
-        nodes=[node],
-        anchor=node,
-        inputs=[query, key, value],
-    )

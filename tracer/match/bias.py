@@ -25,8 +25,10 @@ def bias_of(flow: Flow, terms: list[fx.Node]) -> str:
 def of_tokens(flow: Flow) -> frozenset[fx.Node]:
     """Nodes whose values depend on the tokens or on the cache, and not on their number alone."""
     found: set[fx.Node] = set()
+    written: set[fx.Node] = set()
     for node in flow.trace.graph.nodes:
         reads = any(i in found for i in flow.inputs[node])
         if node.op == "placeholder" or (reads and not targets.is_constant(node)):
             found.add(node)
-    return frozenset(found)
+            written.update(flow.root(target) for target in targets.mutated(node))
+    return frozenset(found | {n for n in flow.nodes if flow.root(n) in written})

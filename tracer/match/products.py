@@ -20,6 +20,7 @@ _RESHAPES = frozenset(
         "squeeze",
         "unsqueeze",
         "view_as",
+        "reshape_as",
         "expand",
         "expand_as",
     ]

@@ -8,25 +8,22 @@ of queries, keys and values that nothing else reads.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import sympy
 import torch
 from torch import fx
 
-from oplib.symbols import B, P, S
+from oplib.symbols import B, P, S, evaluate
 from tracer.match import Stage, matcher, targets
 from tracer.match.attention import Call, claim_of
 from tracer.match.bias import bias_of, of_tokens
-from tracer.match.claim import Refusal, Result
+from tracer.match.claim import Claim, Refusal, Result
 from tracer.match.flow import Flow, Role
-from tracer.match.positions import HIDDEN, NEVER, Mask, Positions, Unknown, is_bias, visibility
+from tracer.match.positions import Mask, Positions, Unknown, Visibility, is_bias, visibility
 from tracer.match.products import Product, is_layout, moved, product
+from tracer.match.scores import SCALES, Scores, Unlike, add_mask, add_term, called, scores_of
 
-_SCALES = frozenset(["mul", "div", "multiply", "true_divide"])
-_SUMS = frozenset(["add", "sub"])
-_BOUNDS = frozenset(["clamp", "clamp_min", "clamp_max", "nan_to_num", "maximum", "minimum"])
-_PEAKS = frozenset(["max", "amax"])
 #: Repetitions of a head next to itself: query heads share it in groups. `repeat` deals heads out in turn.
 _REPEATS = frozenset(["repeat_interleave", "expand", "broadcast_to", "expand_as"])
 #: Operators that change which token a row of keys or values stands for.
@@ -49,27 +46,6 @@ _ORDERING = frozenset(
 _PROJECTIONS = frozenset(["linear", "addmm", "embedding"]) | targets.PRODUCTS
 
 
-class Unlike(Exception):
-    """Why the nodes around a softmax are not attention."""
-
-
-@dataclass(slots=True, kw_only=True)
-class Scores:
-    """The way from the product of queries with keys to a softmax: its nodes in order of execution, what is added to
-    the scores (`fixed`: made of positions alone, masks as well), and what the masks hide.
-    """
-
-    product: Product
-    chain: list[fx.Node] = field(default_factory=list)
-    extra: list[fx.Node] = field(default_factory=list)
-    terms: list[fx.Node] = field(default_factory=list)
-    fixed: list[fx.Node] = field(default_factory=list)
-    masks: list[Mask] = field(default_factory=list)
-    parameters: list[fx.Node] = field(default_factory=list)
-    softcap: float = 0.0
-    sinks: bool = False
-
-
 @matcher("written_attention", "aten.softmax", "aten._softmax", stage=Stage.PATTERN)
 def written_attention(flow: Flow, node: fx.Node, _taken) -> Result:
     """A softmax between two products, as `<phase>_attention` or `<phase>_mla`."""
@@ -77,7 +53,7 @@ def written_attention(flow: Flow, node: fx.Node, _taken) -> Result:
         return None
     try:
         probabilities, values = _down(flow, node)
-        scores = _up(flow, node.args[0])
+        scores = scores_of(flow, node.args[0])
         return _claim(flow, node, scores, probabilities, values)
     except Unlike as why:
         return Refusal(node=node, op=f"{flow.trace.phase}_attention", reason=str(why))
@@ -87,186 +63,6 @@ def written_attention(flow: Flow, node: fx.Node, _taken) -> Result:
 
 class _Elsewhere(Exception):
     """A softmax that has nothing to do with attention."""
-
-
-# upwards ----------------------------------------------------------------------------------------
-
-
-def _up(flow: Flow, node: fx.Node) -> Scores:
-    """The way back from the softmax's input. Where a node has two inputs, the one that leads to the product."""
-    if not isinstance(node, fx.Node):
-        raise Unlike("a number stands where the product of queries and keys should")
-    found = product(flow, node)
-    if found is not None:
-        if not all(f in of_tokens(flow) for f in found.factors):
-            raise Unlike(f"{node.name} multiplies with what no token enters, not with keys")
-        scores = Scores(product=found)
-        if found.added is not None:
-            _add(flow, scores, found.added)
-        return scores
-    name = targets.base_name(node).rstrip("_")
-    if node.op == "call_function" and targets.is_aten(node):
-        if is_layout(node) or name in _BOUNDS:
-            return _via(flow, node, node.args[0])
-        for names, step in _STEPS:
-            if name in names:
-                return step(flow, node)
-    raise Unlike(f"its scores come out of {_called(flow, node)}, not out of a product with keys")
-
-
-def _via(flow: Flow, node: fx.Node, source: fx.Node) -> Scores:
-    """The way back through a node that hands on the scores it gets from `source`."""
-    scores = _up(flow, source)
-    if node.meta["val"].numel() != source.meta["val"].numel():
-        raise Unlike(f"{_called(flow, node)} repeats or cuts its scores")
-    scores.chain.append(node)
-    return scores
-
-
-def _scaled(flow: Flow, node: fx.Node) -> Scores:
-    source, other = _split(flow, node)
-    scores = _via(flow, node, source)
-    if isinstance(other, fx.Node):
-        if flow.role[other] is Role.DATA:
-            raise Unlike(f"{_called(flow, node)} multiplies its scores with token data")
-        _own(flow, scores, other)
-    elif scores.softcap < 0:  # the factor behind tanh
-        scores.softcap = abs(float(other))
-    return scores
-
-
-def _summed(flow: Flow, node: fx.Node) -> Scores:
-    if _is_peak(node.args[1], node.args[0]):  # x - max(x) changes no probability
-        scores = _via(flow, node, node.args[0])
-        peak = node.args[1]
-        while peak is not node.args[0]:
-            scores.extra.append(peak)
-            peak = peak.args[0]
-        return scores
-    source, other = _split(flow, node)
-    scores = _via(flow, node, source)
-    if isinstance(other, fx.Node):
-        _add(flow, scores, other, sign=-1 if targets.base_name(node).startswith("sub") else 1)
-    return scores
-
-
-def _filled(flow: Flow, node: fx.Node) -> Scores:
-    """`masked_fill(scores, mask, value)`, `where(mask, scores, value)` or `where(mask, value, scores)`."""
-    if targets.base_name(node) == "where":
-        mask, first, second = node.args
-        keeps = isinstance(first, fx.Node) and _reaches(flow, first)
-        source, value = (first, second) if keeps else (second, first)
-    else:
-        (source, mask, value), keeps = node.args, False
-    scores = _via(flow, node, source)
-    _mask(flow, scores, mask, inverted=keeps)
-    if isinstance(value, fx.Node):
-        if flow.role[value] is not Role.POSITION:
-            raise Unlike(f"{_called(flow, node)} puts token data in the place of scores")
-    elif float(value) > HIDDEN:
-        raise Unlike(
-            f"{_called(flow, node)} puts {value} in the place of scores, which hides no key"
-        )
-    return scores
-
-
-def _capped(flow: Flow, node: fx.Node) -> Scores:
-    scores = _via(flow, node, node.args[0])
-    scores.softcap = -1.0
-    return scores
-
-
-def _joined(flow: Flow, node: fx.Node) -> Scores:
-    """Sinks: one more column of scores, made of parameters alone, that the probabilities lose again."""
-    parts, axis = node.args[0], node.args[1] if len(node.args) > 1 else 0
-    ndim = node.meta["val"].dim()
-    if len(parts) != 2 or axis % ndim != ndim - 1 or parts[1].meta["val"].shape[-1] != 1:
-        raise Unlike(f"{_called(flow, node)} joins its scores with others")
-    scores = _up(flow, parts[0])
-    if flow.parameter(parts[1]) is None:
-        raise Unlike(f"{_called(flow, node)} joins its scores with what is no parameter")
-    _own(flow, scores, parts[1])
-    scores.chain.append(node)
-    scores.sinks = True
-    return scores
-
-
-_STEPS = (
-    (_SCALES, _scaled),
-    (_SUMS, _summed),
-    (frozenset(["masked_fill", "where"]), _filled),
-    (frozenset(["tanh"]), _capped),
-    (frozenset(["cat", "concat", "concatenate"]), _joined),
-)
-
-
-def _split(flow: Flow, node: fx.Node) -> tuple[fx.Node, fx.Node | float]:
-    """The argument that leads to the product, and the other one."""
-    first, second = node.args[:2]
-    leading = [x for x in (first, second) if isinstance(x, fx.Node) and _reaches(flow, x)]
-    if len(leading) == 2 and first is not second:
-        raise Unlike(f"{_called(flow, node)} joins two products of tokens")
-    if not leading:
-        raise Unlike(f"{_called(flow, node)} joins what are no scores of keys")
-    return leading[0], second if leading[0] is first else first
-
-
-def _reaches(flow: Flow, node: fx.Node) -> bool:
-    if flow.role[node] is not Role.DATA:
-        return False
-    try:
-        _up(flow, node)
-    except Unlike:
-        return False
-    return True
-
-
-def _is_peak(node: object, of: fx.Node) -> bool:
-    """Whether a node is the largest of another's values along the keys."""
-    for _ in range(4):
-        if not isinstance(node, fx.Node) or node.op != "call_function" or not node.args:
-            return False
-        if targets.base_name(node) in _PEAKS:
-            return node.args[0] is of
-        node = node.args[0]
-    return False
-
-
-def _add(flow: Flow, scores: Scores, term: fx.Node, *, sign: int = 1) -> None:
-    """A term beside the scores: a mask where it is made of positions and the same for all heads, else a bias."""
-    if flow.role[term] is not Role.POSITION:
-        scores.terms.append(term)
-        _own(flow, scores, term)
-        return
-    scores.fixed.append(term)
-    if term.meta["val"].dtype is torch.bool:
-        raise Unlike(f"{term.name} adds truth values to its scores")
-    limit = NEVER if _per_head(flow, term) else HIDDEN
-    scores.masks.append(lambda at: at.hidden(term, sign, limit))
-
-
-def _per_head(flow: Flow, term: fx.Node) -> bool:
-    """Whether a term has an axis before (queries, keys) that is neither 1 nor the batch."""
-    sizes = flow.shape(term)[:-2]
-    return any(size not in (1, B) for size in sizes)
-
-
-def _mask(flow: Flow, scores: Scores, mask: fx.Node, *, inverted: bool) -> None:
-    if flow.role[mask] is not Role.POSITION:
-        raise Unlike(f"{mask.name} hides keys by token data")
-
-    def hidden(at: Positions) -> torch.Tensor:
-        value = at.value(mask).bool()
-        return ~value if inverted else value
-
-    scores.masks.append(hidden)
-
-
-def _own(flow: Flow, scores: Scores, node: fx.Node) -> None:
-    """A parameter that enters the scores belongs to the op, with what is done to it on the way."""
-    if found := flow.parameter(node):
-        scores.parameters.append(found[0])
-        scores.extra += [c for c in found[1] if len(flow.users[c]) == 1]
 
 
 # downwards --------------------------------------------------------------------------------------
@@ -287,12 +83,12 @@ def _down(flow: Flow, node: fx.Node) -> tuple[list[fx.Node], Product]:
         if len(users) != 1 or users[0].op != "call_function":
             if products:
                 raise Unlike(
-                    f"its probabilities are read by {_called(flow, _other(users, products))} too"
+                    f"its probabilities are read by {called(flow, _other(users, products))} too"
                 )
             raise _Elsewhere
         if not _hands_on(flow, users[0], chain[-1]):
             if _product_below(flow, users[0]):
-                raise Unlike(f"its probabilities pass {_called(flow, users[0])} before the values")
+                raise Unlike(f"its probabilities pass {called(flow, users[0])} before the values")
             raise _Elsewhere
         chain.append(users[0])
 
@@ -313,8 +109,8 @@ def _hands_on(flow: Flow, node: fx.Node, source: fx.Node) -> bool:
         cut = source.meta["val"].shape[-1] - node.meta["val"].shape[-1]
         return axis % ndim == ndim - 1 and not start and cut == 1
     others = [a for a in node.args if isinstance(a, fx.Node) and a is not source]
-    fixed = all(flow.role[o] is Role.POSITION for o in others)
-    return fixed and name in (*_SCALES, "masked_fill", "where", "nan_to_num")
+    fixed = node.args.count(source) == 1 and all(flow.role[o] is Role.POSITION for o in others)
+    return fixed and name in (*SCALES, "masked_fill", "where", "nan_to_num")
 
 
 def _product_below(flow: Flow, node: fx.Node) -> bool:
@@ -334,53 +130,105 @@ def _product_below(flow: Flow, node: fx.Node) -> bool:
 
 def _claim(
     flow: Flow, node: fx.Node, scores: Scores, probabilities: list[fx.Node], values: Product
-) -> Result:
-    side = _key_side(node, scores)
-    query, key = scores.product.factors[1 - side], scores.product.factors[side]
+) -> Claim:
+    found = scores.product
+    assert found is not None
+    side = _key_side(node, found, scores.chain)
     at = values.factors.index(probabilities[-1])
-    value = values.factors[1 - at]
     _check_axis(node, probabilities, values.summed[at])
-    own = scores.product.own[side]
-    keys = flow.shape(scores.product.node)[own] if own is not None else sympy.Integer(0)
-    new = _new(flow, scores.product, side)
-    if sympy.expand(keys - new) not in (P, 0):
-        raise Unlike(f"it sees {keys} keys, not the p cached and {new} new tokens")
-    rows = flow.numel(scores.product.node) / keys
-    heads = sympy.cancel(rows / (B * new))
-    if not (heads.is_Integer and heads > 0):
-        raise Unlike(f"it has {rows} rows of scores, no whole number of heads for each token")
-    if value not in of_tokens(flow):
-        raise Unlike(f"{value.name} is multiplied as values, and no token enters it")
-    head_dim = flow.shape(query)[scores.product.summed[1 - side]]
-    value_dim = sympy.cancel(flow.numel(values.node) / rows)
-    if not (head_dim.is_Integer and value_dim.is_Integer):
-        raise Unlike(f"heads of {head_dim} and {value_dim} are no sizes of a head")
+    own = found.own[side]
+    keys = flow.shape(found.node)[own] if own is not None else sympy.Integer(0)
     inside = [
-        scores.product.node, *scores.chain, *scores.extra, *probabilities, values.node
+        found.node, *scores.chain, *scores.extra, *probabilities, values.node
     ]  # fmt: skip
     _check_readers(flow, inside)
+    query = found.factors[1 - side]
+    rows = flow.numel(found.node) / keys if keys else sympy.Integer(0)
+    return _attention(
+        flow,
+        Written(
+            anchor=values.node,
+            factors=(query, found.factors[side], values.factors[1 - at]),
+            new=_new(flow, found, side),
+            keys=keys,
+            rows=rows,
+            head_dim=flow.shape(query)[found.summed[1 - side]],
+            inside=inside,
+            masks=[_laid_out(flow, found, side, scores.chain, mask) for mask in scores.masks],
+        ),
+        scores,
+    )
+
+
+def _laid_out(
+    flow: Flow, found: Product, side: int, chain: list[fx.Node], mask: tuple[fx.Node, Mask]
+) -> Mask:
+    """A mask in the layout (..., queries, keys), whatever that of the scores it joins."""
+    node, hidden = mask
+    before = chain[: chain.index(node) + 1] if node in chain else []
+    shape, keys = flow.shape(node), _follow(before, found.own[side])
+    new = _new(flow, found, side)
+    others = [i for i, size in enumerate(shape) if size == new and i != keys]
+    if keys is None or not (new == 1 or len(others) == 1):
+        raise Unlike(f"{called(flow, node)} masks scores of {shape}, whose queries are not told")
+
+    def laid_out(positions: Positions) -> torch.Tensor:
+        value = hidden(positions)
+        value = value.reshape((1,) * (len(shape) - value.dim()) + tuple(value.shape))
+        if new == 1:
+            return value.movedim(keys, -1).unsqueeze(-2)
+        return value.movedim((others[0], keys), (-2, -1))
+
+    return laid_out
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Written:
+    """Queries, keys and values as the products take them, and the sizes of the scores: `rows` of them, all sequences
+    and heads together, over `keys`.
+    """
+
+    anchor: fx.Node
+    factors: tuple[fx.Node, fx.Node, fx.Node]
+    new: sympy.Expr
+    keys: sympy.Expr
+    rows: sympy.Expr
+    head_dim: sympy.Expr
+    inside: list[fx.Node]
+    masks: list[Mask]
+
+
+def _attention(flow: Flow, found: Written, scores: Scores) -> Claim:
+    new, keys = found.new, found.keys
+    if sympy.expand(keys - new) not in (P, 0):
+        raise Unlike(f"it sees {keys} keys, not the p cached and {new} new tokens")
+    heads = sympy.cancel(found.rows / (B * new))
+    if not (heads.is_Integer and heads > 0):
+        raise Unlike(f"it has {found.rows} rows of scores, no whole number of heads for each token")
+    head_dim, value_dim = found.head_dim, sympy.cancel(flow.numel(found.anchor) / found.rows)
+    if not (head_dim.is_Integer and value_dim.is_Integer):
+        raise Unlike(f"heads of {head_dim} and {value_dim} are no sizes of a head")
+    per_head = (new * head_dim, keys * head_dim, keys * value_dim)
     sides = [
-        Side.of(flow, factor, inside, tokens * size)
-        for factor, tokens, size in (
-            (query, new, head_dim),
-            (key, keys, head_dim),
-            (value, keys, value_dim),
-        )
+        Side.of(flow, factor, found.inside, size)
+        for factor, size in zip(found.factors, per_head, strict=True)
     ]
     kv_heads = max(sides[1].heads, sides[2].heads)
     if heads % kv_heads:
         raise Unlike(f"{heads} query heads do not share {kv_heads} key and value heads")
     for given in sides[1:]:
+        if given.node not in of_tokens(flow):
+            raise Unlike(f"{given.node.name} stands for keys or values, and no token enters it")
         _check_order(flow, given.node)
     try:
-        seen = visibility(flow, scores.masks, new=new, keys=keys)
+        seen = visibility(flow, found.masks, new=new, keys=keys)
     except Unknown as why:
         raise Unlike(f"which keys it sees is not known: {why}") from why
     terms = [*scores.terms, *(t for t in scores.fixed if is_bias(flow, t, new=new))]
     return claim_of(
         flow,
         Call(
-            anchor=values.node,
+            anchor=found.anchor,
             query=sides[0].node,
             key=sides[1].node,
             value=sides[2].node,
@@ -395,14 +243,67 @@ def _claim(
                 "sinks": scores.sinks,
                 "bias": bias_of(flow, terms),
                 "causal": seen.causal,
+                **({"whole_cache": True} if _keeps_all(flow, sides[1].node, seen) else {}),
             },
             batch=B,
             new=new,
             keys=keys,
-            nodes=[*inside, *(n for s in sides for n in s.path)],
+            nodes=[*found.inside, *(n for s in sides for n in s.path)],
             parameters=scores.parameters,
         ),
     )
+
+
+@matcher("sdpa", "aten.scaled_dot_product_attention")
+def sdpa(flow: Flow, node: fx.Node, _taken) -> Result:
+    """`scaled_dot_product_attention` called past the registry: (..., new, size) queries, (..., keys, size) keys."""
+    named = dict(
+        zip(
+            ("query", "key", "value", "attn_mask", "dropout_p", "is_causal"),
+            node.args,
+            strict=False,
+        )
+    )
+    given = {**named, **node.kwargs}
+    query, key, value = given["query"], given["key"], given["value"]
+    new, keys = flow.shape(query)[-2], flow.shape(key)[-2]
+    scores = Scores()
+    try:
+        if (mask := given.get("attn_mask")) is not None:
+            if mask.meta["val"].dtype is torch.bool:
+                add_mask(flow, scores, node, mask, inverted=True)
+            else:
+                add_term(flow, scores, node, mask)
+        if given.get("is_causal"):
+            scores.masks.append((node, lambda at: ~_lower(at, new, keys)))
+        found = Written(
+            anchor=node,
+            factors=(query, key, value),
+            new=new,
+            keys=keys,
+            rows=sympy.Mul(*flow.shape(query)[:-1]),
+            head_dim=flow.shape(query)[-1],
+            inside=[*scores.extra, node],
+            masks=[mask for _, mask in scores.masks],
+        )
+        return _attention(flow, found, scores)
+    except Unlike as why:
+        return Refusal(node=node, op=f"{flow.trace.phase}_attention", reason=str(why))
+
+
+def _lower(at: Positions, new: sympy.Expr, keys: sympy.Expr) -> torch.Tensor:
+    """What `is_causal` lets see: as torch has it, the first query sees the first key alone."""
+    sizes = [int(evaluate(size, **at.at)) for size in (new, keys)]
+    return torch.ones(*sizes, dtype=torch.bool).tril()
+
+
+def _keeps_all(flow: Flow, key: fx.Node, seen: Visibility) -> bool:
+    """Whether the keys come out of a cache that keeps those that a window or chunk hides."""
+    joined = flow.source(key)
+    parts = joined.args[0] if targets.base_name(joined) == "cat" else [joined]
+    cache = [root for part in parts if (root := flow.root(part)).op == "placeholder"]
+    limited = bool(seen.window or seen.chunk)
+    return limited and bool(cache) and not any(c.target in flow.trace.windows for c in cache)
 
 
 def _new(flow: Flow, scores: Product, side: int) -> sympy.Expr:
@@ -413,12 +314,12 @@ def _new(flow: Flow, scores: Product, side: int) -> sympy.Expr:
     return size if size in (tokens, P + tokens) else tokens
 
 
-def _key_side(node: fx.Node, scores: Scores) -> int:
+def _key_side(node: fx.Node, found: Product, chain: list[fx.Node]) -> int:
     """Which factor of the product holds the keys: the softmax runs over its tokens."""
     axis, ndim = int(node.args[1]), node.args[0].meta["val"].dim()
     for side in (1, 0):
-        start = scores.product.own[side]
-        if start is not None and _follow(scores.chain, start) == axis % ndim:
+        start = found.own[side]
+        if start is not None and _follow(chain, start) == axis % ndim:
             return side
     raise Unlike(f"its softmax runs over axis {axis}, which is not the tokens of one factor")
 
@@ -446,13 +347,13 @@ def _check_readers(flow: Flow, inside: list[fx.Node]) -> None:
         for user in flow.users[node]:
             if user in own or user not in flow.alive or targets.is_shape_arithmetic(user):
                 continue
-            raise Unlike(f"{node.name} is read by {_called(flow, user)} too")
+            raise Unlike(f"{node.name} is read by {called(flow, user)} too")
 
 
 def _check_order(flow: Flow, node: fx.Node) -> None:
     for above in flow.ancestors([node], stop=_projects):
         if flow.role[above] is Role.DATA and targets.base_name(above) in _ORDERING:
-            raise Unlike(f"its keys or values come out of {_called(flow, above)}")
+            raise Unlike(f"its keys or values come out of {called(flow, above)}")
 
 
 def _projects(node: fx.Node) -> bool:
@@ -499,10 +400,3 @@ def _is_preparation(node: fx.Node) -> bool:
     if node.meta["val"].dtype.itemsize < node.args[0].meta["val"].dtype.itemsize:
         return False
     return is_layout(node) or targets.base_name(node) in _REPEATS
-
-
-def _called(flow: Flow, node: fx.Node) -> str:
-    """A node as a person finds it: operator, file and line."""
-    if node.op != "call_function":
-        return node.name if node.op != "output" else "the output"
-    return f"{targets.full_name(node)} ({flow.origin(node).source})"

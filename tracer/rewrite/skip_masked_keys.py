@@ -25,6 +25,7 @@ def skip_masked_keys(matched: Matched) -> int:
     for claim in matched.of(*_KINDS):
         if claim.params.get("causal", True) and claim.params["masking"] == "computed":
             claim.params["masking"] = "skipped"
+            claim.params.pop("whole_cache", None)  # what is kept and not seen is not read
             claim.rewrites.append("skip_masked_keys")
             fired += 1
     return fired
