@@ -44,12 +44,16 @@ class Counted:
 def count_flops(model: nn.Module, pruning: Pruning, setting: Setting = PLAIN) -> dict[str, Counted]:
     """FLOPs by torch's counter, each kept layer times its count: new tokens over cached ones, then one step more.
 
-    The cache is filled as it is for a trace: over an empty one a model may take another branch.
+    The cache is filled as it is for a trace: over an empty one a model may take another branch. A model whose eager
+    attention takes no more than one token over a filled cache runs a fresh prompt instead.
     """
     b, s, p = _counted_at(setting)
     with torch.no_grad(), as_written(model), boundaries.bind(model), setting.mode():
-        filled = run(model, setting.ids(model, b, p))[1] if p else None
-        context, cache = _count(model, pruning, setting.ids(model, b, s, p), filled)
+        try:
+            context, cache = _count_over(model, pruning, setting, b, s, p)
+        except RuntimeError:  # its mask does not fit: the length comes off a layer without keys
+            p = 0
+            context, cache = _count_over(model, pruning, setting, b, s, p)
         generation, _ = _count(model, pruning, setting.ids(model, b, 1, p + s), cache)
     return {
         "context": Counted(b=b, s=s, p=p, flops=context),
@@ -64,6 +68,13 @@ def _counted_at(setting: Setting) -> tuple[int, int, int]:
         p = setting.positions // 4
         s = setting.positions - p - 1
     return b, s, 0 if setting.fresh else p
+
+
+def _count_over(
+    model: nn.Module, pruning: Pruning, setting: Setting, b: int, s: int, p: int
+) -> tuple[int, Any]:
+    filled = run(model, setting.ids(model, b, p))[1] if p else None
+    return _count(model, pruning, setting.ids(model, b, s, p), filled)
 
 
 def _count(
