@@ -248,6 +248,18 @@ def test_a_conv1d_that_skips_positions_is_refused(options, reason):
     assert f"conv1d: its {reason} is 2, not 1" in toy.reasons(convolved(padding=4, **options))
 
 
+def test_baddbmm_owns_its_bias():
+    """Block-diagonal gates: a stack of matrices and a bias, both parameters of one product."""
+    parts = {"w": toy.parameter(4, 6, 6), "offset": toy.parameter(4, 6)}
+
+    def body(m, x):
+        rows = x.reshape(-1, 4, 6).permute(1, 0, 2)
+        return torch.baddbmm(m.offset[:, None, :], rows, m.w).sum(0)
+
+    (claim,) = claims(toy.matched(body, **parts), "bmm")
+    assert len(claim.parameters) == 2
+
+
 # adoption ---------------------------------------------------------------------------------------
 
 
