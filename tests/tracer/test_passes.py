@@ -39,6 +39,7 @@ CONFIGS = {
                  "n_positions": 200},
     "values": {"model_type": "roformer", **_WIDTHS, "is_decoder": True, "embedding_size": 48},
     "codebooks": {"model_type": "musicgen_melody", "architectures": ["MusicgenMelodyForCausalLM"],
+                  "text_encoder": {"model_type": "t5"}, "audio_encoder": {"model_type": "encodec"},
                   "decoder": {"hidden_size": 48, "num_hidden_layers": 3, "ffn_dim": 112, "num_attention_heads": 6,
                               "vocab_size": 173, "num_codebooks": 4, **_SPECIAL}},
     "one token at a time": {"model_type": "cpmant", "hidden_size": 48, "num_hidden_layers": 3, "num_attention_heads": 6,
