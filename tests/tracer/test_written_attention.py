@@ -354,7 +354,13 @@ def eager_only(name: str) -> dict:
     return analysis.analyse(folder, analysis.Options(lowering="eager"))
 
 
-@pytest.mark.parametrize("name", sorted(EAGER_ONLY))
+QUICK = ("bloom", "falcon alibi", "gptj", "xglm")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in sorted(EAGER_ONLY)],
+)
 def test_a_model_that_writes_its_attention_out(name):
     """Attention is one op with the heads of the config in both phases, and FLOPs are the counter's in both."""
     found = eager_only(name)
