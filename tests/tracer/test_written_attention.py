@@ -342,7 +342,6 @@ EAGER_ONLY = {
         (6, 6, 8, "none"),
     ),
     "rembert": ({**_DECODER, "input_embedding_size": 20}, (6, 6, 8, "none")),
-    "roformer": (_DECODER, (6, 6, 8, "none")),
     "megatron-bert": (_DECODER, (6, 6, 8, "none")),
 }  # fmt: skip
 
