@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import nn
@@ -12,7 +14,11 @@ from oplib.symbols import evaluate
 from tests.tracer import toy
 from tests.tracer.toy import WIDTH, parameter
 from tracer import primitives
+from tracer.match import match
+from tracer.match.flow import Flow
 from tracer.match.targets import base_name, full_name
+from tracer.prune import prune
+from tracer.trace import capture, trace
 
 
 class Buffer(nn.Module):
@@ -127,6 +133,21 @@ def test_hidden_work_is_a_primitive(body):
     """It is never free, never memory-bound work, and never part of another op."""
     found = toy.matched(body, **parts())
     assert {base_name(node) for node in found.primitives} == {HIDING[body]}
+
+
+class Frozen(toy.Toy):
+    """Token features out of a table that is no parameter."""
+
+    def forward(self, input_ids, past_key_values=None, **_options):
+        features = functional.embedding(input_ids, self.table.values)
+        return SimpleNamespace(logits=self.body(self, features), past_key_values=past_key_values)
+
+
+def test_work_on_frozen_features_is_a_primitive():
+    """Token data is token data, whoever holds its table; running sums of it are no position arithmetic."""
+    model = Frozen(lambda _m, x: x.cumsum(1), table=Buffer(50, WIDTH)).eval()
+    found = match(Flow(trace(model, capture(model), "context"), prune(model)))
+    assert {base_name(node) for node in found.primitives} == {"cumsum", "embedding"}
 
 
 def test_work_in_an_autograd_function_is_a_primitive():

@@ -38,6 +38,7 @@ class Flow:
         self.inputs: dict[fx.Node, tuple[fx.Node, ...]] = {}
         self.users: dict[fx.Node, list[fx.Node]] = {n: [] for n in trace.graph.nodes}
         self.role: dict[fx.Node, Role] = {}
+        self._of_ids: set[fx.Node] = set()
         self._root: dict[fx.Node, fx.Node] = {}
         self._order = {n: i for i, n in enumerate(trace.graph.nodes)}
         self._link()
@@ -58,6 +59,10 @@ class Flow:
             for target in targets.mutated(node):
                 writers.setdefault(self.root(target), []).append(node)
                 self._root[node] = self.root(target)
+            if node is ids or (
+                not self._of_ids.isdisjoint(inputs) and not targets.is_constant(node)
+            ):
+                self._of_ids.add(node)
             self.role[node] = self._role_of(node, inputs, ids)
 
     def _role_of(self, node: fx.Node, inputs: tuple[fx.Node, ...], ids: fx.Node) -> Role:
@@ -66,9 +71,20 @@ class Flow:
         if node.op == "get_attr":
             return Role.PARAMETER if node.name in self.trace.parameters else Role.POSITION
         tensors = [self.role[i] for i in inputs if not targets.is_shape_arithmetic(i)]
-        if Role.PARAMETER in tensors and targets.base_name(node) in targets.LOOKUPS:
+        if targets.base_name(node) in targets.LOOKUPS and (
+            Role.PARAMETER in tensors or self._features(node)
+        ):
             return Role.DATA
         return max(tensors, key=lambda role: role.value, default=Role.POSITION)
+
+    def _features(self, node: fx.Node) -> bool:
+        """Whether a look-up by token id gives numbers of a table that the module holds: a frozen embedding."""
+        made = node.meta["val"]
+        return (
+            node in self._of_ids
+            and made.is_floating_point()
+            and any(self.root(i).op == "get_attr" for i in node.all_input_nodes)
+        )
 
     def _alive(self) -> set[fx.Node]:
         """Nodes that the output depends on. A write to memory that lives on is alive though nothing reads it."""
