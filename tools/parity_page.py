@@ -11,7 +11,14 @@ from parity_sites import GRANULARITY, OURS, REFERENCE, UNEXPLAINED, Cause, Site,
 SIDES = (REFERENCE, GRANULARITY, OURS, UNEXPLAINED)
 GROUPS = {
     "GEMM": ("gemm", "bmm"),
-    "attention": ("attention", "mla", "sparse attention", "sparse indexer", "attention module"),
+    "attention": (
+        "attention",
+        "mla",
+        "sparse attention",
+        "compressed attention",
+        "sparse indexer",
+        "attention module",
+    ),
     "MoE": ("moe",),
     "scans": ("mamba2", "gated delta rule", "conv1d"),
     "embedding, logits": ("embedding", "logits"),

@@ -159,6 +159,11 @@ OURS: dict[str, Reader] = {
         _shape(heads=p["num_heads"], topk=p["topk"]),
         0,
     ),
+    "compressed_attention": lambda p, _d, _phase: (
+        "compressed attention",
+        _shape(heads=p["num_heads"], size=p["head_dim"], ratio=p["ratio"], topk=p["topk"]),
+        0,
+    ),
     "sparse_indexer": lambda p, _d, _phase: (
         "sparse indexer",
         _shape(heads=p["num_heads"], size=p["head_dim"], topk=p["topk"]),

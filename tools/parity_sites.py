@@ -10,7 +10,7 @@ from parity_lists import Line
 
 REFERENCE, GRANULARITY = "reference", "granularity"
 OURS, UNEXPLAINED = "ours", "unexplained"
-CORES = {"attention", "mla", "sparse attention"}
+CORES = {"attention", "mla", "sparse attention", "compressed attention"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -116,7 +116,7 @@ def _pointwise_name(matched: Matched, claim: Claim) -> str:
 
 def _where(matched: Matched, claim: Claim) -> tuple[str, ...]:
     flow = matched.flow
-    paths = dict.fromkeys(flow.origin(n).module for n in [*claim.nodes, claim.anchor])
+    paths = dict.fromkeys(flow.origin(n).module for n in [claim.anchor, *claim.nodes])
     return tuple(p for p in paths if p)[:MOST_PLACES]
 
 
