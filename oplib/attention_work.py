@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from oplib.arithmetic import Amount, exact_div, floor_div, maximum, minimum, modulo
 from oplib.dtypes import storage_bytes
-from oplib.params import Params, text
+from oplib.params import Params, flag, integer, text
 
 
 def triangle(n: Amount) -> Amount:
@@ -28,6 +28,22 @@ def capped_pairs(s: Amount, p: Amount, cap: int = 0) -> Amount:
         return s * p + triangle(s)
     t = minimum(s, maximum(cap - p, 0))
     return t * p + triangle(t) + (s - t) * cap
+
+
+def limited_cache(p: Amount, params: Params) -> Amount:
+    """Tokens in the cache: p, or the last `cache_limit` of them."""
+    limit = integer(params, "cache_limit")
+    return minimum(p, limit) if limit else p
+
+
+def cached_tokens(p: Amount, params: Params, cap: int) -> Amount:
+    """Cached tokens at hand where a query sees `cap` keys at most, itself included (0: all).
+
+    A cache that is cut for that keeps cap - 1 of them; one that is not gives all to computed masking.
+    """
+    kept = limited_cache(p, params)
+    whole = flag(params, "whole_cache") and text(params, "masking") == "computed"
+    return minimum(kept, cap - 1) if cap and not whole else kept
 
 
 def chunked_pairs(s: Amount, p: Amount, chunk: int) -> Amount:

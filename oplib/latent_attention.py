@@ -4,14 +4,22 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from oplib.arithmetic import Amount, minimum
-from oplib.attention_work import HeadSizes, capped_pairs, latent_heads
+from oplib.arithmetic import Amount
+from oplib.attention_work import (
+    HeadSizes,
+    cached_tokens,
+    capped_pairs,
+    latent_heads,
+    limited_cache,
+)
 from oplib.kind import Dims, OpKind, Role
 from oplib.params import (
     ACTIVATION_DTYPE,
+    CACHE_LIMIT,
     CAUSAL,
     KV_DTYPE,
     MASKING,
+    WHOLE_CACHE,
     Param,
     Params,
     flag,
@@ -38,6 +46,8 @@ class LatentAttention(OpKind):
             minimum=0,
             doc="keys a query sees at most, itself included; 0: all",
         ),
+        WHOLE_CACHE,
+        CACHE_LIMIT,
         Param(name="absorbed", type=bool, doc="heads share the latent instead of expanding it"),
         CAUSAL,
         ACTIVATION_DTYPE,
@@ -59,17 +69,16 @@ class LatentAttention(OpKind):
         s, p = dims["s"], dims["p"]
         rectangle = text(params, "masking") == "computed" or not flag(params, "causal")
         window = integer(params, "window")
-        pairs = s * (s + _cached(p, params)) if rectangle else capped_pairs(s, p, window)
+        pairs = (
+            s * (s + cached_tokens(p, params, window))
+            if rectangle
+            else capped_pairs(s, limited_cache(p, params), window)
+        )
         return self.sizes(params).flops(dims["b"], pairs)
 
     def bytes(self, params: Params, dims: Dims) -> Amount:
-        return self.sizes(params).bytes(dims["b"], dims["s"], _cached(dims["p"], params), params)
+        cached = cached_tokens(dims["p"], params, integer(params, "window"))
+        return self.sizes(params).bytes(dims["b"], dims["s"], cached, params)
 
     def compute_dtype(self, params: Params) -> str:
         return text(params, "dtype")
-
-
-def _cached(p: Amount, params: Params) -> Amount:
-    """Latents in the cache: all, or what the window leaves."""
-    window = integer(params, "window")
-    return minimum(p, window - 1) if window else p

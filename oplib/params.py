@@ -90,6 +90,19 @@ STATE_DTYPE = Param(
     name="state_dtype", type=str, doc="dtype of the recurrent state", allowed=FLOAT_DTYPES
 )
 CAUSAL = Param(name="causal", type=bool, default=True, doc="no key after its query is seen")
+WHOLE_CACHE = Param(
+    name="whole_cache",
+    type=bool,
+    default=False,
+    doc="the cache keeps the tokens that window or chunk hide, and computed masking works on them",
+)
+CACHE_LIMIT = Param(
+    name="cache_limit",
+    type=int,
+    default=0,
+    minimum=0,
+    doc="tokens that the cache keeps at most where window or chunk hide fewer; 0: what they leave",
+)
 MASKING = Param(
     name="masking",
     type=str,

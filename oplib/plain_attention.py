@@ -4,16 +4,25 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from oplib.arithmetic import Amount, minimum, modulo
-from oplib.attention_work import HeadSizes, capped_pairs, chunked_pairs, plain_heads
+from oplib.arithmetic import Amount, modulo
+from oplib.attention_work import (
+    HeadSizes,
+    cached_tokens,
+    capped_pairs,
+    chunked_pairs,
+    limited_cache,
+    plain_heads,
+)
 from oplib.dtypes import storage_bytes
 from oplib.errors import InvalidInputError
 from oplib.kind import Dims, OpKind, Role
 from oplib.params import (
     ACTIVATION_DTYPE,
+    CACHE_LIMIT,
     CAUSAL,
     KV_DTYPE,
     MASKING,
+    WHOLE_CACHE,
     Param,
     Params,
     flag,
@@ -24,14 +33,10 @@ from oplib.params import (
 
 def visible_cache(p: Amount, params: Params) -> Amount:
     """Cached tokens at hand: all, or what the window or the chunk leaves of them in the cache or lets a kernel read."""
-    window, chunk = integer(params, "window"), integer(params, "chunk")
-    if flag(params, "whole_cache") and text(params, "masking") == "computed":
-        return p
-    if window:
-        return minimum(p, window - 1)
+    chunk = integer(params, "chunk")
     if chunk and text(params, "masking") == "skipped":
         return modulo(p, chunk)
-    return minimum(p, chunk - 1) if chunk else p
+    return cached_tokens(p, params, chunk or integer(params, "window"))
 
 
 def pairs(s: Amount, p: Amount, params: Params) -> Amount:
@@ -44,7 +49,7 @@ def pairs(s: Amount, p: Amount, params: Params) -> Amount:
         return s * (s + visible_cache(p, params))
     if chunk := integer(params, "chunk"):
         return chunked_pairs(s, p, chunk)
-    return capped_pairs(s, p, integer(params, "window"))
+    return capped_pairs(s, limited_cache(p, params), integer(params, "window"))
 
 
 class PlainAttention(OpKind):
@@ -89,12 +94,8 @@ class PlainAttention(OpKind):
             "and distance, or a value per sequence, head and pair that other ops make of the tokens",
             allowed=("none", "alibi", "relative", "content"),
         ),
-        Param(
-            name="whole_cache",
-            type=bool,
-            default=False,
-            doc="the cache keeps the tokens that window or chunk hide, and computed masking works on them",
-        ),
+        WHOLE_CACHE,
+        CACHE_LIMIT,
         CAUSAL,
         ACTIVATION_DTYPE,
         KV_DTYPE,

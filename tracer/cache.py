@@ -13,11 +13,12 @@ import inspect
 import math
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import sympy
 import torch
+from transformers.cache_utils import DynamicSlidingWindowLayer
 
 from oplib.symbols import B, P
 from tracer.carried import Carried, first_pass, next_pass
@@ -163,7 +164,28 @@ def infer(
             found.append(Leaf(path=path, shape=shape, dtype=example.dtype))
         elif len(set(values)) > 1:
             found.append(Leaf(path=path, shape=(), dtype=None, value=expression(values, where)))
-    return caches[0], tuple(found)
+    return caches[0], tuple(cut(caches[0], leaf) for leaf in found)
+
+
+def cut(cache: Any, leaf: Leaf) -> Leaf:
+    """The leaf with the length that its layer of the cache cuts it to, however short or long that is: the layer's own
+    update, given more tokens than its window, says what it keeps.
+    """
+    layer, axis = at(cache, leaf.path[:-1]), len(leaf.shape) - 2
+    if not isinstance(layer, DynamicSlidingWindowLayer) or leaf.path[-1] not in ("keys", "values"):
+        return leaf
+    if type(layer).update is not DynamicSlidingWindowLayer.update:
+        return leaf
+    many = layer.sliding_window + 1
+    filled = copy.copy(layer)
+    new = [t.new_empty(*t.shape[:axis], many, t.shape[-1]) for t in (layer.keys, layer.values)]
+    filled.update(*new)
+    longest = filled.keys.shape[axis]
+    if longest >= many + layer.keys.shape[axis]:
+        return leaf
+    shape = list(leaf.shape)
+    shape[axis] = sympy.Min(P, longest)
+    return replace(leaf, shape=tuple(shape))
 
 
 def _has(column: Mapping[Path, Any], path: Path) -> bool:

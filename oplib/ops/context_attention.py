@@ -22,7 +22,8 @@ class ContextAttention(PlainAttention):
     FLOPs:
         A pair (query, key) costs D multiply-adds for its score and V for its share of the output:
         2·b·H·(D + V)·pairs. computed: pairs = s·(s + c), the whole rectangle as eager code runs it, with c = p, or
-        min(p, window - 1), or min(p, chunk - 1) cached tokens at hand (p again with whole_cache).
+        min(p, window - 1), or min(p, chunk - 1) cached tokens at hand (p again with whole_cache;
+        at most cache_limit of them where that is set).
         skipped and causal: Σ over i = 1..s of
         min(p + i, window); with chunks, the keys of each query's own chunk up to itself. skipped and not causal:
         as computed. Softmax, soft cap, scale and mask are ignored, and so is work on masked parts of a kernel's tile.

@@ -56,6 +56,7 @@ def claim_of(flow: Flow, call: Call) -> Claim:
     """The claim of a call: plain heads, or latent ones where keys and values come out of a latent."""
     params = {
         **call.params,
+        **_held(flow, call),
         "dtype": flow.dtype(call.query),
         "kv_dtype": flow.dtype(call.key),
         "masking": "computed",
@@ -73,6 +74,19 @@ def claim_of(flow: Flow, call: Call) -> Claim:
         claim.kind = f"{flow.trace.phase}_mla"
         claim.params = _latent_params(params, found)
     return claim
+
+
+def _held(flow: Flow, call: Call) -> dict[str, Any]:
+    """What the cache behind the keys holds, where that is not what window or chunk leave: all, or so many tokens."""
+    lengths = flow.cache_lengths(call.key)
+    if len(lengths) != 1:
+        return {}
+    seen = call.params["window"] or call.params["chunk"]
+    length = lengths.pop()
+    if length == P:
+        return {"whole_cache": True} if seen else {}
+    limit = max(length.args, key=lambda part: part.is_Integer)
+    return {} if limit == seen - 1 else {"cache_limit": int(limit)}
 
 
 @matcher("attention", "trace_model.attention")
@@ -123,7 +137,8 @@ def attention(flow: Flow, node: fx.Node, _taken) -> Result:
         found = latent(flow, call["key"], call["value"])
         claim.kind = "sparse_attention"
         claim.params = claim.params if found else _plain_sparse_params(claim.params)
-        claim.params.pop("window", None)  # a selection is no window
+        for name in ("window", "whole_cache", "cache_limit"):
+            claim.params.pop(name, None)  # a selection is no window
         claim.params["topk"] = int(flow.shape(call["indices"])[-1])
         claim.params["index_source"] = _index_source(flow, node, call["indices"])
         claim.inputs.append(call["indices"])
@@ -175,9 +190,9 @@ def _linear_behind(flow: Flow, node: fx.Node) -> fx.Node | None:
 
 
 def _latent_params(params: dict, latent: Latent) -> dict:
-    window = {"window": params["window"]} if params["window"] else {}
+    cached = ("window", "whole_cache", "cache_limit")
     return {
-        **window,
+        **{name: params[name] for name in cached if params.get(name)},
         "num_heads": params["num_heads"],
         "kv_lora_rank": latent.kv_lora_rank,
         "qk_nope_head_dim": params["head_dim"] - latent.rope,

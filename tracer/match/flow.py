@@ -172,15 +172,22 @@ class Flow:
 
     def cached_lengths(self, nodes: Iterable[fx.Node]) -> set[sympy.Expr]:
         """The lengths of the caches that give the values which these nodes read their size in p."""
+        return self._lengths([v for node in nodes for v in self.inputs[node]])
+
+    def cache_lengths(self, keys: fx.Node) -> set[sympy.Expr]:
+        """The lengths of the caches that these keys, cached and new ones, are joined out of."""
+        return self._lengths([keys])
+
+    def _lengths(self, stack: list[fx.Node]) -> set[sympy.Expr]:
         found: set[sympy.Expr] = set()
-        stack, seen = [v for node in nodes for v in self.inputs[node]], set()
+        seen = set()
         while stack:
             node = stack.pop()
             if node in seen or not isinstance(node.meta.get("val"), torch.Tensor):
                 continue
             seen.add(node)
             if any(size.has(P) for size in self.shape(node)):
-                if node.op == "placeholder":
+                if node.op == "placeholder" and self.role[node] is Role.DATA:
                     found.add(self.trace.windows.get(node.target, P))
                 stack.extend(self.inputs[node])
         return found

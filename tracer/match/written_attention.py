@@ -20,7 +20,7 @@ from tracer.match.attention import Call, claim_of
 from tracer.match.bias import bias_of, of_tokens
 from tracer.match.claim import Claim, Refusal, Result
 from tracer.match.flow import Flow, Role
-from tracer.match.positions import Mask, Positions, Unknown, Visibility, is_bias, visibility
+from tracer.match.positions import Mask, Positions, Unknown, is_bias, visibility
 from tracer.match.products import Product, is_layout, moved, product
 from tracer.match.scores import SCALES, Scores, Unlike, add_mask, add_term, called, scores_of
 
@@ -243,7 +243,6 @@ def _attention(flow: Flow, found: Written, scores: Scores) -> Claim:
                 "sinks": scores.sinks,
                 "bias": bias_of(flow, terms),
                 "causal": seen.causal,
-                **({"whole_cache": True} if _keeps_all(flow, sides[1].node, seen) else {}),
             },
             batch=B,
             new=new,
@@ -295,15 +294,6 @@ def _lower(at: Positions, new: sympy.Expr, keys: sympy.Expr) -> torch.Tensor:
     """What `is_causal` lets see: as torch has it, the first query sees the first key alone."""
     sizes = [int(evaluate(size, **at.at)) for size in (new, keys)]
     return torch.ones(*sizes, dtype=torch.bool).tril()
-
-
-def _keeps_all(flow: Flow, key: fx.Node, seen: Visibility) -> bool:
-    """Whether the keys come out of a cache that keeps those that a window or chunk hides."""
-    joined = flow.source(key)
-    parts = joined.args[0] if targets.base_name(joined) == "cat" else [joined]
-    cache = [root for part in parts if (root := flow.root(part)).op == "placeholder"]
-    limited = bool(seen.window or seen.chunk)
-    return limited and bool(cache) and not any(c.target in flow.trace.windows for c in cache)
 
 
 def _new(flow: Flow, scores: Product, side: int) -> sympy.Expr:
