@@ -40,11 +40,16 @@ def first_pass(
     model: nn.Module, input_ids: torch.Tensor, **options: Any
 ) -> tuple[torch.Tensor, Carried]:
     """Logits of a pass over fresh tokens and what the model carries on from it; `options` go to its forward."""
+    return next_pass(model, input_ids, beginning(model), **options)
+
+
+def beginning(model: nn.Module) -> Carried:
+    """What a pass over fresh tokens begins with: an empty cache where the forward takes one, or nothing."""
     taken = inspect.signature(type(model).forward).parameters
     handed = (
         {"past_key_values": DynamicCache(config=model.config)} if "past_key_values" in taken else {}
     )
-    return next_pass(model, input_ids, Carried(arguments=handed, held={}), **options)
+    return Carried(arguments=handed, held={})
 
 
 def next_pass(

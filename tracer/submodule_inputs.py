@@ -1,6 +1,6 @@
 """What a module of a model receives in a forward pass at a workload, without the rest of the model's weights.
 
-Two passes make it. The first runs the whole pruned model on sizes alone, over a cache of p tokens, and notes what each
+Two passes make it. The first runs the traced model on sizes alone, over a cache of p tokens, and notes what each
 module returns and what the wanted one is called with. The second runs on the device: the model's own code around the
 wanted module makes masks, positions and token counts for real, and every other module that has weights hands back
 random numbers of the sizes that the first pass saw. So masks, position embeddings and the state of the cache are those
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import functools
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, MutableMapping
 from dataclasses import dataclass, field
@@ -18,16 +19,17 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.overrides import TorchFunctionMode
 from transformers import PreTrainedModel
 
 from oplib.errors import UnsupportedModelError
-from tracer import boundaries
+from oplib.symbols import P
 from tracer.build import quiet_transformers
-from tracer.cache import Path, at, is_cache_part, leaves, rebuild, run
-from tracer.carried import state_kept
+from tracer.cache import Leaf, Path, at, is_cache_part, leaves, rebuild, run
+from tracer.carried import Carried, beginning
+from tracer.passes import Setting, alone
 from tracer.recorder import tensors
+from tracer.trace import Capture
 
 META = torch.device("meta")
 _STD = 0.02  # of parameters that the model's own initialisation leaves alone
@@ -201,20 +203,6 @@ def _around(model: nn.Module, path: str) -> list[nn.Module]:
     return [model.get_submodule(".".join(steps[:i])) for i in range(len(steps), -1, -1)]
 
 
-def give_buffers(model: nn.Module, layers: Collection[str]) -> None:
-    """Values on CPU for the buffers of modules outside `layers` (paths of stacks) that have no parameters: tables of
-    frequencies, say. They follow from the whole config, so this comes before layers are cut out of it.
-    """
-    for path, module in model.named_modules():
-        inside = any(path.startswith(stack + ".") for stack in layers)
-        if (
-            not inside
-            and next(module.parameters(), None) is None
-            and next(module.buffers(), None) is not None
-        ):
-            materialise(model, path, torch.device("cpu"), 0)
-
-
 def _devices(device: torch.device) -> list[int]:
     return [device.index or 0] if device.type == "cuda" else []
 
@@ -228,59 +216,71 @@ def _initialiser(model: nn.Module, path: str) -> Callable[[nn.Module], None]:
 
 
 def record(
-    sized: nn.Module, model: nn.Module, path: str, *, b: int, s: int, p: int, layers: Collection[str],
-    states: Collection[Path], device: torch.device, seed: int, fake: bool,
+    sized: nn.Module, model: nn.Module, path: str, *, b: int, s: int, p: int, layers: Mapping[str, int],
+    capture: Capture, setting: Setting, device: torch.device, seed: int,
 ) -> Call:  # fmt: skip
     """The call of the module at `path` when s tokens run over p cached ones in each of b sequences.
 
-    `sized` is the pruned model on meta with boundaries in it, `model` the same with the implementations to measure;
-    both stay as they are. `layers` are the paths of its decoder layers, `states` those leaves of the cache whose size
-    does not depend on p; `fake` says that the model asks its tensors for values.
+    `sized` is the model on meta with boundaries and stand-ins in it, `model` the whole one on meta with the
+    implementations to measure; both stay as they are. `layers` are the paths of its decoder layers, each with
+    the index of its representative, `capture` is its cache, `setting` says how it runs on sizes alone.
     """
     random = Random(device, seed)
-    sizes = _Sizes(sized, path)
-    with sizes.passes(fake):
-        filled = run(sized, torch.zeros(b, p, dtype=torch.long, device=META))[1] if p else None
-        cache = _twin(filled, None, path, random) if p else None
-        wanted = sizes.reach(torch.zeros(b, s, dtype=torch.long, device=META), filled)
+    sizes = _Sizes(sized, path, layers)
+    ids = setting.ids(sized, b, s, p)
+    with sizes.passes(setting):
+        filled = _empty_cache(sized, capture)
+        if p and not setting.rereads:
+            filled = run(sized, setting.ids(sized, b, p))[1]
+        sizes.part_slots(filled)
+        cache = None if filled is None else _twin(filled, None, path, random)
+        wanted = sizes.reach(ids, filled)
     with torch.no_grad(), quiet_transformers():
         caches = {} if filled is None else {id(filled): cache}
         around = _Surroundings(model, path, sizes.returned, random, caches, seed)
         around.build(layers)
-        ids = torch.zeros(b, s, dtype=torch.long, device=device)
-        found = _reach(around.model, path, ids, cache)
+        found = _reach(
+            around.model, path, torch.zeros(ids.shape, dtype=ids.dtype, device=device), cache
+        )
     merge = _Merge(path, random)
     args = tuple(merge(*pair) for pair in zip(wanted[0], found[0], strict=True))
     kwargs = {name: merge(wanted[1].get(name), value) for name, value in found[1].items()}
     call = Call(args=args, kwargs=kwargs, cache=merge.cache)
-    call.remember(states)
+    call.remember({leaf.path for leaf in capture.leaves if _is_state(leaf)})
     return call
 
 
-def called(model: nn.Module, *, fake: bool) -> frozenset[str]:
+def _empty_cache(model: nn.Module, capture: Capture) -> Any:
+    """What the first pass begins with where the model does not make it itself."""
+    return beginning(model) if isinstance(capture.template, Carried) else None
+
+
+def _is_state(leaf: Leaf) -> bool:
+    """Whether a tensor of the cache is written in place: its size does not depend on the cached length."""
+    return leaf.dtype is not None and not any(size.has(P) for size in leaf.shape)
+
+
+def called(model: nn.Module, setting: Setting) -> frozenset[str]:
     """Paths of the modules that a pass over cached tokens calls, whatever the implementation."""
-    sizes = _Sizes(model, "")
-    with sizes.passes(fake):
-        ids = torch.zeros(2, 3, dtype=torch.long, device=META)
-        sizes.noting(lambda: run(model, ids, run(model, ids)[1]))
+    sizes = _Sizes(model, "", {})
+    with sizes.passes(setting):
+        filled = None if setting.rereads else run(model, setting.ids(model, 2, 3))[1]
+        ids = setting.ids(model, 2, 1, 3)
+        sizes.noting(lambda: run(model, ids, filled))
     return frozenset(sizes.returned)
 
 
 class _Sizes:
     """Passes over sizes alone: what each module returns, in order, up to the call of the wanted one."""
 
-    def __init__(self, model: nn.Module, path: str) -> None:
-        self.model, self.path = model, path
+    def __init__(self, model: nn.Module, path: str, layers: Mapping[str, int]) -> None:
+        self.model, self.path, self._layers = model, path, layers
         self.returned: dict[str, list[Any]] = defaultdict(list)
 
     @contextlib.contextmanager
-    def passes(self, fake: bool) -> Iterator[None]:
+    def passes(self, setting: Setting) -> Iterator[None]:
         """Where passes over sizes run."""
-        mode = FakeTensorMode(allow_non_fake_inputs=True) if fake else contextlib.nullcontext()
-        with (
-            torch.no_grad(), quiet_transformers(), state_kept(self.model), boundaries.bind(self.model), mode,
-            _KeptNumbers(),
-        ):  # fmt: skip
+        with quiet_transformers(), alone(self.model), setting.mode(), _KeptNumbers():
             yield
 
     def reach(self, ids: torch.Tensor, cache: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -293,11 +293,39 @@ class _Sizes:
             module.register_forward_hook(lambda _m, _a, out, name=name: self.returned[name].append(out))
             for name, module in self.model.named_modules()
         ]  # fmt: skip
+        for name in self._layers:
+            hook = functools.partial(self._share_slot, name)
+            module = self.model.get_submodule(name)
+            handles.append(module.register_forward_pre_hook(hook, with_kwargs=True))
         try:
             return pass_()
         finally:
             for handle in handles:
                 handle.remove()
+
+    def part_slots(self, cache: Any) -> None:
+        """Give each stand-in a slot of its own in a cache, with what its representative has cached before this pass."""
+        for name, first in self._layers.items():
+            slots, i = self._slots(name, [cache])
+            if slots and i != first:
+                slots[i] = rebuild(slots[first], {})
+
+    def _share_slot(
+        self, name: str, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> None:
+        slots, i = self._slots(name, [*args, *kwargs.values()])
+        if slots:
+            slots[i] = slots[self._layers[name]]
+
+    def _slots(self, name: str, given: Iterable[Any]) -> tuple[list[Any], int]:
+        """The list with a slot per layer in one of these caches, or an empty one, and a layer's place in it."""
+        stack, _, index = name.rpartition(".")
+        depth = sum(layer.rpartition(".")[0] == stack for layer in self._layers)
+        caches = [
+            c for g in given for c in (g.arguments.values() if isinstance(g, Carried) else [g])
+        ]
+        lists = [slots for c in caches if isinstance(slots := getattr(c, "layers", None), list)]
+        return next((slots for slots in lists if len(slots) == depth), []), int(index)
 
 
 def _reach(
@@ -342,7 +370,7 @@ class _Surroundings:
             inside = [n for n in self.returned if n == name or n.startswith(name + ".")]
             if self.path.startswith(name + ".") or (inside and name not in inside):
                 self._visit(child, layers)
-            elif next(child.parameters(), None) is None:
+            elif name not in layers and next(child.parameters(), None) is None:
                 self._make(child, deep=True)
             elif inside:
                 self._replace(child, name, is_layer=name in layers)

@@ -7,7 +7,6 @@ each representative layer. Only its own weights are ever made.
 from __future__ import annotations
 
 import copy
-import functools
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias
@@ -18,18 +17,18 @@ from transformers import PreTrainedConfig
 
 from oplib.errors import InvalidInputError
 from oplib.op import Op
-from oplib.symbols import P
 from tracer import analysis, assemble, rewrite
 from tracer.boundaries import IMPLEMENTATION
 from tracer.boundaries.experts import adopt
 from tracer.build import build_model
-from tracer.cache import Path
 from tracer.match import match
 from tracer.match.flow import Flow
-from tracer.prune import Kept, prune
-from tracer.submodule_inputs import Call, called, give_buffers, materialise, record
+from tracer.passes import Setting
+from tracer.prune import Kept, Pruning
+from tracer.stand_in import StandIns
+from tracer.submodule_inputs import Call, called, materialise, record
 from tracer.trace import PHASES
-from tracer.weights import Weights, quantised_parts
+from tracer.weights import Weights
 
 Role: TypeAlias = Literal["layer", "attention", "moe", "mlp", "mixer", "norm"]
 Json = dict[str, Any]  # Any: an object that becomes JSON
@@ -61,13 +60,12 @@ class SubModule:
     layer: str
     count: int
     alike: int
-    path: str  # in the pruned model
     source: _Source
 
     @property
     def weight_bytes(self) -> int:
         """Bytes of its parameters in the dtype that the model is traced in, bfloat16."""
-        module = self.source.traced.model.get_submodule(self.path)
+        module = self.source.traced.model.get_submodule(self.name)
         return sum(q.numel() * q.dtype.itemsize for q in module.parameters())
 
     def build(
@@ -77,7 +75,7 @@ class SubModule:
         """The module on a device, in eval mode, with random weights of the model's own initialisation."""
         how = Implementation(dtype=dtype, attn=attn_implementation, experts=experts_implementation)
         model = copy.deepcopy(self.source.model(how))
-        return materialise(model, self.path, _device(device), seed).eval()
+        return materialise(model, self.name, _device(device), seed).eval()
 
     def inputs(
         self, phase: str, b: int, s: int = 1, p: int = 0, device: torch.device | str = "cpu", *,
@@ -96,11 +94,13 @@ class SubModule:
                 f"b={b}, s={s}, p={p} is no workload.", "b, s at least 1, p at least 0."
             )
         how = Implementation(dtype=dtype, attn=attn_implementation, experts=experts_implementation)
-        source = self.source
+        source, s = self.source, 1 if phase == "generation" else s
+        setting = source.traced.traces[phase].setting
+        _check(setting, s, p)
         return record(
-            source.model(replace(how, attn=IMPLEMENTATION, experts=IMPLEMENTATION)), source.model(how), self.path,
-            b=b, s=1 if phase == "generation" else s, p=p, layers=source.layers, states=source.states,
-            device=_device(device), seed=seed, fake=source.traced.capture.fake,
+            source.model(replace(how, attn=IMPLEMENTATION, experts=IMPLEMENTATION)), source.model(how), self.name,
+            b=b, s=s, p=p, layers=source.layers, capture=source.traced.capture, setting=setting,
+            device=_device(device), seed=seed,
         )  # fmt: skip
 
     def ops(self, phase: str, lowering: str = "eager") -> tuple[Op, ...]:
@@ -133,35 +133,32 @@ class SubModule:
 
 
 class _Source:
-    """A traced model, its ops, and its pruned model under each implementation."""
+    """A traced model, its ops, and the model under each implementation."""
 
     def __init__(self, traced: analysis.Traced) -> None:
         self.traced = traced
-        self.layers = frozenset(kept.traced for kept in traced.pruning.kept)
-        self.called = called(traced.model, fake=traced.capture.fake)
-        self.states: frozenset[Path] = frozenset(
-            leaf.path
-            for leaf in traced.capture.leaves
-            if leaf.dtype is not None and not any(size.has(P) for size in leaf.shape)
-        )
+        self.layers = {
+            f"{kept.layer.stack}.{i}": kept.layer.representative
+            for kept in traced.pruning.kept
+            for i in kept.layer.indices
+        }
+        self.called = called(traced.model, traced.traces["generation"].setting)
         self._models: dict[Implementation, nn.Module] = {}
         self._ops: dict[tuple[str, str], tuple[Op, ...]] = {}
 
     def model(self, how: Implementation) -> nn.Module:
-        """The pruned model on meta; not to be changed."""
+        """The model on meta; not to be changed. With boundaries in it, it has the stand-ins of the traced one."""
         traced = self.traced
-        if how == Implementation(attn=IMPLEMENTATION, experts=IMPLEMENTATION):
+        boundaries = how.attn == how.experts == IMPLEMENTATION
+        if boundaries and how.dtype == torch.bfloat16:
             return traced.model
         if how not in self._models:
             model = build_model(
                 traced.resolved, dtype=how.dtype, attn_implementation=how.attn, experts_implementation=how.experts
             )  # fmt: skip
             adopt(model)
-            give_buffers(model, {kept.layer.stack for kept in traced.pruning.kept})
-            label = functools.partial(quantised_parts, traced.scheme)
-            found = prune(model, label, whole=bool(traced.pruning.reason))
-            if found.kept != traced.pruning.kept:
-                raise RuntimeError("the representative layers differ from those that were traced")
+            if boundaries:
+                _put_stand_ins(model, traced.pruning)
             self._models[how] = model
         return self._models[how]
 
@@ -177,7 +174,7 @@ class _Source:
         return self._ops[phase, lowering]
 
     def inside(self, path: str) -> list[Op]:
-        """The ops inside a module of the pruned model, of either phase, as written and as served."""
+        """The ops inside a module, of either phase, as written and as served."""
         return [
             op
             for lowering in ("eager", "serving")
@@ -208,14 +205,14 @@ def submodules_of(traced: analysis.Traced) -> list[SubModule]:
 def _of_layer(source: _Source, kept: Kept) -> Iterator[SubModule]:
     model = source.traced.model
     alike: dict[Any, list[tuple[str, Role]]] = {}
-    for path, role in _parts(source, kept, kept.traced):
+    for path, role in _parts(source, kept, kept.id):
         module = model.get_submodule(path)
         shapes = [(n, tuple(q.shape), q.dtype) for n, q in module.named_parameters()]
         alike.setdefault((role, type(module), repr(shapes)), []).append((path, role))
-    found = [(kept.traced, "layer", 1), *((m[0][0], m[0][1], len(m)) for m in alike.values())]
+    found = [(kept.id, "layer", 1), *((m[0][0], m[0][1], len(m)) for m in alike.values())]
     for path, role, number in found:
         yield SubModule(
-            name=path, role=role, path=path, layer=kept.id, count=kept.layer.count,
+            name=path, role=role, layer=kept.id, count=kept.layer.count,
             alike=number, module_class=type(model.get_submodule(path)).__name__, source=source,
         )  # fmt: skip
 
@@ -279,6 +276,28 @@ def _belongs(places: tuple[str, ...], path: str) -> bool:
 
 def _inside(place: str, path: str) -> bool:
     return place == path or place.startswith(path + ".")
+
+
+def _check(setting: Setting, s: int, p: int) -> None:
+    """Refuse lengths at which the model does not run."""
+    if setting.positions is not None and p + s > setting.positions:
+        raise InvalidInputError(
+            f"The model runs over {setting.positions} positions at most, not {p + s}.",
+            "Choose a smaller s + p.",
+        )
+    if setting.fresh and p:
+        raise InvalidInputError(
+            "The model takes one token at a time over a cache.",
+            "Choose p = 0 in the context phase.",
+        )
+
+
+def _put_stand_ins(model: nn.Module, pruning: Pruning) -> None:
+    """Stand-ins where the traced model has them."""
+    groups: dict[str, list[list[int]]] = {}
+    for kept in pruning.kept:
+        groups.setdefault(kept.layer.stack, []).append(list(kept.layer.indices))
+    StandIns(model, [(model.get_submodule(stack), found) for stack, found in groups.items()])
 
 
 def _device(device: torch.device | str) -> torch.device:

@@ -18,7 +18,6 @@ from tests.tracer import small_models
 from tests.tracer.small_models import _PLAIN, FAST, SMALL, Config
 from tracer.build import quiet_transformers
 from tracer.cache import at, is_cache_part, leaves, rebuild
-from tracer.prune import prune
 from tracer.submodules import Call, SubModule, submodules, submodules_of
 
 _NO_HEAD_DIM = {k: v for k, v in _PLAIN.items() if k != "head_dim"}
@@ -68,7 +67,7 @@ def parts(name: str) -> tuple[SubModule, ...]:
 
 @functools.cache
 def full(name: str) -> nn.Module:
-    """The model with real weights, made by transformers alone and cut to the layers that were traced."""
+    """The model with real weights, made by transformers alone, at full depth."""
     config = AutoConfig.for_model(**CONFIGS[name])
     with quiet_transformers(), torch.random.fork_rng([]):
         torch.manual_seed(3)
@@ -78,8 +77,7 @@ def full(name: str) -> nn.Module:
         )
         for parameter in model.parameters():  # norms and biases start alike: tell them apart
             parameter.data += 0.02 * torch.randn_like(parameter)
-    prune(model.eval())
-    return model
+    return model.eval()
 
 
 def seen(name: str, phase: str, b: int, s: int, p: int) -> dict[str, tuple[Any, Any]]:
@@ -101,9 +99,9 @@ def seen(name: str, phase: str, b: int, s: int, p: int) -> dict[str, tuple[Any, 
 
     cache = small_models.step(model, torch.zeros(b, p, dtype=torch.long)) if p else None
     for part in parts(name):
-        module = model.get_submodule(part.path)
-        handles.append(module.register_forward_pre_hook(before(part.path), with_kwargs=True))
-        handles.append(module.register_forward_hook(after(part.path)))
+        module = model.get_submodule(part.name)
+        handles.append(module.register_forward_pre_hook(before(part.name), with_kwargs=True))
+        handles.append(module.register_forward_hook(after(part.name)))
     small_models.step(
         model, torch.zeros(b, 1 if phase == "generation" else s, dtype=torch.long), cache
     )
@@ -188,11 +186,11 @@ def test_outputs_are_those_inside_the_full_model(name):
     """
     built = {}
     for part in parts(name):
-        built[part.path] = part.build(**HOW)
-        built[part.path].load_state_dict(full(name).get_submodule(part.path).state_dict())
+        built[part.name] = part.build(**HOW)
+        built[part.name].load_state_dict(full(name).get_submodule(part.name).state_dict())
     for workload in WORKLOADS:
         for path, (real, out) in seen(name, *workload).items():
-            part = next(p for p in parts(name) if p.path == path)
+            part = next(p for p in parts(name) if p.name == path)
             check(part, workload, real, out, built[path])
 
 
