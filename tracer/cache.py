@@ -146,13 +146,15 @@ def infer(
     """The cache that `fill(batch, cached)` leaves at the first point, and its leaves with sizes as expressions.
 
     Integers that do not change from point to point are settings, not counters, and are left out. A part that only
-    longer sequences have (compressed keys, say) is read off the points that have it.
+    longer sequences have (compressed keys, say) is read off the points that have it, and so is one whose width is zero.
     """
     caches = [fill(b, p) for b, p in points]
     columns = [dict(leaves(c)) for c in caches]
     found = []
     for path, example in columns[0].items():
         held = [(c[path], point) for c, point in zip(columns, points, strict=True) if _has(c, path)]
+        if not held and isinstance(example, torch.Tensor) and example.dim() > 1:
+            held = [(c[path], at) for c, at in zip(columns, points, strict=True) if path in c]
         values: list[Any] = [v for v, _ in held]
         where = [point for _, point in held]
         if not held:

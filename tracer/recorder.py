@@ -19,6 +19,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from oplib.errors import UnsupportedModelError
+from tracer.masks import Masks
 from tracer.provenance import NOWHERE, Origin, model_line
 from tracer.sizes import Different
 
@@ -85,13 +86,15 @@ class CallCount(TorchDispatchMode):
 
 class Answers(TorchDispatchMode):
     """Answers every value that Python asks of a tensor with zero or False (no padding, no end reached), and whether
-    all elements are true with True (checks hold). `asked` are the lines that asked.
+    all elements are true with True (checks hold); masks that no choice between scores has made select all. `asked` are
+    the lines that asked.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.asked: set[str] = set()
         self._all_true: list[torch.Tensor] = []
+        self._masks = Masks()
 
     def __torch_dispatch__(
         self,
@@ -101,7 +104,11 @@ class Answers(TorchDispatchMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         if func not in _VALUES:
-            out = func(*args, **(kwargs or {}))
+            whole = self._masks.whole(func, args)
+            if whole is not None:
+                self.asked.add(model_line())
+            out = func(*(whole or args), **(kwargs or {}))
+            self._masks.follow(func, args, out)
             if func in _ALL:
                 self._all_true.append(out)
             return out

@@ -16,6 +16,7 @@ from torch._dynamo.source import ConstantSource
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv
 
+from oplib.errors import UnsupportedModelError
 from oplib.symbols import B, P, S
 
 HINTS = {"b": 3, "s": 2048, "p": 16384}
@@ -55,8 +56,21 @@ class SymbolicSizes:
         return _translate(size.node.expr, self.symbols)
 
     def guards(self) -> tuple[str, ...]:
-        """The conditions on b, s and p that the taken branches rest on."""
-        return tuple(sorted({str(g.expr.xreplace(self.symbols)) for g in self.env.guards}))
+        """The conditions on b, s and p that the taken branches rest on; raises where they hold at one size alone."""
+        found = [g.expr.xreplace(self.symbols) for g in self.env.guards]
+        pinned = [str(e) for e in found if isinstance(e, sympy.Eq) and _is_one_size(e)]
+        if pinned:
+            raise UnsupportedModelError(
+                f"its forward pass takes a branch that holds where {' and '.join(sorted(set(pinned)))} alone.",
+                hint="A graph of such a branch says nothing about other lengths; see tracer/symbolic.py.",
+            )
+        return tuple(sorted(set(map(str, found))))
+
+
+def _is_one_size(equality: sympy.Eq) -> bool:
+    """Whether it sets a size, or a sum or product of sizes, to a number or to another one."""
+    left, right = equality.args
+    return (left - right).is_polynomial(B, S, P)
 
 
 _FUNCTIONS = {
