@@ -6,7 +6,7 @@ import gc
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import sympy
@@ -24,7 +24,7 @@ from perfdb.speed_of_light import speed_of_light
 from perfdb.systems import System, load_system
 from tracer import assemble, conserve, graphs, idle, primitives, rewrite, triage
 from tracer.boundaries.experts import adopt
-from tracer.build import build_model, one_line, quiet_transformers
+from tracer.build import build_model, in_one_dtype, one_line, quiet_transformers
 from tracer.match import match
 from tracer.match.claim import Matched
 from tracer.match.flow import Flow
@@ -104,17 +104,41 @@ def trace_model(
             return _trace(resolved, scheme, clock, progress, pruned=True)
         except TraceModelError:
             raise
-        except Exception as first:  # noqa: BLE001 - any failure of the model's own code: the full depth may still run
-            found = _trace_whole(resolved, scheme, clock, progress)
-            found.pruning.reason = f"representative layers do not run on their own ({_said(first)})"
-            return found
+        except Exception as error:  # noqa: BLE001 - any failure of the model's own code: another way may run
+            first, mixed = error, _is_of_dtypes(error)
+        if mixed:
+            notes = (*resolved.notes, "parameters that the model makes in another dtype are in bfloat16, "
+                     "as loading makes them: it does not run otherwise")  # fmt: skip
+            resolved = replace(resolved, notes=notes)
+            try:
+                return _trace(resolved, scheme, clock, progress, pruned=True, one_dtype=True)
+            except TraceModelError:
+                raise
+            except Exception as error:  # noqa: BLE001 - as above
+                first = error
+        found = _trace_whole(resolved, scheme, clock, progress, one_dtype=mixed)
+        found.pruning.reason = f"representative layers do not run on their own ({_said(first)})"
+        return found
+
+
+def _is_of_dtypes(error: Exception) -> bool:
+    return isinstance(error, RuntimeError) and any(
+        w in str(error) for w in ("dtype", "scalar type")
+    )
 
 
 def _trace_whole(
-    resolved: ResolvedModel, scheme: QuantScheme, clock: Clock, progress: Progress
+    resolved: ResolvedModel,
+    scheme: QuantScheme,
+    clock: Clock,
+    progress: Progress,
+    *,
+    one_dtype: bool,
 ) -> Traced:
     try:
-        return _trace(resolved, scheme, clock, progress, pruned=False)
+        return _trace(resolved, scheme, clock, progress, pruned=False, one_dtype=one_dtype)
+    except TraceModelError:
+        raise
     except Exception as error:
         raise UnsupportedModelError(
             f"{resolved.architecture} builds but its forward pass cannot be traced: {_said(error)}",
@@ -127,13 +151,21 @@ def _said(error: Exception) -> str:
 
 
 def _trace(
-    resolved: ResolvedModel, scheme: QuantScheme, clock: Clock, progress: Progress, *, pruned: bool
+    resolved: ResolvedModel,
+    scheme: QuantScheme,
+    clock: Clock,
+    progress: Progress,
+    *,
+    pruned: bool,
+    one_dtype: bool = False,
 ) -> Traced:
     progress("build")
     with clock.measure("build"):
         model = build_model(
             resolved, attn_implementation="trace_model", experts_implementation="trace_model"
         )
+        if one_dtype:
+            in_one_dtype(model)
         adopt(model)
         scheme = scheme.keeping(kept_in_full_precision(model))
         pruning = prune(
@@ -253,9 +285,10 @@ def _count(
     written: dict[str, tuple[Op, ...]],
 ) -> tuple[dict[str, int], Json, dict[str, int]]:
     """Weights, FLOPs and nodes, each counted on the model and on what became of it as written."""
+    context, generation = (traced.traces[phase].setting for phase in PHASES)
     with quiet_transformers():
         counted = conserve.count_flops(
-            traced.model, traced.pruning, traced.traces["generation"].setting
+            traced.model, traced.pruning, replace(generation, fresh=context.fresh)
         )
     missed = {phase: _primitive_flops(m, counted[phase]) for phase, m in matched.items()}
     held = sum(e["weight_bytes"] * e["count"] for e in unsupported if e["phase"] == "context")
@@ -376,7 +409,8 @@ def _setting_notes(traced: Traced) -> list[str]:
     asked = sorted({line for t in traced.traces.values() for line in t.asked})
     if asked:
         notes.append(
-            f"values that the model asks of its data were taken as zero: {', '.join(asked)}"
+            "values that the model asks of its data were taken as zero, masks that it indexes by as selecting all: "
+            + ", ".join(asked)
         )
     return notes
 
@@ -424,7 +458,14 @@ def _number(value: sympy.Expr) -> int | float:
 def analyse(
     model_path: str, options: Options, progress: Progress = lambda _step: None, **source: Any
 ) -> Json:
-    """Trace and report in one call; `source` is what `trace_model` takes."""
+    """Trace and report in one call; `source` is what `trace_model` takes. Whatever goes wrong is a TraceModelError."""
     clock = Clock()
-    traced = trace_model(model_path, clock=clock, progress=progress, **source)
-    return report(traced, options, clock, progress)
+    try:
+        traced = trace_model(model_path, clock=clock, progress=progress, **source)
+        return report(traced, options, clock, progress)
+    except TraceModelError:
+        raise
+    except Exception as error:
+        raise TraceModelError(
+            _said(error), hint="This is a mistake of trace-model; --debug shows where."
+        ) from error

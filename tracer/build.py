@@ -6,6 +6,7 @@ comes from the text backbone, or out of the whole model, and `CausalLM` adds the
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import logging
 import warnings
@@ -24,6 +25,8 @@ from transformers import (
 from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
+    MODEL_FOR_MULTIMODAL_LM_MAPPING,
     MODEL_MAPPING,
 )
 
@@ -115,7 +118,26 @@ def build_model(
                 f"{type(error).__name__}: {one_line(error)}.",
                 hint="Check the config's sizes and names against the model's documentation.",
             ) from error
+    _put_on_meta(model)
     return model.eval()
+
+
+def _put_on_meta(model: nn.Module) -> None:
+    """Move parameters that a constructor makes on the CPU whatever the default device is."""
+    moved: dict[nn.Parameter, nn.Parameter] = {}
+    for module in model.modules():
+        for name, parameter in module._parameters.items():
+            if parameter is not None and not parameter.is_meta:
+                if parameter not in moved:
+                    moved[parameter] = nn.Parameter(parameter.to("meta"))
+                module._parameters[name] = moved[parameter]
+
+
+def in_one_dtype(model: nn.Module, dtype: torch.dtype = torch.bfloat16) -> None:
+    """Give every floating parameter the dtype, whatever the model's own code made it in."""
+    for parameter in model.parameters():
+        if parameter.dtype.is_floating_point:
+            parameter.data = parameter.data.to(dtype)
 
 
 def _build_or_eager(
@@ -133,13 +155,32 @@ def _build_or_eager(
 def causal_class_of(
     outer_config: PreTrainedConfig, config: PreTrainedConfig
 ) -> type[PreTrainedModel] | None:
-    """transformers' causal class that is built from `config`, found by its type or by the outer one's."""
+    """transformers' causal class that is built from `config`, found by its type or by the outer one's.
+
+    A multimodal model whose config has no text section, but the sizes of its decoder beside those of its towers, is
+    its own causal class.
+    """
     if type(config) in MODEL_FOR_CAUSAL_LM_MAPPING:
         return MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
     if type(outer_config) in MODEL_FOR_CAUSAL_LM_MAPPING:
         found = MODEL_FOR_CAUSAL_LM_MAPPING[type(outer_config)]
         return found if found.config_class is type(config) else None
+    if type(config) is type(outer_config) and getattr(config, "vocab_size", None):
+        for mapping in (MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING, MODEL_FOR_MULTIMODAL_LM_MAPPING):
+            found = mapping.get(type(config), None)
+            if found is not None:
+                return found
     return None
+
+
+def _cut_towers(model: nn.Module, config: PreTrainedConfig) -> None:
+    """Take out the modules that are built from a section of the config: towers of other modalities."""
+    sections = tuple(config.sub_configs.values())
+    for path, module in list(model.named_modules()):
+        if path and isinstance(vars(module).get("config"), sections):
+            parent, _, name = path.rpartition(".")
+            with contextlib.suppress(AttributeError):  # inside a tower that is gone
+                model.get_submodule(parent)._modules[name] = None
 
 
 def _build(resolved: ResolvedModel, config: PreTrainedConfig, options: dict[str, Any]) -> nn.Module:
@@ -147,7 +188,10 @@ def _build(resolved: ResolvedModel, config: PreTrainedConfig, options: dict[str,
         return AutoModelForCausalLM.from_config(config, trust_remote_code=True, **options)
     causal_class = causal_class_of(resolved.outer_config, config)
     if causal_class is not None:
-        return causal_class._from_config(config, **options)
+        model = causal_class._from_config(config, **options)
+        if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+            _cut_towers(model, config)
+        return model
     if type(config) in MODEL_MAPPING:
         backbone = AutoModel.from_config(config, trust_remote_code=False, **options)
     else:
