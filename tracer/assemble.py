@@ -77,7 +77,7 @@ def _op(matched: Matched, part: _Part, weights: Weights) -> Op:
 
 def set_modes(matched: Matched, weights: Weights) -> None:
     """Put the quantisation mode of its main weight into each claim that has one: what merges must agree in it."""
-    for claim in matched.of("gemm", "bmm", "moe", "embedding"):
+    for claim in matched.of("gemm", "bmm", "moe", "embedding", "grouped_gemm"):
         names = [matched.flow.trace.parameters[p.name][0] for p in claim.parameters]
         if names:
             main = max(names, key=lambda n: weights.model.get_parameter(n).numel())
@@ -91,7 +91,7 @@ def _name(matched: Matched, claim: Claim, kept) -> str:
     path = claim.name or flow.origin(claim.anchor).module
     if claim.kind == "pointwise":
         path = _pointwise_name(matched, claim)
-    elif claim.kind not in ("gemm", "embedding", "moe") and not claim.name:
+    elif claim.kind not in ("gemm", "embedding", "moe", "grouped_gemm") and not claim.name:
         path = f"{path}.{claim.kind.removeprefix(flow.trace.phase + '_')}"
     prefix = f"{kept.traced}." if kept else ""
     return path.removeprefix(prefix) or path

@@ -30,6 +30,7 @@ NAMES = (
     "gemm",
     "generation_attention",
     "generation_mla",
+    "grouped_gemm",
     "linear_attention",
     "mamba1",
     "mamba2",

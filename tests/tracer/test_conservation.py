@@ -215,11 +215,14 @@ BY_TOY_ONLY = {
     "compressed_attention",
     "conv1d",
     "einsum",
+    "grouped_gemm",
+    "grouped_routing",
     "linear_attention",
     "mlstm",
     "rg_lru",
     "sdpa",
     "wkv",
+    "written_attention",
 }
 
 

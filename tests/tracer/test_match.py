@@ -26,6 +26,8 @@ def test_every_matcher_has_a_case_here():
         "embedding",
         "gated_delta_rule",
         "gemm",
+        "grouped_gemm",
+        "grouped_routing",
         "linear_attention",
         "mamba1",
         "mamba2",
