@@ -86,6 +86,13 @@ def resolve(
     check_config(config, section, file.source)
     if not remote_code:
         notes.extend(_unread_fields(config, section))
+    if (
+        type(config) is type(outer)
+        and config.model_type not in _CAUSAL_NAMES
+        and config.sub_configs
+    ):
+        left = ", ".join(config.sub_configs)
+        notes.append(f"language model only: what is built from {left} is left out")
     return ResolvedModel(
         path=model_path,
         source=file.source,
