@@ -7,7 +7,7 @@ be without values; where a model asks all the same, the answer is zero, and the 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,7 +21,6 @@ from tracer.carried import state_kept
 from tracer.recorder import MOST_CALLS, Answers, CallCount, Recorder, busiest_line, too_many_calls
 
 META, FAKE, ANSWERED = "meta", "fake", "answered"
-_COUNTED = (67, 131)  # tokens: past the shortest branches, two blocks of 64 apart at most
 KINDS = (META, FAKE, ANSWERED)
 
 
@@ -118,18 +117,29 @@ def limited(model: nn.Module, setting: Setting, most: int) -> Setting:
     return replace(setting, positions=low)
 
 
-def refuse_token_loops(model: nn.Module, setting: Setting, most: int) -> None:
-    """Raise where the calls of two short passes foretell too many for a pass over `most` tokens."""
-    short, longer = _COUNTED
-    if setting.positions is not None and setting.positions < longer:
-        return
-    counts = []
-    for p in _COUNTED:
+def refusing_token_loops(
+    model: nn.Module, setting: Setting, points: Sequence[tuple[int, int]]
+) -> Callable[[int, int], Any]:
+    """`Setting.fill` of a model for these points (batch, tokens), in their order: where the calls of the first two
+    foretell too many for the longest, it raises before that runs.
+    """
+    counts: list[int] = []
+    most = max(p for _, p in points)
+
+    def fill(b: int, p: int) -> Any:
+        if len(counts) > 1:
+            return setting.fill(model, b, p)
         with CallCount() as count:
-            setting.fill(model, 1, p)
+            cache = setting.fill(model, b, p)
         counts.append(count.calls)
-    if counts[1] + (counts[1] - counts[0]) * (most - longer) // (longer - short) > MOST_CALLS:
-        raise too_many_calls(_busiest(model, setting, longer))
+        if len(counts) == 2:
+            (_, short), (_, longer) = points[:2]
+            growth = (counts[1] - counts[0]) * (most - longer) // (longer - short)
+            if counts[1] + growth > MOST_CALLS:
+                raise too_many_calls(_busiest(model, setting, longer))
+        return cache
+
+    return fill
 
 
 def _busiest(model: nn.Module, setting: Setting, p: int) -> str:

@@ -121,7 +121,8 @@ class Answers(TorchDispatchMode):
 class Recorder(TorchDispatchMode):
     """Keeps every operator call made inside it, each with the origin that `locate` gives.
 
-    With the calls of an earlier pass as `expected`, raises `Different` at the first operator that differs.
+    With the calls of an earlier pass as `expected`, raises `Different` at the first operator that differs. `asked` are
+    the tensors whose values Python asked for.
     """
 
     def __init__(
@@ -129,6 +130,7 @@ class Recorder(TorchDispatchMode):
     ) -> None:
         super().__init__()
         self.calls: list[Call] = []
+        self.asked: list[torch.Tensor] = []
         self._locate, self._expected = locate, expected
         self._below_autograd: Any = None  # a guard object of torch
 
@@ -149,6 +151,8 @@ class Recorder(TorchDispatchMode):
     ) -> Any:
         kwargs = kwargs or {}
         if func in _QUERIES:
+            if func in _VALUES:
+                self.asked.append(args[0])
             return func(*args, **kwargs)
         if (
             func is _aten.detach_.default

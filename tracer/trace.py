@@ -16,7 +16,6 @@ generation with one.
 from __future__ import annotations
 
 import contextlib
-import functools
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -38,7 +37,7 @@ from tracer.passes import (
     Setting,
     alone,
     limited,
-    refuse_token_loops,
+    refusing_token_loops,
     setting_of,
 )
 from tracer.recorder import Call, Recorder, graph
@@ -102,12 +101,12 @@ class Trace:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pass:
-    """One recorded forward pass: its calls, its input and output tensors."""
+    """One recorded forward pass: its calls, its inputs, and its outputs: logits, cache, what Python asks values of."""
 
     calls: list[Call]
     inputs: dict[str, torch.Tensor]
     outputs: tuple[torch.Tensor, ...]
-    cache: tuple[Path, ...]  # where each output after the first lies in the cache
+    cache: tuple[Path, ...]  # where each output after the logits lies in the cache
     windows: dict[str, sympy.Min]
     asked: tuple[str, ...] = ()  # lines whose questions for values were answered
 
@@ -128,8 +127,8 @@ def capture(model: nn.Module) -> Capture:
 
 
 def _capture(model: nn.Module, setting: Setting, workloads: Workloads) -> Capture:
-    refuse_token_loops(model, setting, max(p for _, p in workloads.points))
-    template, found = infer(functools.partial(setting.fill, model), workloads.points)
+    fill = refusing_token_loops(model, setting, workloads.points)
+    template, found = infer(fill, workloads.points)
     if isinstance(template, Carried) and template.is_empty:
         setting = replace(setting, rereads=True)
     return Capture(template=template, leaves=found, setting=setting, workloads=workloads)
@@ -280,10 +279,11 @@ def _run(
     held = any(isinstance(value, torch.Tensor) for value in values.values())
     if captured.setting.rereads and held and logits.shape[1] != at["s"]:
         raise RuntimeError("the model takes the cached tokens for new ones")
+    made = {id(value) for call in recorder.calls for value in call.values}
     return Pass(
         calls=recorder.calls,
         inputs=inputs,
-        outputs=(logits, *left.values()),
+        outputs=(logits, *left.values(), *(t for t in recorder.asked if id(t) in made)),
         cache=tuple(left),
         windows=windows,
     )
@@ -297,7 +297,7 @@ def _trace(
     made, parameters = graph(found.calls, found.inputs, found.outputs, names)
     outputs = made.output_node().args[0]
     written = {path: provenance.origin(node).module
-               for path, node in zip(found.cache, outputs[1:], strict=True) if node.op == "call_function"}  # fmt: skip
+               for path, node in zip(found.cache, outputs[1:], strict=False) if node.op == "call_function"}  # fmt: skip
     return Trace(phase=phase, graph=made, parameters=parameters, expr=expr, traced_at=dict(at), branches=branches,
                  guards=guards, written=written, windows=found.windows,
                  setting=captured.setting, asked=found.asked)  # fmt: skip

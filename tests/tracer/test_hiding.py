@@ -229,9 +229,33 @@ def test_flops_of_any_einsum(equation):
     )
 
 
-def test_values_that_leave_the_graph_are_an_error():
-    """A round trip through numbers has no graph: an error, and no trace without that work."""
-    with pytest.raises(RuntimeError):
-        toy.matched(lambda _m, x: x * float(functional.softmax(x, -1).max()))
+@pytest.mark.parametrize("phase", ["context", "generation"])
+def test_a_value_that_leaves_the_graph_is_noted_with_its_work(phase):
+    """Python gets a zero and the trace names the line; what made the value is work like any other."""
+    by_value = toy.matched(lambda _m, x: x * float(functional.softmax(x, -1).max()), phase=phase)
+    (line,) = by_value.flow.trace.asked
+    assert line.startswith("test_hiding.py:")
+    names = {full_name(n) for c in by_value.of("pointwise") for n in c.nodes}
+    assert {"aten.softmax", "aten.max"} <= names | {full_name(n) for n in by_value.primitives}
+    assert "unused" not in by_value.free.values()
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda x: x if bool((x > 0).all()) else x @ x.mT @ x,
+        lambda x: x @ x.mT @ x if bool(x.sum() > 1) else x,
+        lambda x: x[:, int(x.argmax()) :],
+    ],
+)
+def test_a_value_that_decides_is_noted(use):
+    """Branches and sizes that rest on an answer: the trace names the line, and the question's work is not unused."""
+    found = toy.matched(lambda _m, x: use(x) * 1)
+    assert len(found.flow.trace.asked) == 1
+    assert "unused" not in found.free.values()
+
+
+def test_values_that_leave_torch_are_an_error():
+    """A round trip through arrays has no graph: an error, and no trace without that work."""
     with pytest.raises((RuntimeError, TypeError, NotImplementedError)):
         toy.matched(lambda _m, x: torch.from_numpy(x.float().numpy()))
