@@ -93,7 +93,7 @@ def _name(matched: Matched, claim: Claim, kept) -> str:
         path = _pointwise_name(matched, claim)
     elif claim.kind not in ("gemm", "embedding", "moe", "grouped_gemm") and not claim.name:
         path = f"{path}.{claim.kind.removeprefix(flow.trace.phase + '_')}"
-    prefix = f"{kept.traced}." if kept else ""
+    prefix = f"{kept.id}." if kept else ""
     return path.removeprefix(prefix) or path
 
 
@@ -101,7 +101,7 @@ def _pointwise_name(matched: Matched, claim: Claim) -> str:
     """The modules whose work a cluster does; where only a layer's own lines do it, what they do."""
     flow = matched.flow
     modules = list(dict.fromkeys(flow.origin(n).module for n in claim.nodes))
-    layers = {kept.traced for kept in flow.pruning.kept}
+    layers = {kept.id for kept in flow.pruning.kept}
     named = [m for m in modules if m and m not in layers]
     if not named:
         what = "residual" if claim.params["functions"] == "add" else claim.params["functions"]

@@ -88,7 +88,7 @@ def _count(
     starts: dict[int, int] = {}
     handles = []
     for kept in pruning.kept:
-        layer = model.get_submodule(kept.traced)
+        layer = model.get_submodule(kept.id)
 
         def enter(module: nn.Module, _args: Any) -> None:
             starts[id(module)] = counter.get_total_flops()

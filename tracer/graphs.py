@@ -31,8 +31,7 @@ def describe(matched: Matched) -> list[dict[str, Any]]:
                 "class": kept.layer.cls if kept else "",
                 "count": kept.layer.count if kept else 1,
                 "nodes": [
-                    _node(matched, node, groups[node], kept.traced if kept else "")
-                    for node in nodes
+                    _node(matched, node, groups[node], kept.id if kept else "") for node in nodes
                 ],
                 "edges": [
                     [number[i], number[n]] for n in nodes for i in flow.inputs[n] if i in number

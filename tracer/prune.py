@@ -47,11 +47,6 @@ class Kept:
         """Its path in the model."""
         return f"{self.layer.stack}.{self.layer.representative}"
 
-    @property
-    def traced(self) -> str:
-        """Its path in the traced model, which keeps the full depth."""
-        return self.id
-
 
 @dataclass(slots=True, kw_only=True)
 class Pruning:

@@ -209,8 +209,8 @@ MATTERS = {
     "pointwise": "llama",
     "sparse_indexer": "deepseek_v32",
 }
-#: Matchers that no small model needs: test_match.py, test_recurrences.py and test_compressed_attention.py show what
-#: they take.
+#: Matchers that no small model needs: test_match.py, test_recurrences.py, test_written_attention.py and
+#: test_compressed_attention.py show what they take.
 BY_TOY_ONLY = {
     "compressed_attention",
     "conv1d",

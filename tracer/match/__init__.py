@@ -141,8 +141,5 @@ def _free(flow: Flow) -> dict[fx.Node, str]:
     return free
 
 
-_NO_MATCHERS = ("bias", "claim", "flow", "positions", "products", "scores", "targets")
-
 for _info in sorted(pkgutil.iter_modules(__path__), key=lambda i: i.name):
-    if _info.name not in _NO_MATCHERS:
-        importlib.import_module(f"{__name__}.{_info.name}")
+    importlib.import_module(f"{__name__}.{_info.name}")

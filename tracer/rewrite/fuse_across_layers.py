@@ -21,7 +21,7 @@ def fuse_across_layers(matched: Matched) -> int:
     for claim in matched.of("pointwise"):
         kept = flow.pruning.of(flow.origin(claim.anchor).module)
         if kept is not None and kept.layer.count > 1:
-            by_layer.setdefault(kept.traced, []).append(claim)
+            by_layer.setdefault(kept.id, []).append(claim)
     return sum(_join(matched, traced, claims) for traced, claims in by_layer.items())
 
 
@@ -30,7 +30,7 @@ def _join(matched: Matched, traced: str, claims: list[Claim]) -> int:
 
     def inside(node: fx.Node) -> bool:
         kept = flow.pruning.of(flow.origin(node).module)
-        return kept is not None and kept.traced == traced
+        return kept is not None and kept.id == traced
 
     entering = [
         (c, v) for c in claims for v in c.inputs
