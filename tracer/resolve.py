@@ -154,11 +154,13 @@ def _native_model_type(file: ConfigFile, notes: list[str]) -> str:
         raise InvalidInputError(
             f"{source} has no model_type.", hint=f'Add one, for example "model_type": "{likely}".'
         )
-    if not isinstance(model_type, str):
-        raise InvalidInputError(
-            f"{source}: model_type={model_type!r} is not a string.",
-            hint='For example "model_type": "llama".',
-        )
+    for section in (raw, *(part for part in raw.values() if isinstance(part, Mapping))):
+        given = section.get("model_type")
+        if not isinstance(given, str | None):
+            raise InvalidInputError(
+                f"{source}: model_type={given!r} is not a string.",
+                hint='For example "model_type": "llama".',
+            )
     if model_type in CONFIG_MAPPING:
         return model_type
     if by_architecture is not None:

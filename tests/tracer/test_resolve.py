@@ -204,6 +204,7 @@ def test_absurd_values_in_a_nested_section(write):
         ("{}", "has no model_type"),
         ('{"model_type": null}', "has no model_type"),
         ('{"model_type": ["llama"]}', "is not a string"),
+        ('{"model_type": "qwen3_5", "text_config": {"model_type": {"a": 1}}}', "is not a string"),
     ],
 )
 def test_files_that_are_no_config(write, text, words):
