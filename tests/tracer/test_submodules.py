@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -49,6 +50,17 @@ WORKLOADS = (
     ("generation", 2, 1, 40),
 )
 HOW = {"attn_implementation": "eager", "experts_implementation": "batched_mm"}
+_aten = torch.ops.aten
+_WAITING = {
+    _aten._local_scalar_dense.default, _aten.nonzero.default, _aten.is_nonzero.default, _aten.equal.default,
+    _aten.masked_select.default, _aten._unique2.default, _aten.unique_consecutive.default,
+    _aten.repeat_interleave.Tensor, _aten.bincount.default,
+}  # fmt: skip
+NO_SDPA = ("gpt_oss", "gemma2", "mamba2")  # transformers refuses it for these
+ALIGNED = (
+    "glm4_moe",
+    "gpt_oss",
+)  # rows of experts are whole 16 bytes, as grouped products need them
 KEPT_FAST = ("llama", "deepseek_v3", "gpt_oss", "nemotron_h")
 
 
@@ -246,6 +258,41 @@ def test_calls_repeat():
             call.reset()
             again = list(tensors(call.run(module)))
             assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True)), part.name
+
+
+class NoValues(TorchDispatchMode):
+    """Raises where Python waits for the values of a tensor, or a size depends on them: no such call can be captured."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        masks = args[1] if func in (_aten.index.Tensor, _aten.index_put_.default) else ()
+        if func in _WAITING or any(m is not None and m.dtype == torch.bool for m in masks):
+            raise RuntimeError(f"waits for the device: {func}")
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("name", each())
+def test_calls_wait_for_no_value(name):
+    """A call of any sub-module, and a reset, asks the device for no value; and repeats."""
+    attention = "eager" if name in NO_SDPA else "sdpa"
+    experts = "grouped_mm" if name in ALIGNED else "batched_mm"
+    how = {"attn_implementation": attention, "experts_implementation": experts}
+    for part in parts(name):
+        module = part.build(**how)
+        for phase, p in (("context", 5), ("generation", 12)):
+            call = part.inputs(phase, 2, 3, p, **how)
+            first = [t.clone() for t in tensors(call.run(module))]
+            with NoValues():
+                call.reset()
+                again = list(tensors(call.run(module)))
+            assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True)), part.name
+
+
+def test_a_call_that_asks_for_values_is_told():
+    """Experts as written loop over those that any token chose."""
+    part = next(p for p in parts("deepseek_v3") if p.role == "moe")
+    call = part.inputs("context", 2, 3, 5, experts_implementation="eager")
+    with pytest.raises(RuntimeError, match="waits for the device"), NoValues():
+        call.run(part.build(experts_implementation="eager"))
 
 
 def test_seeds_decide():
