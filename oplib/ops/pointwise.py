@@ -10,6 +10,8 @@ from oplib.errors import InvalidInputError
 from oplib.kind import Dims, OpKind, Role
 from oplib.params import Param, Params, text
 
+_OTHER_DTYPES = ("float64", "int64", "int32", "int16", "int8", "uint8", "bool")
+
 
 class Pointwise(OpKind):
     """A cluster of elementwise functions and row reductions that one kernel runs: norms, residuals, activations,
@@ -43,7 +45,7 @@ class Pointwise(OpKind):
             name="dtype",
             type=str,
             doc="dtype of most of the bytes",
-            allowed=(*FLOAT_DTYPES, "float64", "int64", "int32", "bool"),
+            allowed=(*FLOAT_DTYPES, *_OTHER_DTYPES),
         ),
     )
     dims: ClassVar[tuple[str, ...]] = ("read", "written")

@@ -13,6 +13,7 @@ from tracer.match.flow import Flow
 
 #: Multiplications per element moved that memory still hides: vector units of current GPUs do about 14.
 MOST_PER_ELEMENT = 8
+_UNSIGNED = (torch.uint16, torch.uint32, torch.uint64)
 
 
 @matcher("pointwise", stage=Stage.MEMORY)
@@ -36,8 +37,12 @@ def _contracts(flow: Flow, node: fx.Node) -> bool:
     if targets.base_name(node) not in ("sum", "mean"):
         return False
     made = node.args[0]
-    while made.op == "call_function" and targets.base_name(made) in targets.CASTS:
-        made = made.args[0]
+    while (
+        made.op == "call_function"
+        and targets.base_name(made) in targets.CASTS
+        and made.all_input_nodes
+    ):
+        made = made.all_input_nodes[0]
     if made.op != "call_function" or targets.base_name(made) not in ("mul", "multiply"):
         return False
     factors = [_unexpanded(v) for v in made.all_input_nodes if _is_tensor(v)]
@@ -78,9 +83,16 @@ def _dtype(claim: Claim) -> str:
     """The narrowest floating dtype that the cluster makes: what it hands on."""
     values = [v for n in claim.nodes for v in _tensors(n) if v.dtype.is_floating_point]
     if values:
-        return str(min((v.dtype for v in values), key=lambda d: d.itemsize)).removeprefix("torch.")
-    made = next((v.dtype for n in claim.nodes for v in _tensors(n)), torch.float32)
-    return "float32" if made.is_complex else str(made).removeprefix("torch.")
+        return _name(min((v.dtype for v in values), key=lambda d: d.itemsize))
+    return _name(next((v.dtype for n in claim.nodes for v in _tensors(n)), torch.float32))
+
+
+def _name(dtype: torch.dtype) -> str:
+    """A dtype as ops name it: every float of a byte is fp8, unsigned integers go by their signed neighbours."""
+    if dtype.is_floating_point and dtype.itemsize == 1:
+        return "fp8"
+    name = "float32" if dtype.is_complex else str(dtype).removeprefix("torch.")
+    return name.removeprefix("u") if dtype in _UNSIGNED else name
 
 
 def _tensors(node: fx.Node) -> list[torch.Tensor]:
