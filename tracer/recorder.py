@@ -30,6 +30,11 @@ _VALUES = frozenset(
 _ALL = frozenset([_aten._is_all_true.default, _aten.all.default])
 #: No work: what fake tensors ask themselves, and values that Python asks for.
 _QUERIES = _VALUES | {torch.ops.prim.device.default}
+#: Composites that are nothing but products of matrices: recorded as the products that they are made of.
+_COMPOSITES = frozenset(
+    getattr(_aten, name).default
+    for name in ("inner", "kron", "linalg_matrix_power", "matrix_power", "tensordot")
+)
 #: Calls of one pass. Deep models of many small layers make 40,000; a loop over the tokens of a long workload, millions.
 MOST_CALLS = 150_000
 #: Elements of a tensor with data that a call may read: tables of long sequences belong on fake tensors.
@@ -158,6 +163,8 @@ class Recorder(TorchDispatchMode):
             func is _aten.detach_.default
         ):  # the end of `torch.tensor`, which fake tensors do not take
             return args[0]
+        if func in _COMPOSITES:
+            return self._decomposed(func, args, kwargs)
         self._check(func)
         if any(isinstance(a, torch.Tensor) and _is_large_and_real(a) for a in args):
             raise RuntimeError(f"{func} computes on real data at {model_line()}")
@@ -175,6 +182,16 @@ class Recorder(TorchDispatchMode):
             return
         if at >= len(self._expected) or self._expected[at].func is not func:
             raise Different(f"call {at} is {func}, another operator than at the other workload")
+
+    def _decomposed(
+        self, func: torch._ops.OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        """What a composite returns, its parts recorded in its place."""
+        super().__enter__()
+        try:
+            return func.decompose(*args, **kwargs)
+        finally:
+            super().__exit__(None, None, None)
 
     def _keep_shape(self, tensor: torch.Tensor) -> None:
         """Before a tensor changes its shape in place: earlier results keep the one they had."""

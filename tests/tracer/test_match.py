@@ -78,23 +78,28 @@ def test_addmm_is_a_gemm_with_bias():
 
 
 def test_a_linear_layer_over_computed_weights_is_no_gemm():
-    """A weight that depends on the token data is refused, not priced as a parameter."""
+    """A weight that depends on the token data is read as an activation, once for all tokens."""
     found = toy.matched(
         lambda m, x: nn.functional.linear(x, m.part * x.mean()), part=parameter(13, WIDTH)
     )
     assert not claims(found, "gemm")
-    assert "no factor is a parameter of two dimensions" in reasons(found)
+    (claim,) = claims(found, "bmm")
+    assert (claim.params["n"], claim.params["k"], claim.params["shared_b"]) == (13, WIDTH, False)
+    assert claim.dims == {"batch": 1, "m": B * S}
+    assert not claim.parameters
 
 
 def test_a_weight_that_two_parameters_make_is_no_gemm():
-    """A low-rank weight put together on the fly is not a stored parameter."""
+    """A low-rank weight put together on the fly is not a stored parameter: two products, one of them of parameters."""
     found = toy.matched(
         lambda m, x: nn.functional.linear(x, m.left @ m.right),
         left=parameter(13, 5),
         right=parameter(5, WIDTH),
     )
     assert not claims(found, "gemm")
-    assert "no factor is a parameter of two dimensions" in reasons(found)
+    products = [(c.dims["m"], c.params["n"], c.params["k"]) for c in claims(found, "bmm")]
+    assert products == [(13, WIDTH, 5), (B * S, 13, WIDTH)]
+    assert not found.primitives
 
 
 # bmm and einsum ---------------------------------------------------------------------------------
@@ -155,17 +160,58 @@ def test_einsum(equation, dims):
     assert {**claim.dims, **{k: v for k, v in claim.params.items() if k in dims}} == dims
 
 
+def test_einsum_over_dots():
+    """Dimensions behind dots are named from the right; one matrix per head is the batch."""
+    found = toy.matched(
+        lambda m, x: torch.einsum("...hi,hij->...hj", x.view(*x.shape[:-1], 3, 8), m.part),
+        part=parameter(3, 8, 5),
+    )
+    (claim,) = claims(found, "bmm")
+    assert claim.dims == {"batch": 3, "m": B * S}
+    assert (claim.params["n"], claim.params["k"], claim.params["shared_b"]) == (5, 8, True)
+
+
+def test_einsum_without_a_sum_is_pointwise():
+    """An outer product of channels multiplies per element."""
+    found = toy.matched(lambda _m, x: torch.einsum("...i,...j->...ij", x[..., :2], x[..., :2]))
+    assert not claims(found, "bmm")
+    assert not found.primitives
+
+
+@pytest.mark.parametrize("name", ["tensordot", "inner"])
+def test_composites_are_the_products_they_are_made_of(name):
+    """Products under other names are recorded as matrix products, which torch's counter sees."""
+    bodies = {
+        "tensordot": lambda m, x: torch.tensordot(x, m.part, 1),
+        "inner": lambda m, x: torch.inner(x, m.part),
+    }
+    found = toy.matched(bodies[name], part=parameter(WIDTH, WIDTH))
+    (claim,) = claims(found, "gemm")
+    assert (claim.params["n"], claim.params["k"]) == (WIDTH, WIDTH)
+    assert not found.primitives
+
+
+@pytest.mark.parametrize(
+    ("dtype", "name"), [("int8", "int8"), ("uint16", "int16"), ("float8_e4m3fn", "fp8")]
+)
+def test_casts_to_any_dtype(dtype, name):
+    """Rounding to a narrow dtype is memory-bound work in the dtype it makes."""
+    found = toy.matched(lambda _m, x: x.to(getattr(torch, dtype)))
+    (claim,) = (c for c in claims(found, "pointwise") if "to" in c.params["functions"])
+    assert claim.params["dtype"] == name
+
+
 @pytest.mark.parametrize(
     ("equation", "reason"),
     [
         ("bsd,bte->bst", "sums over one factor alone"),
-        ("...d,btd->...t", "not a product of two named factors"),
+        ("bsd,bsd,bsd->bs", "not a product of two factors"),
     ],
 )
 def test_einsum_near_misses(equation, reason):
-    """What is not a plain product of two named factors is refused with its equation."""
-    operands = (lambda x: (x, x)) if "..." not in equation else (lambda x: (x[0], x))
-    found = toy.matched(lambda _m, x: torch.einsum(equation, *operands(x)))
+    """What is not a plain product of two factors is refused with its equation."""
+    operands = [None] * len(equation.split(","))
+    found = toy.matched(lambda _m, x: torch.einsum(equation, *(x for _ in operands)))
     assert not claims(found, "bmm")
     assert reason in reasons(found)
 

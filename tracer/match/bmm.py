@@ -11,14 +11,19 @@ from tracer.match.flow import Flow, Role
 from tracer.match.gemm import weight_form
 from tracer.match.targets import full_name
 
+#: Operators that add their first argument to the product of the next two.
+_ADDING = ("aten.addmm", "aten.baddbmm")
 
-@matcher("bmm", "aten.matmul", "aten.bmm", "aten.baddbmm", "aten.mm")
+
+@matcher("bmm", "aten.matmul", "aten.bmm", "aten.mm", "aten.linear", *_ADDING)
 def bmm(flow: Flow, node: fx.Node, _taken) -> Result:
-    """`matmul` and `bmm` with (..., m, k) x (..., k, n)."""
+    """Products of (..., m, k) with (..., k, n), and of `linear` with a weight that the pass computes."""
     if weight_form(flow, node) is not None:
         return None  # a linear layer
-    a, b = node.args[1:3] if full_name(node) == "aten.baddbmm" else node.args[:2]
+    a, b = node.args[1:3] if full_name(node) in _ADDING else node.args[:2]
     left, right = flow.shape(a), flow.shape(b)
+    if full_name(node) == "aten.linear":
+        right = right[::-1]
     if len(left) < 2 or len(right) < 2:
         return Refusal(
             node=node, op="bmm", reason=f"factors of {len(left)} and {len(right)} dimensions"
@@ -30,11 +35,21 @@ def bmm(flow: Flow, node: fx.Node, _taken) -> Result:
     if flow.role[b] is Role.PARAMETER:  # one matrix for all rows, or one per entry of its own batch
         own = sympy.Mul(*right[:-2])
         batch, m = own, m * batch / own
+    elif len(right) == 2:
+        batch, m = sympy.Integer(1), m * batch
     claim = _claim(flow, node, a, b, batch, m, n, k)
-    if full_name(node) == "aten.baddbmm" and (bias := flow.parameter(node.args[0])):
+    added = node.args[0] if full_name(node) in _ADDING else _bias(node)
+    if added is not None and (bias := flow.parameter(added)):
         claim.parameters.append(bias[0])
         claim.nodes = [*bias[1], *claim.nodes]
     return claim
+
+
+def _bias(node: fx.Node) -> fx.Node | None:
+    """What `linear` adds, where it adds something."""
+    if full_name(node) != "aten.linear":
+        return None
+    return node.args[2] if len(node.args) > 2 else node.kwargs.get("bias")
 
 
 @matcher("einsum", "aten.einsum")
@@ -43,17 +58,22 @@ def einsum(flow: Flow, node: fx.Node, _taken) -> Result:
     equation, operands = node.args[0], node.args[1]
     terms, _, result = equation.replace(" ", "").partition("->")
     letters = terms.split(",")
-    if len(operands) != 2 or "." in equation or not result:
+    if len(operands) != 2 or not result:
         return Refusal(
             node=node,
             op="bmm",
-            reason=f"the equation {equation!r} is not a product of two named factors",
+            reason=f"the equation {equation!r} is not a product of two factors with a result",
         )
-    size = {
-        c: d
-        for term, x in zip(letters, operands, strict=True)
-        for c, d in zip(term, flow.shape(x), strict=True)
-    }
+    shapes = [flow.shape(x) for x in operands]
+    letters = [_named(term, len(shape)) for term, shape in zip(letters, shapes, strict=True)]
+    result = _named(result, len(flow.shape(node)))
+    size: dict[str, sympy.Expr] = {}
+    for term, shape in zip(letters, shapes, strict=True):
+        size |= {c: d for c, d in zip(term, shape, strict=True) if size.get(c, 1) == 1}
+    letters = [
+        "".join(c for c, d in zip(term, shape, strict=True) if d == size[c])
+        for term, shape in zip(letters, shapes, strict=True)
+    ]
     first, second = (set(t) for t in letters)
     summed = (first | second) - set(result)
     if not summed <= (first & second):
@@ -68,6 +88,12 @@ def einsum(flow: Flow, node: fx.Node, _taken) -> Result:
         for group in (shared, first - second, second - first, summed)
     ]
     return _claim(flow, node, operands[0], operands[1], *dims)
+
+
+def _named(term: str, ndim: int) -> str:
+    """A term of an equation with a digit for each dimension behind its dots, counted from the right."""
+    dots = ndim - len(term.replace("...", ""))
+    return term.replace("...", "".join(str(i) for i in reversed(range(dots))))
 
 
 def _claim(flow: Flow, node: fx.Node, a: fx.Node, b: fx.Node, batch, m, n, k) -> Claim:

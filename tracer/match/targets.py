@@ -131,7 +131,9 @@ def is_view(node: fx.Node) -> bool:
     if not is_aten(node):
         return False
     if name in CASTS or name in ("contiguous",):
-        value, source = node.meta.get("val"), node.args[0].meta.get("val") if node.args else None
+        if not node.all_input_nodes:
+            return False
+        value, source = node.meta.get("val"), node.all_input_nodes[0].meta.get("val")
         return (
             isinstance(value, torch.Tensor)
             and isinstance(source, torch.Tensor)
@@ -156,6 +158,7 @@ def is_pointwise(node: fx.Node) -> bool:
         or name in MOVES
         or name in MATHEMATICS
         or name in CASTS
+        or (name == "einsum" and not is_product(node))
     )
 
 
