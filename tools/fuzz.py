@@ -108,7 +108,7 @@ class Worker:
         start, longest = self._cpu_s(), time.monotonic() + 10 * timeout_s
         ready: list[Any] = []
         while not ready and self._cpu_s() - start < timeout_s and time.monotonic() < longest:
-            ready, _, _ = select.select([stdout], [], [], 0.5)
+            ready, _, _ = select.select([stdout], [], [], min(0.5, timeout_s))
         line = stdout.readline() if ready else ""
         if not line and ready:  # it ended by itself
             self._process().wait()

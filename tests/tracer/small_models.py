@@ -216,6 +216,35 @@ DECODER_ALONE = {
     "is_decoder": True,
 }
 NAMES = tuple(sorted(SMALL))
+#: Its cache holds rests of blocks, so that its work does not grow with every length: it has tests of its own.
+SMALL["deepseek_v4"] = {
+    "model_type": "deepseek_v4",
+    **_PLAIN,
+    "num_key_value_heads": 1,
+    "head_dim": 12,
+    "q_lora_rank": 22,
+    "moe_intermediate_size": 26,
+    "n_routed_experts": 7,
+    "num_experts_per_tok": 3,
+    "sliding_window": 11,
+    "o_groups": 2,
+    "o_lora_rank": 14,
+    "index_n_heads": 5,
+    "index_head_dim": 16,
+    "index_topk": 9,
+    "hc_mult": 3,
+    "hc_sinkhorn_iters": 2,
+    "partial_rotary_factor": 0.5,
+    "num_hidden_layers": 3,
+    "layer_types": [
+        "sliding_attention",
+        "compressed_sparse_attention",
+        "heavily_compressed_attention",
+    ],
+    "compress_rates": {"compressed_sparse_attention": 5, "heavily_compressed_attention": 12},
+    "mlp_layer_types": ["hash_moe", "moe", "moe"],
+}
+
 #: Models whose work the FLOP counter sees whole: no scan and no short convolution.
 WITHOUT_SCANS = tuple(
     n

@@ -7,39 +7,11 @@ import torch
 
 from oplib.symbols import B, P, S
 from tests.tracer import small_models, toy
-from tests.tracer.small_models import SMALL
 from tests.tracer.toy import claims, heads
 from tracer.boundaries import attention as attention_boundary
 from tracer.match import matchers
 
 NAME = "deepseek_v4"
-SMALL[NAME] = {
-    "model_type": "deepseek_v4",
-    **small_models._PLAIN,
-    "num_key_value_heads": 1,
-    "head_dim": 12,
-    "q_lora_rank": 22,
-    "moe_intermediate_size": 26,
-    "n_routed_experts": 7,
-    "num_experts_per_tok": 3,
-    "sliding_window": 11,
-    "o_groups": 2,
-    "o_lora_rank": 14,
-    "index_n_heads": 5,
-    "index_head_dim": 16,
-    "index_topk": 9,
-    "hc_mult": 3,
-    "hc_sinkhorn_iters": 2,
-    "partial_rotary_factor": 0.5,
-    "num_hidden_layers": 3,
-    "layer_types": [
-        "sliding_attention",
-        "compressed_sparse_attention",
-        "heavily_compressed_attention",
-    ],
-    "compress_rates": {"compressed_sparse_attention": 5, "heavily_compressed_attention": 12},
-    "mlp_layer_types": ["hash_moe", "moe", "moe"],
-}
 
 
 @pytest.mark.parametrize("phase", ["context", "generation"])

@@ -56,7 +56,7 @@ _WAITING = {
     _aten.masked_select.default, _aten._unique2.default, _aten.unique_consecutive.default,
     _aten.repeat_interleave.Tensor, _aten.bincount.default,
 }  # fmt: skip
-NO_SDPA = ("gpt_oss", "gemma2", "mamba2")  # transformers refuses it for these
+NO_SDPA = ("gpt_oss", "gemma2", "mamba2", "deepseek_v4")  # transformers refuses it for these
 ALIGNED = (
     "glm4_moe",
     "gpt_oss",

@@ -134,12 +134,16 @@ def attention(flow: Flow, node: fx.Node, _taken) -> Result:
         ),
     )
     if call["indices"] is not None:
+        topk = flow.shape(call["indices"])[-1]
+        if not topk.is_Integer:
+            reason = f"its selection grows with the length: {topk} keys"
+            return Refusal(node=node, op="sparse_attention", reason=reason)
         found = latent(flow, call["key"], call["value"])
         claim.kind = "sparse_attention"
         claim.params = claim.params if found else _plain_sparse_params(claim.params)
         for name in ("window", "whole_cache", "cache_limit"):
             claim.params.pop(name, None)  # a selection is no window
-        claim.params["topk"] = int(flow.shape(call["indices"])[-1])
+        claim.params["topk"] = int(topk)
         claim.params["index_source"] = _index_source(flow, node, call["indices"])
         claim.inputs.append(call["indices"])
     return claim

@@ -25,6 +25,10 @@ def compressed_attention(flow: Flow, node: fx.Node, taken) -> Result:
         reason = "a bias, indices, chunks or a soft cap are not part of it"
         return Refusal(node=node, op="compressed_attention", reason=reason)
     chosen = selection(flow, mask)
+    topk = selected(flow, chosen) if chosen is not None else sympy.Integer(0)
+    if not topk.is_Integer:
+        reason = f"its selection grows with the length: {topk} keys"
+        return Refusal(node=node, op="compressed_attention", reason=reason)
     masking = [n for n in _mask_nodes(flow, mask, node) if n not in taken]
     owned = flow.parameter(sinks) if sinks is not None else None
     return Claim(
@@ -37,7 +41,7 @@ def compressed_attention(flow: Flow, node: fx.Node, taken) -> Result:
             "shared_kv": key is value,
             "window": window,
             "ratio": ratio,
-            "topk": selected(flow, chosen) if chosen is not None else 0,
+            "topk": int(topk),
             "sinks": sinks is not None,
             "dtype": flow.dtype(query),
             "kv_dtype": flow.dtype(key),
@@ -77,9 +81,9 @@ def selection(flow: Flow, mask: fx.Node | None) -> fx.Node | None:
     return found[0] if len(found) == 1 else None
 
 
-def selected(flow: Flow, chosen: fx.Node) -> int:
+def selected(flow: Flow, chosen: fx.Node) -> sympy.Expr:
     """The keys that a top-k leaves each query."""
-    return int(flow.shape(next(iter(chosen.users)))[-1])
+    return flow.shape(next(iter(chosen.users)))[-1]
 
 
 def _of_mask(flow: Flow, mask: fx.Node) -> Iterator[fx.Node]:

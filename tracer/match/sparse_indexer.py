@@ -54,13 +54,17 @@ def sparse_indexer(flow: Flow, node: fx.Node, taken) -> Result:
     ratio = key_ratio(flow, keys) or 1
     if ratio == 1 and sympy.expand(keys - new) not in (P, 0):
         return Refusal(node=node, op="sparse_indexer", reason=f"it scores {keys} keys")
+    topk = flow.shape(indices)[-1]
+    if not topk.is_Integer:
+        reason = f"its selection grows with the length: {topk} keys"
+        return Refusal(node=node, op="sparse_indexer", reason=reason)
     summed = sum(targets.full_name(n) in _PRODUCTS for n in below) > 1
     return Claim(
         kind="sparse_indexer",
         params={
             "num_heads": int(heads),
             "head_dim": int(head_dim),
-            "topk": int(flow.shape(indices)[-1]),
+            "topk": int(topk),
             "ratio": ratio,
             "weighted_sum": "product" if summed else "elementwise",
             "dtype": flow.dtype(_unwidened(query)),
