@@ -10,13 +10,16 @@ import pytest
 from fuzz_configs import LAYERS, apply, bases, case, cut, text_path
 from fuzz_worker import judge
 
+from tests.tracer.small_models import NAMES
+
 SEED, CASES = 2026, 60
+SMALL = {f"small--{name}" for name in NAMES}
 
 
 @pytest.mark.slow
 def test_sixty_cases() -> None:
     """Each traces exactly or ends in one clear error; benign changes trace."""
-    known = {name: config for name, config in bases().items() if name.startswith("small--")}
+    known = {name: config for name, config in bases().items() if name in SMALL}
     bad: list[Any] = []
     seen = set()
     for number in range(CASES):
