@@ -114,6 +114,11 @@ class PlainAttention(OpKind):
                 f"{self.name} has window {params['window']} and chunk {params['chunk']}.",
                 "At most one of them is set.",
             )
+        if 0 < integer(params, "cache_limit") < integer(params, "chunk") - 1:
+            raise InvalidInputError(
+                f"{self.name} has cache_limit {params['cache_limit']} and chunk {params['chunk']}.",
+                "A cache that loses keys of the running chunk is no chunked attention.",
+            )
 
     def sizes(self, params: Params) -> HeadSizes:
         return plain_heads(

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 # Set before anything imports huggingface_hub, which reads them once.
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -14,6 +15,11 @@ os.environ["TRANSFORMERS_OFFLINE"] = "1"
 
 ROOT = Path(__file__).resolve().parent.parent
 GOLDEN = ROOT / "tests" / "golden"
+
+# One commit, one verdict: a test draws the same examples each time. `pytest --hypothesis-profile=search` draws others.
+settings.register_profile("repeatable", deadline=None, max_examples=50, derandomize=True)
+settings.register_profile("search", deadline=None, max_examples=1500)
+settings.load_profile("repeatable")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -38,7 +38,11 @@ ROWS = [
 
 @pytest.mark.parametrize(
     ("changes", "message"),
-    [({"num_kv_heads": 3}, "4 query heads over 3"), ({"window": 4, "chunk": 4}, "window 4 and")],
+    [
+        ({"num_kv_heads": 3}, "4 query heads over 3"),
+        ({"window": 4, "chunk": 4}, "window 4 and"),
+        ({"cache_limit": 2, "chunk": 4}, "cache_limit 2 and chunk 4"),
+    ],
 )
 def test_parameters_that_do_not_fit_together(changes, message):
     """A wrong combination is refused with its values."""

@@ -6,7 +6,7 @@ from fractions import Fraction
 import numpy
 import pytest
 import sympy
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from oplib.arithmetic import ceil_div, floor_div, maximum, minimum, modulo
@@ -34,7 +34,6 @@ EXPRESSIONS = st.recursive(LEAVES, _grow, max_leaves=6)
 SMALL = st.integers(0, 12)
 
 
-@settings(deadline=None, max_examples=60)
 @given(EXPRESSIONS, SMALL, SMALL, SMALL)
 def test_round_trip_keeps_the_value(expr, b, s, p):
     """parse(format(e)) is the same function as e, and evaluate agrees with sympy's substitution."""
