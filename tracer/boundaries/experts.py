@@ -102,13 +102,14 @@ def _dispatch(module: torch.nn.Module, original: Callable, *args, **kwargs) -> t
 
 def _is_flat(module: torch.nn.Module) -> bool:
     """Whether all its parameters are matrices of one shape, (experts * intermediate, hidden)."""
-    shapes = [tuple(p.shape) for p in module.parameters()]
     experts = getattr(module, "num_experts", None)
+    if not isinstance(experts, int):
+        return False
+    shapes = [tuple(p.shape) for p in module.parameters()]
     return (
         len(shapes) in (2, 3)
         and len(set(shapes)) == 1
         and len(shapes[0]) == 2
-        and isinstance(experts, int)
         and shapes[0][0] % experts == 0
         and list(inspect.signature(type(module).forward).parameters)[1:4] == _ARGUMENTS
     )

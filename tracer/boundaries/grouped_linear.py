@@ -24,9 +24,10 @@ def adopt_projections(model: torch.nn.Module) -> None:
     They are told by their form: `weight` (experts, out, in) alone, and a forward that takes rows and lengths.
     """
     for module in model.modules():
-        names = [(name, p.dim()) for name, p in module.named_parameters()]
-        taken = list(inspect.signature(type(module).forward).parameters)[1:]
-        if names == [("weight", 3)] and taken == _ARGUMENTS:
+        weight = module._parameters.get("weight")
+        if weight is None or weight.dim() != 3 or len(list(module.parameters())) != 1:
+            continue
+        if list(inspect.signature(type(module).forward).parameters)[1:] == _ARGUMENTS:
             module.forward = functools.partial(_dispatch, module, model.config, module.forward)
 
 
