@@ -303,11 +303,6 @@ def _trace(
                  setting=captured.setting, asked=found.asked)  # fmt: skip
 
 
-def _kept(leaf: Leaf) -> str:
-    """What a tensor of the cache holds: a window of the tokens where its size stops growing."""
-    return "window" if any(size.has(sympy.Min) for size in leaf.shape) else "cache"
-
-
 def _values(captured: Capture, at: Mapping[str, Any], device: torch.device) -> dict:
     """Leaves of the cache at a workload; a windowed cache keeps every token here, the window is the op's parameter."""
     values: dict = {}
