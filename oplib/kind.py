@@ -89,8 +89,8 @@ class OpKind(ABC):
         self.check(complete)
         return complete
 
-    def validate(self, params: Params, dims: Dims) -> None:
-        """Raise InvalidInputError unless `params` and the names of `dims` describe one op of this kind."""
+    def validate(self, params: Params, dims: Dims) -> dict[str, ParamValue]:
+        """The complete parameters of an op; InvalidInputError unless `params` and the names of `dims` describe one."""
         allowed = {*self.dims, *self.dim_params}
         missing = [name for name in self.dims if name not in dims]
         if missing or set(dims) - allowed:
@@ -98,7 +98,7 @@ class OpKind(ABC):
                 f"{self.name} got the dims {', '.join(dims) or 'none'}.",
                 f"It takes {', '.join(self.dims)}.",
             )
-        self.complete(params, dims)
+        return self.complete(params, dims)
 
     def size(self, name: str, params: Params, dims: Dims) -> Amount:
         """A size that `dim_params` lets an op give either as a parameter or as a dim."""

@@ -52,9 +52,9 @@ class Op:
                 f"{self.weight_bytes}.",
                 "Neither is negative.",
             )
-        op_kind.validate(self.params, self.dims)
+        params = op_kind.validate(self.params, self.dims)
         object.__setattr__(self, "kind", op_kind)
-        object.__setattr__(self, "params", op_kind.complete(self.params, self.dims))
+        object.__setattr__(self, "params", params)
         object.__setattr__(self, "dims", {k: sympy.sympify(v) for k, v in self.dims.items()})
 
     @property
