@@ -26,7 +26,7 @@ from tracer import boundaries
 from tracer.cache import run
 from tracer.match.claim import Matched
 from tracer.passes import PLAIN, Setting
-from tracer.prune import Pruning
+from tracer.prune import Pruning, configs_of
 
 WORKLOAD = {"b": 2, "s": 641, "p": 259}
 
@@ -112,11 +112,9 @@ def _count(
 @contextlib.contextmanager
 def as_written(model: nn.Module) -> Iterator[None]:
     """Eager attention, and experts as one product per chosen expert."""
-    configs = {
-        id(c): c for m in model.modules() if (c := getattr(m, "config", None)) is not None
-    }.values()
     saved = [
-        (c, c._attn_implementation, getattr(c, "_experts_implementation", None)) for c in configs
+        (c, c._attn_implementation, getattr(c, "_experts_implementation", None))
+        for c in configs_of(model)
     ]
     for config, _, _ in saved:
         config._attn_implementation = "eager"

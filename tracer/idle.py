@@ -19,7 +19,7 @@ from tracer.cache import run
 from tracer.conserve import as_written
 from tracer.passes import Setting
 from tracer.provenance import origin
-from tracer.prune import Pruning
+from tracer.prune import Pruning, prefixes
 from tracer.trace import Trace
 from tracer.weights import Weights
 
@@ -158,11 +158,11 @@ def describe(
     busy: set[str] = set()
     for name, _ in model.named_parameters():
         if name not in names:
-            busy.update(_prefixes(name))
+            busy.update(prefixes(name))
     groups: dict[tuple[str, int], list[str]] = {}
     for name in names:
         own = name.rpartition(".")[0]
-        module = next((p for p in _prefixes(name) if p not in busy), own)
+        module = next((p for p in prefixes(name) if p not in busy), own)
         groups.setdefault((module, pruning.copies.get(name, 1)), []).append(name)
     return [
         {
@@ -177,10 +177,3 @@ def describe(
         }
         for (module, count), members in groups.items()
     ]
-
-
-def _prefixes(name: str) -> Iterator[str]:
-    """The modules that a parameter lies in, outermost first."""
-    steps = name.split(".")
-    for i in range(1, len(steps)):
-        yield ".".join(steps[:i])

@@ -61,17 +61,20 @@ class Pruning:
     reason: str = ""
     copies: dict[str, int] = field(default_factory=dict)
     stand_ins: StandIns | None = None
-    _by_path: dict[str, Kept] = field(default_factory=dict)
+    _by_path: dict[str, Kept] = field(init=False)
+    _stands_for: dict[str, str] = field(init=False)
     _known: dict[str, Kept | None] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._by_path = {kept.id: kept for kept in self.kept}
+        self._stands_for = {
+            f"{k.layer.stack}.{i}": k.id for k in self.kept for i in k.layer.indices
+        }
 
     def of(self, module: str) -> Kept | None:
         """The representative that a module or parameter path lies in."""
         if module not in self._known:
-            steps = module.split(".")
-            paths = (".".join(steps[: i + 1]) for i in range(len(steps)))
+            paths = (*prefixes(module), module)
             self._known[module] = next(
                 (self._by_path[p] for p in paths if p in self._by_path), None
             )
@@ -84,9 +87,8 @@ class Pruning:
 
     def standing(self, name: str) -> str:
         """The parameter of the pruned model that stands for one of the full model."""
-        return _standing(
-            name, {f"{k.layer.stack}.{i}": k.id for k in self.kept for i in k.layer.indices}
-        )
+        layer = next((p for p in prefixes(name) if p in self._stands_for), "")
+        return self._stands_for[layer] + name[len(layer) :] if layer else name
 
     def stack_of(self, depth: int) -> list[Kept]:
         """The representatives of the first stack of so many layers."""
@@ -103,6 +105,18 @@ class Pruning:
             return
         with self.stand_ins.withdrawn():
             yield
+
+
+def prefixes(name: str) -> Iterator[str]:
+    """The modules that a module or parameter lies in, outermost first."""
+    steps = name.split(".")
+    return (".".join(steps[:i]) for i in range(1, len(steps)))
+
+
+def configs_of(model: nn.Module) -> list[Any]:
+    """The distinct configs of a model's modules."""
+    found = (getattr(m, "config", None) for m in model.modules())
+    return list({id(c): c for c in found if c is not None}.values())
 
 
 def stacks(model: nn.Module, depths: Iterable[int]) -> list[tuple[str, nn.ModuleList]]:
@@ -131,21 +145,24 @@ def prune(
     leaves every layer in place.
     """
     total = sum(p.numel() for p in model.parameters())
-    configs = {
-        id(c): c for c in (getattr(m, "config", None) for m in model.modules()) if c is not None
-    }.values()
+    configs = configs_of(model)
     found = stacks(model, _depths(configs))
     if not found:
         return Pruning(kept=(), parameters=total, reason="no stack of decoder layers was found")
-    reason = _index_logic(found)
-    groups = {path: _groups(path, stack, configs, label) for path, stack in found}
-    if reason or whole:
-        groups = {path: [[i] for i in range(len(stack))] for path, stack in found}
+    indices = {path: _index_attributes(stack) for path, stack in found}
+    reason = _index_logic(found, indices)
+    groups = {
+        path: [[i] for i in range(len(stack))]
+        if reason or whole
+        else _groups(path, stack, indices[path], configs, label)
+        for path, stack in found
+    }
     pruning = Pruning(
         kept=tuple(Kept(layer=_layer(path, stack, members))
                    for path, stack in found for members in groups[path]),
-        parameters=total, reason=reason, copies=_copies(model, groups),
+        parameters=total, reason=reason,
     )  # fmt: skip
+    pruning.copies = dict(Counter(pruning.standing(name) for name, _ in model.named_parameters()))
     pruning.stand_ins = StandIns(model, [(stack, groups[path]) for path, stack in found])
     return pruning
 
@@ -153,11 +170,12 @@ def prune(
 def _groups(
     path: str,
     stack: nn.ModuleList,
+    index: set[tuple[str, str]],
     configs: Iterable[Any],
     label: Callable[[str, nn.Module], Any] | None,
 ) -> list[list[int]]:
     """Indices of layers with the same structure, in order of the first."""
-    index, entries = _index_attributes(stack), _per_layer_entries(configs, len(stack))
+    entries = _per_layer_entries(configs, len(stack))
     groups: dict[Any, list[int]] = {}
     for i, layer in enumerate(stack):
         key = (_structure(layer, index), *(repr(values[i]) for values in entries),
@@ -174,20 +192,6 @@ def _layer(path: str, stack: nn.ModuleList, members: list[int]) -> Layer:
         count=len(members),
         indices=tuple(members),
     )
-
-
-def _copies(model: nn.Module, groups: dict[str, list[list[int]]]) -> dict[str, int]:
-    """For each parameter of the pruned model, how many of the full model it stands for; shared ones count once."""
-    standing = {f"{path}.{i}": f"{path}.{members[0]}"
-                for path, found in groups.items() for members in found for i in members}  # fmt: skip
-    return dict(Counter(_standing(name, standing) for name, _ in model.named_parameters()))
-
-
-def _standing(name: str, standing: Mapping[str, str]) -> str:
-    steps = name.split(".")
-    paths = (".".join(steps[:i]) for i in range(1, len(steps)))
-    layer = next((p for p in paths if p in standing), "")
-    return standing[layer] + name[len(layer) :] if layer else name
 
 
 def _per_layer_entries(configs: Iterable[Any], depth: int) -> list[Any]:
@@ -256,10 +260,12 @@ def _structure(layer: nn.Module, index: set[tuple[str, str]]) -> tuple:
     return modules, tensors
 
 
-def _index_logic(found: list[tuple[str, nn.ModuleList]]) -> str:
+def _index_logic(
+    found: list[tuple[str, nn.ModuleList]], indices: Mapping[str, set[tuple[str, str]]]
+) -> str:
     """Where a layer computes with its own index outside its constructor: layers that look alike then differ."""
-    for _, stack in found:
-        for path, name in sorted(_index_attributes(stack)):
+    for at, stack in found:
+        for path, name in sorted(indices[at]):
             types: set[Any] = {type(m) for la in stack for p, m in la.named_modules() if p == path}
             for cls in sorted(types, key=lambda c: c.__name__):
                 if _computes_with(cls, name):
