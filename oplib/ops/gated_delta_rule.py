@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from oplib.arithmetic import Amount, ceil_div, exact_div, minimum
+from oplib.arithmetic import Amount, exact_div
 from oplib.dtypes import storage_bytes
 from oplib.errors import InvalidInputError
-from oplib.kind import Dims, OpKind, Role
+from oplib.kind import Dims
 from oplib.params import ACTIVATION_DTYPE, PHASE, STATE_DTYPE, Param, Params, integer, text
+from oplib.recurrence import ChunkedRecurrence
 
 _FLOAT32 = 4
 
 
-class GatedDeltaRule(OpKind):
+class GatedDeltaRule(ChunkedRecurrence):
     """The gated delta rule: linear attention whose state forgets by a gate and is corrected by each token.
 
     Computes:
@@ -47,8 +48,6 @@ class GatedDeltaRule(OpKind):
     """
 
     name: ClassVar[str] = "gated_delta_rule"
-    role: ClassVar[Role] = "scan"
-    counted: ClassVar[bool] = False
     params: ClassVar[tuple[Param, ...]] = (
         Param(name="num_k_heads", type=int, doc="heads of q and k"),
         Param(name="num_v_heads", type=int, doc="heads of v, each with a state"),
@@ -66,7 +65,6 @@ class GatedDeltaRule(OpKind):
         STATE_DTYPE,
         PHASE,
     )
-    dims: ClassVar[tuple[str, ...]] = ("b", "s")
 
     def check(self, params: Params) -> None:
         if integer(params, "num_v_heads") % integer(params, "num_k_heads"):
@@ -81,9 +79,8 @@ class GatedDeltaRule(OpKind):
         b, s = dims["b"], dims["s"]
         if text(params, "phase") == "generation":
             return 7 * b * s * heads * k * v
-        q = minimum(integer(params, "chunk_size"), s)
+        q, chunks = self.chunks(params, s)
         inverse = exact_div(q * (q - 1) * (q - 2), 3)
-        chunks = ceil_div(s, integer(params, "chunk_size"))
         products = 2 * s * q * (3 * k + 2 * v) + 6 * s * k * v
         return b * heads * (products + chunks * inverse)
 
@@ -92,13 +89,8 @@ class GatedDeltaRule(OpKind):
         width = storage_bytes(text(params, "dtype"))
         gates = heads * (k if text(params, "gate") == "channel" else 1)
         elements = 2 * integer(params, "num_k_heads") * k + 2 * heads * v + heads
-        state = heads * k * v * storage_bytes(text(params, "state_dtype"))
-        moves = 2 if text(params, "phase") == "generation" else 1
-        return dims["b"] * (dims["s"] * (elements * width + gates * _FLOAT32) + moves * state)
-
-    def compute_dtype(self, params: Params) -> str:
-        """The chunked form runs as matrix products, the recurrent one on the vector units."""
-        return text(params, "dtype") if text(params, "phase") == "context" else "float32"
+        state = self.state_bytes(params, heads * k * v)
+        return dims["b"] * (dims["s"] * (elements * width + gates * _FLOAT32) + state)
 
     def grid(self) -> dict[str, tuple[int, ...]]:
         return {

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from oplib.arithmetic import Amount, ceil_div, minimum
+from oplib.arithmetic import Amount
 from oplib.dtypes import storage_bytes
-from oplib.kind import Dims, OpKind, Role
+from oplib.kind import Dims
 from oplib.params import ACTIVATION_DTYPE, PHASE, STATE_DTYPE, Param, Params, integer, text
+from oplib.recurrence import ChunkedRecurrence
 
 
-class LinearAttention(OpKind):
+class LinearAttention(ChunkedRecurrence):
     """Linear attention whose state decays by a constant of its head at every token.
 
     Computes:
@@ -40,8 +41,6 @@ class LinearAttention(OpKind):
     """
 
     name: ClassVar[str] = "linear_attention"
-    role: ClassVar[Role] = "scan"
-    counted: ClassVar[bool] = False
     params: ClassVar[tuple[Param, ...]] = (
         Param(name="num_heads", type=int, doc="heads, each with a decay and a state"),
         Param(name="head_k_dim", type=int, doc="size of q and k"),
@@ -51,27 +50,20 @@ class LinearAttention(OpKind):
         STATE_DTYPE,
         PHASE,
     )
-    dims: ClassVar[tuple[str, ...]] = ("b", "s")
 
     def flops(self, params: Params, dims: Dims) -> Amount:
         heads, k, v = (integer(params, x) for x in ("num_heads", "head_k_dim", "head_v_dim"))
         b, s = dims["b"], dims["s"]
         if text(params, "phase") == "generation":
             return 5 * b * s * heads * k * v
-        chunk = minimum(integer(params, "chunk_size"), s)
-        chunks = ceil_div(s, integer(params, "chunk_size"))
+        chunk, chunks = self.chunks(params, s)
         return 2 * b * heads * (s * chunk * (k + v) + 2 * s * k * v + chunks * k * v)
 
     def bytes(self, params: Params, dims: Dims) -> Amount:
         heads, k, v = (integer(params, x) for x in ("num_heads", "head_k_dim", "head_v_dim"))
         per_token = 2 * heads * (k + v) * storage_bytes(text(params, "dtype"))
-        state = heads * k * v * storage_bytes(text(params, "state_dtype"))
-        moves = 2 if text(params, "phase") == "generation" else 1
-        return dims["b"] * (dims["s"] * per_token + moves * state)
-
-    def compute_dtype(self, params: Params) -> str:
-        """The chunked form runs as matrix products, the recurrent one on the vector units."""
-        return text(params, "dtype") if text(params, "phase") == "context" else "float32"
+        state = self.state_bytes(params, heads * k * v)
+        return dims["b"] * (dims["s"] * per_token + state)
 
     def grid(self) -> dict[str, tuple[int, ...]]:
         return {

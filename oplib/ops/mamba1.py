@@ -6,13 +6,14 @@ from typing import ClassVar
 
 from oplib.arithmetic import Amount
 from oplib.dtypes import storage_bytes
-from oplib.kind import Dims, OpKind, Role
+from oplib.kind import Dims
 from oplib.params import ACTIVATION_DTYPE, PHASE, STATE_DTYPE, Param, Params, integer, text
+from oplib.recurrence import Recurrence
 
 _FLOAT32 = 4
 
 
-class Mamba1(OpKind):
+class Mamba1(Recurrence):
     """The Mamba 1 selective scan: every channel and state element has its own decay.
 
     Computes:
@@ -40,8 +41,6 @@ class Mamba1(OpKind):
     """
 
     name: ClassVar[str] = "mamba1"
-    role: ClassVar[Role] = "scan"
-    counted: ClassVar[bool] = False
     params: ClassVar[tuple[Param, ...]] = (
         Param(name="d_inner", type=int, doc="channels of the scan"),
         Param(name="d_state", type=int, doc="state elements per channel"),
@@ -50,7 +49,6 @@ class Mamba1(OpKind):
         STATE_DTYPE,
         PHASE,
     )
-    dims: ClassVar[tuple[str, ...]] = ("b", "s")
 
     def flops(self, params: Params, dims: Dims) -> Amount:
         state = integer(params, "d_inner") * integer(params, "d_state")
@@ -59,12 +57,8 @@ class Mamba1(OpKind):
     def bytes(self, params: Params, dims: Dims) -> Amount:
         inner, n = integer(params, "d_inner"), integer(params, "d_state")
         activations = dims["s"] * (3 * inner + 2 * n) * storage_bytes(text(params, "dtype"))
-        state = inner * n * storage_bytes(text(params, "state_dtype"))
-        moves = 2 if text(params, "phase") == "generation" else 1
-        return dims["b"] * (activations + moves * state) + inner * (n + 2) * _FLOAT32
-
-    def compute_dtype(self, params: Params) -> str:  # noqa: ARG002 - runs on the vector units
-        return "float32"
+        state = self.state_bytes(params, inner * n)
+        return dims["b"] * (activations + state) + inner * (n + 2) * _FLOAT32
 
     def grid(self) -> dict[str, tuple[int, ...]]:
         return {

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from oplib.arithmetic import Amount, ceil_div, minimum
+from oplib.arithmetic import Amount
 from oplib.dtypes import storage_bytes
 from oplib.errors import InvalidInputError
-from oplib.kind import Dims, OpKind, Role
+from oplib.kind import Dims
 from oplib.params import ACTIVATION_DTYPE, PHASE, STATE_DTYPE, Param, Params, integer, text
+from oplib.recurrence import ChunkedRecurrence
 
 _FLOAT32 = 4
 
 
-class Mamba2(OpKind):
+class Mamba2(ChunkedRecurrence):
     """The Mamba 2 scan (state space duality): one scalar decay per head and token.
 
     Computes:
@@ -45,8 +46,6 @@ class Mamba2(OpKind):
     """
 
     name: ClassVar[str] = "mamba2"
-    role: ClassVar[Role] = "scan"
-    counted: ClassVar[bool] = False
     params: ClassVar[tuple[Param, ...]] = (
         Param(name="d_inner", type=int, doc="channels of the scan"),
         Param(name="d_state", type=int, doc="state elements per channel"),
@@ -58,7 +57,6 @@ class Mamba2(OpKind):
         STATE_DTYPE,
         PHASE,
     )
-    dims: ClassVar[tuple[str, ...]] = ("b", "s")
 
     def check(self, params: Params) -> None:
         heads, size = integer(params, "num_heads"), integer(params, "head_dim")
@@ -78,22 +76,16 @@ class Mamba2(OpKind):
         state = integer(params, "d_inner") * n
         if text(params, "phase") == "generation":
             return 5 * b * s * state
-        chunk = minimum(integer(params, "chunk_size"), s)
+        chunk, chunks = self.chunks(params, s)
         square = n * integer(params, "n_groups") + integer(params, "d_inner")
-        chunks = ceil_div(s, integer(params, "chunk_size"))
         return 2 * b * (s * chunk * square + 2 * s * state + chunks * state)
 
     def bytes(self, params: Params, dims: Dims) -> Amount:
         inner, n, heads = (integer(params, x) for x in ("d_inner", "d_state", "num_heads"))
         per_token = 2 * inner + 2 * integer(params, "n_groups") * n + heads
-        state = inner * n * storage_bytes(text(params, "state_dtype"))
-        moves = 2 if text(params, "phase") == "generation" else 1
+        state = self.state_bytes(params, inner * n)
         activations = dims["s"] * per_token * storage_bytes(text(params, "dtype"))
-        return dims["b"] * (activations + moves * state) + 3 * heads * _FLOAT32
-
-    def compute_dtype(self, params: Params) -> str:
-        """The chunked form runs as matrix products, the recurrent one on the vector units."""
-        return text(params, "dtype") if text(params, "phase") == "context" else "float32"
+        return dims["b"] * (activations + state) + 3 * heads * _FLOAT32
 
     def grid(self) -> dict[str, tuple[int, ...]]:
         return {

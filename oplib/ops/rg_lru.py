@@ -6,11 +6,12 @@ from typing import ClassVar
 
 from oplib.arithmetic import Amount
 from oplib.dtypes import storage_bytes
-from oplib.kind import Dims, OpKind, Role
+from oplib.kind import Dims
 from oplib.params import ACTIVATION_DTYPE, PHASE, STATE_DTYPE, Param, Params, integer, text
+from oplib.recurrence import Recurrence
 
 
-class RgLru(OpKind):
+class RgLru(Recurrence):
     """The recurrence of the real-gated linear recurrent unit: each channel decays by a gate of its token.
 
     Computes:
@@ -36,15 +37,12 @@ class RgLru(OpKind):
     """
 
     name: ClassVar[str] = "rg_lru"
-    role: ClassVar[Role] = "scan"
-    counted: ClassVar[bool] = False
     params: ClassVar[tuple[Param, ...]] = (
         Param(name="channels", type=int, doc="channels, each with its own decay"),
         ACTIVATION_DTYPE,
         STATE_DTYPE,
         PHASE,
     )
-    dims: ClassVar[tuple[str, ...]] = ("b", "s")
 
     def flops(self, params: Params, dims: Dims) -> Amount:
         return 2 * dims["b"] * dims["s"] * integer(params, "channels")
@@ -52,12 +50,8 @@ class RgLru(OpKind):
     def bytes(self, params: Params, dims: Dims) -> Amount:
         channels = integer(params, "channels")
         activations = 3 * dims["s"] * channels * storage_bytes(text(params, "dtype"))
-        state = channels * storage_bytes(text(params, "state_dtype"))
-        moves = 2 if text(params, "phase") == "generation" else 1
-        return dims["b"] * (activations + moves * state)
-
-    def compute_dtype(self, params: Params) -> str:  # noqa: ARG002 - runs on the vector units
-        return "float32"
+        state = self.state_bytes(params, channels)
+        return dims["b"] * (activations + state)
 
     def grid(self) -> dict[str, tuple[int, ...]]:
         return {

@@ -6,14 +6,15 @@ from typing import ClassVar
 
 from oplib.arithmetic import Amount
 from oplib.dtypes import storage_bytes
-from oplib.kind import Dims, OpKind, Role
+from oplib.kind import Dims
 from oplib.params import ACTIVATION_DTYPE, PHASE, STATE_DTYPE, Param, Params, integer, text
+from oplib.recurrence import Recurrence
 
 _STATES = 3  # numerator, denominator, running maximum of the exponents
 _FLOAT32 = 4
 
 
-class Wkv(OpKind):
+class Wkv(Recurrence):
     """The WKV recurrence: each channel averages its values with weights that decay over time.
 
     Computes:
@@ -41,15 +42,12 @@ class Wkv(OpKind):
     """
 
     name: ClassVar[str] = "wkv"
-    role: ClassVar[Role] = "scan"
-    counted: ClassVar[bool] = False
     params: ClassVar[tuple[Param, ...]] = (
         Param(name="channels", type=int, doc="channels, each with its own decay"),
         ACTIVATION_DTYPE,
         STATE_DTYPE,
         PHASE,
     )
-    dims: ClassVar[tuple[str, ...]] = ("b", "s")
 
     def flops(self, params: Params, dims: Dims) -> Amount:
         return 11 * dims["b"] * dims["s"] * integer(params, "channels")
@@ -57,12 +55,8 @@ class Wkv(OpKind):
     def bytes(self, params: Params, dims: Dims) -> Amount:
         channels = integer(params, "channels")
         activations = 3 * dims["s"] * channels * storage_bytes(text(params, "dtype"))
-        state = _STATES * channels * storage_bytes(text(params, "state_dtype"))
-        moves = 2 if text(params, "phase") == "generation" else 1
-        return dims["b"] * (activations + moves * state) + 2 * channels * _FLOAT32
-
-    def compute_dtype(self, params: Params) -> str:  # noqa: ARG002 - runs on the vector units
-        return "float32"
+        state = self.state_bytes(params, _STATES * channels)
+        return dims["b"] * (activations + state) + 2 * channels * _FLOAT32
 
     def grid(self) -> dict[str, tuple[int, ...]]:
         return {
