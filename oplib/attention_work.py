@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from oplib.arithmetic import Amount, exact_div, floor_div, maximum, minimum, modulo
 from oplib.dtypes import storage_bytes
+from oplib.errors import InvalidInputError
 from oplib.params import Params, flag, integer, text
 
 
@@ -113,6 +114,16 @@ class HeadSizes:
         old_width = cache_width if self.keys_from_cache else width
         new = (self.query + self.output + self.key_value) * width + self.cache * cache_width
         return b * (s * new + cached * self.key_value * old_width)
+
+
+def check_head_groups(kind: str, params: Params) -> None:
+    """Reject query heads that key/value heads cannot share evenly."""
+    if integer(params, "num_heads") % integer(params, "num_kv_heads"):
+        raise InvalidInputError(
+            f"{kind} has {params['num_heads']} query heads over "
+            f"{params['num_kv_heads']} key/value heads.",
+            "Each key/value head serves the same whole number of query heads.",
+        )
 
 
 def plain_heads(*, heads: int, kv_heads: int, head_dim: int, v_head_dim: int) -> HeadSizes:

@@ -90,6 +90,13 @@ STATE_DTYPE = Param(
     name="state_dtype", type=str, doc="dtype of the recurrent state", allowed=FLOAT_DTYPES
 )
 CAUSAL = Param(name="causal", type=bool, default=True, doc="no key after its query is seen")
+WINDOW = Param(
+    name="window",
+    type=int,
+    default=0,
+    minimum=0,
+    doc="keys a query sees at most, itself included; 0: all",
+)
 WHOLE_CACHE = Param(
     name="whole_cache",
     type=bool,

@@ -9,6 +9,7 @@ from oplib.attention_work import (
     HeadSizes,
     cached_tokens,
     capped_pairs,
+    check_head_groups,
     chunked_pairs,
     limited_cache,
     plain_heads,
@@ -23,6 +24,7 @@ from oplib.params import (
     KV_DTYPE,
     MASKING,
     WHOLE_CACHE,
+    WINDOW,
     Param,
     Params,
     flag,
@@ -62,13 +64,7 @@ class PlainAttention(OpKind):
         Param(name="num_kv_heads", type=int, doc="key and value heads"),
         Param(name="head_dim", type=int, doc="size of a query and of a key"),
         Param(name="v_head_dim", type=int, doc="size of a value"),
-        Param(
-            name="window",
-            type=int,
-            default=0,
-            minimum=0,
-            doc="keys a query sees at most, itself included; 0: all",
-        ),
+        WINDOW,
         Param(
             name="chunk",
             type=int,
@@ -103,12 +99,7 @@ class PlainAttention(OpKind):
     )
 
     def check(self, params: Params) -> None:
-        if integer(params, "num_heads") % integer(params, "num_kv_heads"):
-            raise InvalidInputError(
-                f"{self.name} has {params['num_heads']} query heads over "
-                f"{params['num_kv_heads']} key/value heads.",
-                "Each key/value head serves the same whole number of query heads.",
-            )
+        check_head_groups(self.name, params)
         if integer(params, "window") and integer(params, "chunk"):
             raise InvalidInputError(
                 f"{self.name} has window {params['window']} and chunk {params['chunk']}.",

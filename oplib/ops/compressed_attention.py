@@ -5,7 +5,13 @@ from __future__ import annotations
 from typing import ClassVar
 
 from oplib.arithmetic import Amount, minimum
-from oplib.attention_work import HeadSizes, capped_pairs, compressed_pairs, keys_after
+from oplib.attention_work import (
+    HeadSizes,
+    capped_pairs,
+    check_head_groups,
+    compressed_pairs,
+    keys_after,
+)
 from oplib.dtypes import storage_bytes
 from oplib.errors import InvalidInputError
 from oplib.kind import Dims, OpKind, Role
@@ -76,12 +82,7 @@ class CompressedAttention(OpKind):
     )
 
     def check(self, params: Params) -> None:
-        if integer(params, "num_heads") % integer(params, "num_kv_heads"):
-            raise InvalidInputError(
-                f"compressed_attention has {params['num_heads']} query heads over "
-                f"{params['num_kv_heads']} key/value heads.",
-                "Each key/value head serves the same whole number of query heads.",
-            )
+        check_head_groups(self.name, params)
         if flag(params, "shared_kv") and params["head_dim"] != params["v_head_dim"]:
             raise InvalidInputError(
                 f"compressed_attention shares keys of {params['head_dim']} with values of "
@@ -111,14 +112,14 @@ class CompressedAttention(OpKind):
     def bytes(self, params: Params, dims: Dims) -> Amount:
         b, s, p = dims["b"], dims["s"], dims["p"]
         ratio, topk = integer(params, "ratio"), integer(params, "topk")
-        cached = _cached(p, integer(params, "window")) + keys_after(p + s, ratio)
+        read = keys_after(p + s, ratio)
         indices: Amount = 0
         if topk:
             selected = compressed_pairs(s, p, ratio, topk)
             indices = b * selected * _INDEX_BYTES
             if text(params, "masking") == "skipped":
-                read = minimum(keys_after(p + s, ratio), selected)
-                cached = _cached(p, integer(params, "window")) + read
+                read = minimum(read, selected)
+        cached = _cached(p, integer(params, "window")) + read
         moved = self.sizes(params).bytes(b, s, cached, params) + indices
         if flag(params, "sinks"):
             moved += integer(params, "num_heads") * storage_bytes(text(params, "dtype"))
