@@ -23,8 +23,6 @@ from oplib.symbols import B, P, evaluate, format_expr
 from perfdb.speed_of_light import speed_of_light
 from perfdb.systems import System, load_system
 from tracer import assemble, conserve, graphs, idle, primitives, rewrite, triage
-from tracer.boundaries.experts import adopt
-from tracer.boundaries.grouped_linear import adopt_projections
 from tracer.build import build_model, in_one_dtype, one_line, quiet_transformers
 from tracer.match import match
 from tracer.match.claim import Matched
@@ -167,8 +165,6 @@ def _trace(
         )
         if one_dtype:
             in_one_dtype(model)
-        adopt(model)
-        adopt_projections(model)
         scheme = scheme.keeping(kept_in_full_precision(model))
         pruning = prune(
             model, lambda path, layer: quantised_parts(scheme, path, layer), whole=not pruned

@@ -31,6 +31,7 @@ from transformers.models.auto.modeling_auto import (
 )
 
 from oplib.errors import UnsupportedModelError
+from tracer import boundaries
 
 if TYPE_CHECKING:
     from tracer.resolve import ResolvedModel
@@ -119,6 +120,7 @@ def build_model(
                 hint="Check the config's sizes and names against the model's documentation.",
             ) from error
     _put_on_meta(model)
+    boundaries.adopt(model)
     return model.eval()
 
 

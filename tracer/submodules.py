@@ -19,8 +19,6 @@ from oplib.errors import InvalidInputError
 from oplib.op import Op
 from tracer import analysis, assemble, rewrite
 from tracer.boundaries import IMPLEMENTATION
-from tracer.boundaries.experts import adopt
-from tracer.boundaries.grouped_linear import adopt_projections
 from tracer.build import build_model
 from tracer.match import match
 from tracer.match.flow import Flow
@@ -157,8 +155,6 @@ class _Source:
             model = build_model(
                 traced.resolved, dtype=how.dtype, attn_implementation=how.attn, experts_implementation=how.experts
             )  # fmt: skip
-            adopt(model)
-            adopt_projections(model)
             if boundaries:
                 _put_stand_ins(model, traced.pruning)
             self._models[how] = model

@@ -4,7 +4,7 @@ Each file defines one custom operator (`torch.ops.trace_model.<name>`) with a fa
 which call of transformers it stands for. `bind(model)` puts function boundaries in place of the functions of the
 same name in the modules that define the model's classes, method boundaries in place of methods of the same name and
 arguments, and block boundaries in place of statements of a forward pass; attention and experts are selected by name
-through transformers' own registries (`IMPLEMENTATION`).
+through transformers' own registries (`IMPLEMENTATION`), to which `adopt(model)` adds modules that are not behind them.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ _LIBRARY = torch.library.Library("trace_model", "DEF")
 _FUNCTIONS: dict[str, Callable] = {}
 _METHODS: dict[tuple[str, ...], Callable] = {}
 _BLOCKS: dict[Find, Callable] = {}
+_ADOPTIONS: list[Callable[[torch.nn.Module], None]] = []
 
 
 def define(schema: str, fake: Callable) -> Callable:
@@ -76,6 +77,18 @@ def replaces_block(find: Find) -> Callable[[Callable], Callable]:
         return function
 
     return register
+
+
+def adopts(function: Callable[[torch.nn.Module], None]) -> Callable[[torch.nn.Module], None]:
+    """Register a function that gives modules of a form the model's choice of implementation, as `adopt` does."""
+    _ADOPTIONS.append(function)
+    return function
+
+
+def adopt(model: torch.nn.Module) -> None:
+    """Give modules that transformers has not put behind its registries the model's choice of implementation."""
+    for adoption in _ADOPTIONS:
+        adoption(model)
 
 
 @contextlib.contextmanager

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
-from . import IMPLEMENTATION, define
+from . import IMPLEMENTATION, adopts, define
 
 _ARGUMENTS = ["hidden_states", "top_k_index", "top_k_weights"]
 
@@ -55,7 +55,8 @@ def experts(
 ALL_EXPERTS_FUNCTIONS.register(IMPLEMENTATION, experts)
 
 
-def adopt(model: torch.nn.Module) -> None:
+@adopts
+def adopt_experts(model: torch.nn.Module) -> None:
     """Give experts that transformers has not put behind its registry the same choice of implementation.
 
     They are told by their form: stacked `down_proj` and `gate_up_proj` or `up_proj` parameters, and a forward

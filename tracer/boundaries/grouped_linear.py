@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from . import IMPLEMENTATION, define
+from . import IMPLEMENTATION, adopts, define
 
 _ARGUMENTS = ["inputs", "expert_size"]
 _OP = define(
@@ -18,6 +18,7 @@ _OP = define(
 )
 
 
+@adopts
 def adopt_projections(model: torch.nn.Module) -> None:
     """Give modules that split rows by a list of lengths, one per expert, the model's choice of implementation.
 
