@@ -17,7 +17,7 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ import torch  # noqa: E402, TID253 - a checkout is not installed; nothing here r
 from torch import nn  # noqa: E402, TID253
 
 from tracer.submodules import Call, SubModule, submodules  # noqa: E402
+from tracer.tensors import tensors  # noqa: E402
 
 Json = dict[str, Any]  # Any: an object that becomes JSON
 AGAIN = 3  # exit status: the rest needs a fresh process
@@ -78,17 +79,6 @@ CONFIGS: dict[str, Json] = {
         "head_dim": 64, "state_size": 128, "n_groups": 1,
     },
 }  # fmt: skip
-
-
-def tensors(value: Any) -> Iterator[torch.Tensor]:
-    """The tensors in what a module returns."""
-    if isinstance(value, torch.Tensor):
-        yield value
-    elif isinstance(value, Mapping):
-        yield from tensors(list(value.values()))
-    elif isinstance(value, list | tuple):
-        for part in value:
-            yield from tensors(part)
 
 
 def reason(error: BaseException) -> str:

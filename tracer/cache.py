@@ -21,7 +21,7 @@ import torch
 from transformers.cache_utils import DynamicSlidingWindowLayer
 
 from oplib.symbols import B, P
-from tracer.carried import Carried, first_pass, next_pass
+from tracer.carried import Carried, beginning, next_pass
 
 _PLAIN = (str, bytes, bool, float, torch.dtype, torch.device, type(None), type)
 _WITHOUT_CACHE: weakref.WeakSet[torch.nn.Module] = weakref.WeakSet()  # known from their first pass
@@ -48,9 +48,9 @@ def run(
 ) -> tuple[torch.Tensor, Any]:
     """Logits and cache of one forward pass, whatever name the model has for its cache and wherever it keeps it."""
     if isinstance(cache, Carried):
-        return next_pass(model, input_ids, cache, use_cache=True)
+        return next_pass(model, input_ids, cache)
     if model in _WITHOUT_CACHE:
-        return first_pass(model, input_ids, use_cache=True)
+        return next_pass(model, input_ids, beginning(model))
     taken = inspect.signature(type(model).forward).parameters
     name = (
         "cache_params"
@@ -62,7 +62,7 @@ def run(
     if hasattr(out, name):
         return out.logits, getattr(out, name)
     _WITHOUT_CACHE.add(model)
-    return first_pass(model, input_ids, use_cache=True)
+    return next_pass(model, input_ids, beginning(model))
 
 
 def leaves(cache: Any) -> Iterator[tuple[Path, torch.Tensor | int]]:

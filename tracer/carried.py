@@ -17,6 +17,8 @@ import torch
 from torch import nn
 from transformers import DynamicCache
 
+from tracer.tensors import tensors
+
 Held = dict[str | int, Any]  # nested by module path, tensors at the attributes
 _Snapshot = dict[tuple[str, str], tuple[torch.Tensor, int]]
 
@@ -36,13 +38,6 @@ class Carried:
         return not (self.arguments or self.held)
 
 
-def first_pass(
-    model: nn.Module, input_ids: torch.Tensor, **options: Any
-) -> tuple[torch.Tensor, Carried]:
-    """Logits of a pass over fresh tokens and what the model carries on from it; `options` go to its forward."""
-    return next_pass(model, input_ids, beginning(model), **options)
-
-
 def beginning(model: nn.Module) -> Carried:
     """What a pass over fresh tokens begins with: an empty cache where the forward takes one, or nothing."""
     taken = inspect.signature(type(model).forward).parameters
@@ -53,13 +48,13 @@ def beginning(model: nn.Module) -> Carried:
 
 
 def next_pass(
-    model: nn.Module, input_ids: torch.Tensor, carried: Carried, **options: Any
+    model: nn.Module, input_ids: torch.Tensor, carried: Carried
 ) -> tuple[torch.Tensor, Carried]:
-    """Logits of a pass over what an earlier one carried on, and what it carries on itself."""
+    """Logits of a pass over what an earlier one carried on, or over a `beginning`, and what it carries on itself."""
     with state_kept(model):
         _hold(model, carried.held)
         before = _snapshot(model)
-        out = model(input_ids=input_ids, **carried.arguments, **options)
+        out = model(input_ids=input_ids, use_cache=True, **carried.arguments)
         held = _changed(model, before, carried.held, batch=input_ids.shape[0])
     taken = inspect.signature(type(model).forward).parameters
     arguments = {n: out[n] for n in taken if n in out and out[n] is not None}
@@ -83,7 +78,7 @@ def state_kept(model: nn.Module) -> Iterator[None]:
 
 
 def _is_filled(cache: Any) -> bool:
-    return any(isinstance(v, torch.Tensor) for layer in cache.layers for v in vars(layer).values())
+    return next(tensors([vars(layer) for layer in cache.layers]), None) is not None
 
 
 def _tensors(model: nn.Module) -> Iterator[tuple[tuple[str, str], torch.Tensor]]:

@@ -20,6 +20,7 @@ from tracer.conserve import as_written
 from tracer.passes import Setting
 from tracer.provenance import origin
 from tracer.prune import Pruning, prefixes
+from tracer.tensors import tensors
 from tracer.trace import Trace
 from tracer.weights import Weights
 
@@ -50,19 +51,9 @@ class _Reads(TorchDispatchMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
-        for tensor in _inside((args, kwargs)):
+        for tensor in tensors((args, kwargs)):
             self.order[_storage(tensor)] = self.current[_storage(tensor)] = None
         return func(*args, **kwargs)
-
-
-def _inside(value: Any) -> Iterator[torch.Tensor]:
-    if isinstance(value, torch.Tensor):
-        yield value
-    elif isinstance(value, list | tuple):
-        for part in value:
-            yield from _inside(part)
-    elif isinstance(value, dict):
-        yield from _inside(list(value.values()))
 
 
 def _storage(tensor: torch.Tensor) -> int:

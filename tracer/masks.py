@@ -7,10 +7,12 @@ expert or a branch gets: those come from a choice between scores, and indexing b
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any
 
 import torch
+
+from tracer.tensors import tensors
 
 _aten = torch.ops.aten
 #: Choices between scores, where the scores are floating point numbers.
@@ -30,7 +32,7 @@ class Masks:
 
     def follow(self, func: torch._ops.OpOverload, args: tuple[Any, ...], out: Any) -> None:
         """Learn from a call what its results come from."""
-        given, results = list(_flat(args)), list(_flat(out))
+        given, results = list(tensors(args)), list(tensors(out))
         packet = func.overloadpacket
         if packet in _CHOICES and given and given[0].dtype.is_floating_point:
             self._mark(t for t in results if not t.dtype.is_floating_point)
@@ -55,18 +57,10 @@ class Masks:
                 positions += [t.new_empty(t.numel(), dtype=torch.long) for _ in range(t.dim())]
         return (args[0], positions, *args[2:])
 
-    def _mark(self, tensors: Iterable[torch.Tensor]) -> None:
-        for tensor in tensors:
+    def _mark(self, found: Iterable[torch.Tensor]) -> None:
+        for tensor in found:
             self._chosen[id(tensor)] = weakref.ref(tensor)
 
     def _is_chosen(self, tensor: torch.Tensor) -> bool:
         known = self._chosen.get(id(tensor))
         return known is not None and known() is tensor
-
-
-def _flat(value: Any) -> Iterator[torch.Tensor]:
-    if isinstance(value, torch.Tensor):
-        yield value
-    elif isinstance(value, list | tuple):
-        for part in value:
-            yield from _flat(part)

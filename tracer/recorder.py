@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import operator
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +22,7 @@ from oplib.errors import UnsupportedModelError
 from tracer.masks import Masks
 from tracer.provenance import NOWHERE, Origin, model_line
 from tracer.sizes import Different
+from tracer.tensors import tensors
 
 _aten = torch.ops.aten
 _VALUES = frozenset(
@@ -201,15 +202,6 @@ class Recorder(TorchDispatchMode):
                 self.calls[i] = Call(
                     call.func, call.args, call.kwargs, call.out, values, call.origin
                 )
-
-
-def tensors(value: Any) -> Iterator[torch.Tensor]:
-    """The tensors of a result."""
-    if isinstance(value, torch.Tensor):
-        yield value
-    elif isinstance(value, list | tuple):
-        for part in value:
-            yield from tensors(part)
 
 
 def graph(

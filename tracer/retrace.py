@@ -15,8 +15,9 @@ from torch import nn
 from oplib.symbols import evaluate, format_expr
 from tracer import trace as tracing
 from tracer.provenance import NOWHERE
-from tracer.recorder import Call, tensors
+from tracer.recorder import Call
 from tracer.sizes import Different
+from tracer.tensors import tensors
 from tracer.trace import Capture, Trace
 
 #: Workloads that a trace has not seen. Where the model branches on sizes they are as long as the ones it has.

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from tracer.boundaries.skipped import skipped
+from tracer.tensors import tensors
 
 Group = list[int]
 
@@ -46,7 +47,7 @@ class StandIns:
             slots = getattr(getattr(out, name, None), "layers", None)
             if isinstance(slots, list):
                 for i, first in self._slots.get(len(slots), {}).items():
-                    if next(_held(slots[i]), None) is None:
+                    if next(tensors(vars(slots[i])), None) is None:
                         slots[i] = slots[first]
 
     def _place(self) -> None:
@@ -80,14 +81,6 @@ class StandIns:
         if tensor is not self._marked:
             self._marked = skipped(tensor)
         return self._marked
-
-
-def _held(slot: Any) -> Iterator[torch.Tensor]:
-    """The tensors in a slot of a cache."""
-    for value in vars(slot).values():
-        for part in value.values() if isinstance(value, Mapping) else [value]:
-            if isinstance(part, torch.Tensor):
-                yield part
 
 
 def _remember(last: dict[str, Any]) -> Callable:

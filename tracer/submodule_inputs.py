@@ -28,7 +28,7 @@ from tracer.build import quiet_transformers
 from tracer.cache import Leaf, Path, at, is_cache_part, leaves, rebuild, run
 from tracer.carried import Carried, beginning
 from tracer.passes import Setting, alone
-from tracer.recorder import tensors
+from tracer.tensors import tensors
 from tracer.trace import Capture
 
 META = torch.device("meta")

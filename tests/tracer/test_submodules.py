@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -20,6 +20,7 @@ from tests.tracer.small_models import _PLAIN, FAST, SMALL, Config
 from tracer.build import quiet_transformers
 from tracer.cache import at, is_cache_part, leaves, rebuild
 from tracer.submodules import Call, SubModule, submodules, submodules_of
+from tracer.tensors import tensors
 
 _NO_HEAD_DIM = {k: v for k, v in _PLAIN.items() if k != "head_dim"}
 #: Families beside those of small_models: parallel blocks, other positions, other caches.
@@ -120,16 +121,6 @@ def seen(name: str, phase: str, b: int, s: int, p: int) -> dict[str, tuple[Any, 
     for handle in handles:
         handle.remove()
     return {path: (inputs, out) for path, (inputs, out) in found.items()}
-
-
-def tensors(value: Any) -> Iterator[torch.Tensor]:
-    if isinstance(value, torch.Tensor):
-        yield value
-    elif isinstance(value, Mapping):
-        yield from tensors(list(value.values()))
-    elif isinstance(value, list | tuple):
-        for part in value:
-            yield from tensors(part)
 
 
 def given(real: Any, ours: Any, other: Any, where: str = "") -> Any:
