@@ -138,9 +138,9 @@ def attention(flow: Flow, node: fx.Node, _taken) -> Result:
         if not topk.is_Integer:
             reason = f"its selection grows with the length: {topk} keys"
             return Refusal(node=node, op="sparse_attention", reason=reason)
-        found = latent(flow, call["key"], call["value"])
         claim.kind = "sparse_attention"
-        claim.params = claim.params if found else _plain_sparse_params(claim.params)
+        if "kv_lora_rank" not in claim.params:
+            claim.params = _plain_sparse_params(claim.params)
         for name in ("window", "whole_cache", "cache_limit"):
             claim.params.pop(name, None)  # a selection is no window
         claim.params["topk"] = int(topk)

@@ -10,33 +10,13 @@ from torch import fx
 from tracer.match import targets
 from tracer.match.flow import Flow
 
-_RESHAPES = frozenset(
-    [
-        "view",
-        "reshape",
-        "_unsafe_view",
-        "flatten",
-        "unflatten",
-        "squeeze",
-        "unsqueeze",
-        "view_as",
-        "reshape_as",
-        "expand",
-        "expand_as",
-    ]
-)
-_KEEPING = frozenset(
-    [
-        "contiguous",
-        "clone",
-        "alias",
-        "detach",
-        "detach_",
-        "dropout",
-        "feature_dropout",
-        "lift_fresh",
-    ]
-)
+_RESHAPES = frozenset([
+    "view", "reshape", "_unsafe_view", "flatten", "unflatten", "squeeze", "unsqueeze", "view_as", "reshape_as",
+    "expand", "expand_as",
+])  # fmt: skip
+_KEEPING = frozenset([
+    "contiguous", "clone", "alias", "detach", "detach_", "dropout", "feature_dropout", "lift_fresh",
+])  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -27,21 +27,9 @@ from tracer.match.scores import SCALES, Scores, Unlike, add_mask, add_term, call
 #: Repetitions of a head next to itself: query heads share it in groups. `repeat` deals heads out in turn.
 _REPEATS = frozenset(["repeat_interleave", "expand", "broadcast_to", "expand_as"])
 #: Operators that change which token a row of keys or values stands for.
-_ORDERING = frozenset(
-    [
-        "sort",
-        "msort",
-        "argsort",
-        "topk",
-        "kthvalue",
-        "cumsum",
-        "cumprod",
-        "cummax",
-        "cummin",
-        "flip",
-        "roll",
-    ]
-)
+_ORDERING = frozenset([
+    "sort", "msort", "argsort", "topk", "kthvalue", "cumsum", "cumprod", "cummax", "cummin", "flip", "roll",
+])  # fmt: skip
 
 _PROJECTIONS = frozenset(["linear", "addmm", "embedding"]) | targets.PRODUCTS
 
@@ -138,9 +126,7 @@ def _claim(
     _check_axis(node, probabilities, values.summed[at])
     own = found.own[side]
     keys = flow.shape(found.node)[own] if own is not None else sympy.Integer(0)
-    inside = [
-        found.node, *scores.chain, *scores.extra, *probabilities, values.node
-    ]  # fmt: skip
+    inside = [found.node, *scores.chain, *scores.extra, *probabilities, values.node]
     _check_readers(flow, inside)
     query = found.factors[1 - side]
     rows = flow.numel(found.node) / keys if keys else sympy.Integer(0)
@@ -256,14 +242,8 @@ def _attention(flow: Flow, found: Written, scores: Scores) -> Claim:
 @matcher("sdpa", "aten.scaled_dot_product_attention")
 def sdpa(flow: Flow, node: fx.Node, _taken) -> Result:
     """`scaled_dot_product_attention` called past the registry: (..., new, size) queries, (..., keys, size) keys."""
-    named = dict(
-        zip(
-            ("query", "key", "value", "attn_mask", "dropout_p", "is_causal"),
-            node.args,
-            strict=False,
-        )
-    )
-    given = {**named, **node.kwargs}
+    names = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
+    given = {**dict(zip(names, node.args, strict=False)), **node.kwargs}
     query, key, value = given["query"], given["key"], given["value"]
     new, keys = flow.shape(query)[-2], flow.shape(key)[-2]
     scores = Scores()
@@ -363,25 +343,22 @@ class Side:
     def of(flow: Flow, factor: fx.Node, inside: list[fx.Node], per_head: sympy.Expr) -> Side:
         """Back through casts to a wider dtype, repetitions and layouts that nothing else reads."""
         own, path, node = set(inside), [], factor
-        candidates = [factor]
         while node.op == "call_function" and _is_preparation(node):
-            readers = {r for r in flow.readers([node]) if r in flow.alive}
-            if not readers <= own:
+            if not flow.readers([node]) & flow.alive <= own:
                 break
             own.add(node)
             path.append(node)
             node = node.args[0]
-            candidates.append(node)
         heads = sympy.cancel(flow.numel(node) / (B * per_head))
         if not heads.is_Integer:
             raise Unlike(f"{node.name} holds {flow.shape(node)}, no whole number of heads")
-        shaped = [
-            c
-            for c in reversed(candidates)
-            if len(flow.shape(c)) == 4 and flow.numel(c) == flow.numel(node)
-            and flow.shape(c)[:2] == (B, heads)
-        ]  # fmt: skip
-        return Side(node=next(iter(shaped), node), heads=int(heads), path=tuple(path))
+        shaped = (
+            n
+            for n in (node, *reversed(path))
+            if len(flow.shape(n)) == 4 and flow.numel(n) == flow.numel(node)
+            and flow.shape(n)[:2] == (B, heads)
+        )  # fmt: skip
+        return Side(node=next(shaped, node), heads=int(heads), path=tuple(path))
 
 
 def _is_preparation(node: fx.Node) -> bool:
