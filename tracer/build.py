@@ -11,7 +11,6 @@ import copy
 import logging
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -75,7 +74,7 @@ class CausalLM(nn.Module):
         return CausalLMOutputWithPast(logits=logits, past_key_values=outputs.past_key_values)
 
 
-@contextmanager
+@contextlib.contextmanager
 def quiet_transformers() -> Iterator[None]:
     """Hide log lines of transformers and torch, and warnings: what matters becomes a note or an error of ours."""
     disabled = logging.root.manager.disable
