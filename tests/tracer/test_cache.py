@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from typing import Any
 
 import pytest
 import sympy
@@ -12,6 +11,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from oplib.symbols import B, P, evaluate, parse_expr
 from tests.tracer import small_models
+from tests.tracer.real import held
 from tests.tracer.small_models import SMALL, each
 from tracer.build import quiet_transformers
 from tracer.cache import expression, infer, leaves, rebuild
@@ -112,21 +112,6 @@ def real(name: str) -> torch.nn.Module:
         ).eval()  # fmt: skip
 
 
-def held(value: Any, seen: set[int]) -> int:
-    """Bytes of all tensors with a batch in a cache, each once; a counter of tokens has none."""
-    if isinstance(value, torch.Tensor):
-        new = id(value) not in seen and value.dim() > 1
-        seen.add(id(value))
-        return value.numel() * value.itemsize if new else 0
-    if isinstance(value, dict):
-        return sum(held(v, seen) for v in value.values())
-    if isinstance(value, list | tuple):
-        return sum(held(v, seen) for v in value)
-    if type(value).__module__.startswith("transformers.") and hasattr(value, "__dict__"):
-        return sum(held(v, seen) for v in vars(value).values())
-    return 0
-
-
 @pytest.mark.parametrize("name", each())
 def test_bytes_of_a_real_cache(name):
     """At lengths below and above every window: the bytes that a run on the CPU keeps, to the last one."""
@@ -134,7 +119,7 @@ def test_bytes_of_a_real_cache(name):
     for b, p in ((1, 7), (2, 41)):
         ids = torch.zeros(b, p, dtype=torch.long)
         cache = small_models.step(real(name), ids)
-        assert held(cache.layers, set()) == evaluate(claimed, b=b, p=p), (b, p)
+        assert held(cache) == evaluate(claimed, b=b, p=p), (b, p)
 
 
 @pytest.mark.parametrize("name", each())

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import functools
-import sys
-from contextlib import contextmanager
 
 import pytest
 import torch
@@ -13,8 +11,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from tests.tracer import small_models
+from tests.tracer.real import aside
 from tests.tracer.small_models import FAST, NAMES, SMALL, WITHOUT_SCANS, each
-from tracer import analysis, assemble, boundaries, rewrite
+from tracer import analysis, assemble, rewrite
 from tracer.build import quiet_transformers
 from tracer.match import matchers
 from tracer.rewrite import LOWERINGS
@@ -34,34 +33,6 @@ def full(name: str) -> nn.Module:
             **({"experts_implementation": "batched_mm"} if "xperts" in str(config) else {}),
         )  # fmt: skip
     return model.eval()
-
-
-@contextmanager
-def aside(model: nn.Module, counter: FlopCounterMode):
-    """Within the context, FLOPs inside kernel functions (scans, short convolutions) are summed apart."""
-    inside = [0]
-
-    def wrapped(original):
-        @functools.wraps(original)
-        def call(*args, **kwargs):
-            before = counter.get_total_flops()
-            out = original(*args, **kwargs)
-            inside[0] += counter.get_total_flops() - before
-            return out
-
-        return call
-
-    saved = []
-    for file in {sys.modules[type(m).__module__] for m in model.modules()}:
-        for name in boundaries._FUNCTIONS:
-            if callable(original := vars(file).get(name)):
-                saved.append((file, name, original))
-                setattr(file, name, wrapped(original))
-    try:
-        yield inside
-    finally:
-        for file, name, original in saved:
-            setattr(file, name, original)
 
 
 def count(name: str, *lengths: int) -> list[int]:
