@@ -31,6 +31,7 @@ from tracer.submodules import Call, SubModule, submodules  # noqa: E402
 from tracer.tensors import tensors  # noqa: E402
 
 Json = dict[str, Any]  # Any: an object that becomes JSON
+TIMES = 20  # calls that a median is of
 AGAIN = 3  # exit status: the rest needs a fresh process
 ROLES = ("layer", "attention", "moe", "mlp", "mixer")
 WORKLOADS = (("context", 1, 512, 512), ("context", 1, 512, 0), ("generation", 8, 1, 1024))
@@ -89,10 +90,10 @@ def reason(error: BaseException) -> str:
     return f"{type(error).__name__}: {text}" + (f" ({places[-1]})" if places else "")
 
 
-def microseconds(call: Callable[[], object], before: Callable[[], None], times: int = 20) -> float:
+def microseconds(call: Callable[[], object], before: Callable[[], None]) -> float:
     """The median time of a call on the GPU, each after `before`, which is not timed."""
     taken = []
-    for _ in range(times):
+    for _ in range(TIMES):
         before()
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         start.record()
@@ -100,7 +101,7 @@ def microseconds(call: Callable[[], object], before: Callable[[], None], times: 
         end.record()
         torch.cuda.synchronize()
         taken.append(start.elapsed_time(end) * 1000)
-    return sorted(taken)[times // 2]
+    return sorted(taken)[TIMES // 2]
 
 
 def capture(module: nn.Module, call: Call) -> tuple[torch.cuda.CUDAGraph, list[torch.Tensor]]:

@@ -134,11 +134,11 @@ def _put_on_meta(model: nn.Module) -> None:
                 module._parameters[name] = moved[parameter]
 
 
-def in_one_dtype(model: nn.Module, dtype: torch.dtype = torch.bfloat16) -> None:
-    """Give every floating parameter the dtype, whatever the model's own code made it in."""
+def in_one_dtype(model: nn.Module) -> None:
+    """Put every floating parameter into bfloat16, whatever the model's own code made it in."""
     for parameter in model.parameters():
         if parameter.dtype.is_floating_point:
-            parameter.data = parameter.data.to(dtype)
+            parameter.data = parameter.data.to(torch.bfloat16)
 
 
 def _build_or_eager(

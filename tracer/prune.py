@@ -90,12 +90,27 @@ class Pruning:
         layer = next((p for p in prefixes(name) if p in self._stands_for), "")
         return self._stands_for[layer] + name[len(layer) :] if layer else name
 
-    def stack_of(self, depth: int) -> list[Kept]:
-        """The representatives of the first stack of so many layers."""
+    def _stacks(self) -> dict[str, list[Kept]]:
+        """The representatives of each stack."""
         found: dict[str, list[Kept]] = {}
         for kept in self.kept:
             found.setdefault(kept.layer.stack, []).append(kept)
-        return next((s for s in found.values() if sum(k.layer.count for k in s) == depth), [])
+        return found
+
+    def stack_of(self, depth: int) -> list[Kept]:
+        """The representatives of the first stack of so many layers."""
+        found = self._stacks().values()
+        return next((s for s in found if sum(k.layer.count for k in s) == depth), [])
+
+    def put_stand_ins(self, model: nn.Module) -> StandIns:
+        """Stand-ins in a model of the same layers, in place of all that have a representative."""
+        return StandIns(
+            model,
+            [
+                (model.get_submodule(path), [list(k.layer.indices) for k in found])
+                for path, found in self._stacks().items()
+            ],
+        )
 
     @contextmanager
     def whole(self) -> Iterator[None]:
@@ -163,7 +178,7 @@ def prune(
         parameters=total, reason=reason,
     )  # fmt: skip
     pruning.copies = dict(Counter(pruning.standing(name) for name, _ in model.named_parameters()))
-    pruning.stand_ins = StandIns(model, [(stack, groups[path]) for path, stack in found])
+    pruning.stand_ins = pruning.put_stand_ins(model)
     return pruning
 
 

@@ -13,12 +13,11 @@ from typing import Any
 from torch import nn
 
 from oplib.symbols import evaluate, format_expr
-from tracer import trace as tracing
 from tracer.provenance import NOWHERE
 from tracer.recorder import Call
 from tracer.sizes import Different
 from tracer.tensors import tensors
-from tracer.trace import Capture, Trace
+from tracer.trace import Capture, Trace, run_concrete
 
 #: Workloads that a trace has not seen. Where the model branches on sizes they are as long as the ones it has.
 ANY = ({"b": 3, "s": 77, "p": 345}, {"b": 2, "s": 1001, "p": 130})
@@ -40,7 +39,7 @@ def retrace(
     ]
     expected = [Call(n.target, (), {}, None, (), NOWHERE) for n in nodes]
     try:
-        found = tracing._run_concrete(model, captured, workload, expected=expected)
+        found = run_concrete(model, captured, workload, expected=expected)
     except Different as other:
         return [f"{other}, {dict(workload)}"]
     if len(found.calls) != len(nodes):

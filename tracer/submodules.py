@@ -23,8 +23,7 @@ from tracer.build import build_model
 from tracer.match import match
 from tracer.match.flow import Flow
 from tracer.passes import Setting
-from tracer.prune import Kept, Pruning
-from tracer.stand_in import StandIns
+from tracer.prune import Kept
 from tracer.submodule_inputs import Call, called, materialise, record
 from tracer.trace import PHASES
 from tracer.weights import Weights
@@ -156,7 +155,7 @@ class _Source:
                 traced.resolved, dtype=how.dtype, attn_implementation=how.attn, experts_implementation=how.experts
             )  # fmt: skip
             if boundaries:
-                _put_stand_ins(model, traced.pruning)
+                traced.pruning.put_stand_ins(model)
             self._models[how] = model
         return self._models[how]
 
@@ -288,14 +287,6 @@ def _check(setting: Setting, s: int, p: int) -> None:
             "The model takes one token at a time over a cache.",
             "Choose p = 0 in the context phase.",
         )
-
-
-def _put_stand_ins(model: nn.Module, pruning: Pruning) -> None:
-    """Stand-ins where the traced model has them."""
-    groups: dict[str, list[list[int]]] = {}
-    for kept in pruning.kept:
-        groups.setdefault(kept.layer.stack, []).append(list(kept.layer.indices))
-    StandIns(model, [(model.get_submodule(stack), found) for stack, found in groups.items()])
 
 
 def _device(device: torch.device | str) -> torch.device:

@@ -32,7 +32,6 @@ from tracer.cache import Leaf, Path, infer, leaves, rebuild, run
 from tracer.carried import Carried, state_kept
 from tracer.passes import (
     KINDS,
-    META,
     PLAIN,
     Setting,
     alone,
@@ -52,7 +51,6 @@ from tracer.sizes import (
 )
 from tracer.symbolic import HINTS, SymbolicSizes
 
-POINTS = UNLIMITED.points
 PHASES = ("context", "generation")
 
 
@@ -67,11 +65,6 @@ class Capture:
     leaves: tuple[Leaf, ...]
     setting: Setting
     workloads: Workloads
-
-    @property
-    def fake(self) -> bool:
-        """Whether the model asks its tensors for values, which plain meta tensors refuse."""
-        return self.setting.tensors != META
 
 
 @dataclass(slots=True, kw_only=True)
@@ -195,7 +188,7 @@ def _settings(model: nn.Module, captured: Capture, phase: str) -> Iterator[Captu
 
 def _trace_twice(model: nn.Module, captured: Capture, phase: str, branches: bool) -> Trace:
     workloads = captured.workloads
-    first = _run_concrete(model, captured, _at(workloads.long, phase))
+    first = run_concrete(model, captured, _at(workloads.long, phase))
     branches = branches or any(
         size.has(sympy.Min, sympy.floor, sympy.Mod)
         for leaf in captured.leaves
@@ -217,7 +210,7 @@ def _confirmed(
 ) -> Trace:
     """The trace at the long workload with every size confirmed at another."""
     long, other = _at(captured.workloads.long, phase), _at(workload, phase)
-    second = _run_concrete(model, captured, other, expected=first.calls)
+    second = run_concrete(model, captured, other, expected=first.calls)
     if len(second.calls) != len(first.calls):
         raise Different("one workload ends before the other")
     sizes = ConcreteSizes(long, other)
@@ -235,9 +228,10 @@ def _at(workload: Workload, phase: str) -> dict[str, int]:
     return {**workload, "s": 1} if phase == "generation" else dict(workload)
 
 
-def _run_concrete(
+def run_concrete(
     model: nn.Module, captured: Capture, at: Workload, *, expected: list[Call] | None = None
 ) -> Pass:
+    """A recorded pass at a workload; `Different` where its calls are not those of another pass, `expected`."""
     with captured.setting.mode() as asked:
         found = _run(model, captured, at, expected)
     return replace(found, asked=tuple(sorted(asked)))

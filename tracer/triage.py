@@ -12,8 +12,6 @@ from tracer.report.view import phase_workload
 
 Json = dict[str, Any]  # Any: an object that becomes JSON
 
-SITUATIONS = ("S1", "S2", "S1-or-S2", "S3")
-
 
 def at(workload: dict[str, int], phase: str) -> dict[str, int]:
     """The workload of one phase: generation makes one token after the context's."""

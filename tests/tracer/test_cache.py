@@ -7,16 +7,15 @@ import functools
 import pytest
 import sympy
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
 
 from oplib.symbols import B, P, evaluate, parse_expr
 from tests.tracer import small_models
-from tests.tracer.real import held
+from tests.tracer.real import build, held
 from tests.tracer.small_models import SMALL, each
-from tracer.build import quiet_transformers
 from tracer.cache import expression, infer, leaves, rebuild
-from tracer.trace import POINTS
+from tracer.sizes import UNLIMITED
 
+POINTS = UNLIMITED.points
 FORMS = {
     "constant": sympy.Integer(17),
     "batch": B,
@@ -102,14 +101,7 @@ def test_rebuild_copies_and_keeps_aliases():
 @functools.cache
 def real(name: str) -> torch.nn.Module:
     """The full model with random weights on the CPU."""
-    config = AutoConfig.for_model(
-        **{k: v for k, v in SMALL[name].items() if k != "quantization_config"}
-    )
-    with quiet_transformers():
-        return AutoModelForCausalLM.from_config(
-            config, dtype=torch.bfloat16, attn_implementation="eager",
-            **({"experts_implementation": "eager"} if "xperts" in str(config) else {}),
-        ).eval()  # fmt: skip
+    return build({k: v for k, v in SMALL[name].items() if k != "quantization_config"})
 
 
 @pytest.mark.parametrize("name", each())
