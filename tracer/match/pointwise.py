@@ -128,8 +128,8 @@ def _once(flow: Flow, reads: dict[fx.Node, sympy.Expr]) -> list[sympy.Expr]:
     views: dict[fx.Node, list[sympy.Expr]] = {}
     for value, size in reads.items():
         views.setdefault(flow.source(value), []).append(size)
-    sums = {source: sympy.Add(*sizes) for source, sizes in views.items()}
-    return [min(total, flow.bytes(source), key=_at_length) for source, total in sums.items()]
+    sums = [(sympy.Add(*sizes), flow.bytes(source)) for source, sizes in views.items()]
+    return [min(pair, key=_at_length) if pair[0] != pair[1] else pair[0] for pair in sums]
 
 
 def _at_length(size: sympy.Expr) -> float:

@@ -184,7 +184,7 @@ def is_product(node: fx.Node) -> bool:
 
 def mutated(node: fx.Node) -> list[fx.Node]:
     """The arguments that the node writes in place."""
-    if not isinstance(node.target, torch._ops.OpOverload):
+    if not isinstance(node.target, torch._ops.OpOverload) or not node.target._schema.is_mutable:
         return []
     schema = node.target._schema.arguments
     given = [*zip(schema, node.args, strict=False), *((a, node.kwargs.get(a.name)) for a in schema)]
