@@ -119,6 +119,13 @@ def figures(rows: list[Row], repeat: int) -> dict[str, float]:
     return found
 
 
+def cores() -> int:
+    """How many processors this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def machine() -> dict[str, str]:
     """Where the numbers were taken."""
     info = Path("/proc/cpuinfo")
@@ -126,10 +133,9 @@ def machine() -> dict[str, str]:
     cpu = next(
         (line.partition(":")[2].strip() for line in lines if line.startswith("model name")), ""
     )
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     load = f"{os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else "unknown"
     return {
-        "cpu": f"{cpu or platform.processor() or platform.machine()}, {cores} cores, load {load} at the start",
+        "cpu": f"{cpu or platform.processor() or platform.machine()}, {cores()} cores, load {load} at the start",
         "python": platform.python_version(),
         "date": time.strftime("%Y-%m-%d"),
     }

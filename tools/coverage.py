@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 import time
 from collections.abc import Iterable, Mapping
@@ -18,17 +17,10 @@ from typing import Any
 import coverage_page
 import coverage_record
 import coverage_rows
-from bench import machine
+from bench import cores, machine
 from zoo import Specimen, chosen, known
 
 Row = dict[str, Any]  # Any: a JSON object
-
-
-def cores() -> int:
-    """How many processors this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def measure(specimens: Iterable[Specimen], arguments: argparse.Namespace) -> dict[str, Row]:
