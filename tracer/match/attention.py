@@ -115,9 +115,9 @@ def attention(flow: Flow, node: fx.Node, _taken) -> Result:
     }
     parameters, extra = [], []
     for given in (call["sinks"], call["bias"]):
-        if given is not None and (owned := flow.parameter(given)):
+        if given is not None and (owned := flow.owned(given)):
             parameters.append(owned[0])
-            extra += [n for n in owned[1] if len(flow.users[n]) == 1]
+            extra += owned[1]
     claim = claim_of(
         flow,
         Call(

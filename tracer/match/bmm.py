@@ -99,9 +99,9 @@ def _named(term: str, ndim: int) -> str:
 def _claim(flow: Flow, node: fx.Node, a: fx.Node, b: fx.Node, batch, m, n, k) -> Claim:
     parameters, extra = [], []
     for factor in (a, b):
-        if found := flow.parameter(factor):
+        if found := flow.owned(factor):
             parameters.append(found[0])
-            extra += [c for c in found[1] if len(flow.users[c]) == 1]
+            extra += found[1]
     sizes = {"n": n, "k": k}
     fixed = {name: int(size) for name, size in sizes.items() if size.is_Integer}
     return Claim(

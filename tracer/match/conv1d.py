@@ -8,7 +8,7 @@ from tracer.match import matcher
 from tracer.match.claim import Claim, Refusal, Result
 from tracer.match.flow import Flow
 
-_OPTIONS = (("stride", [1]), ("padding", [0]), ("dilation", [1]), ("groups", 1))
+_OPTIONS = {"stride": [1], "padding": [0], "dilation": [1], "groups": 1}
 
 
 @matcher("conv1d", "aten.conv1d")
@@ -16,8 +16,7 @@ def conv1d(flow: Flow, node: fx.Node, _taken) -> Result:
     """x (B,C,L), weight (O, C/groups, K), padding or cached positions being part of x or added on both sides."""
     x, weight, *rest = node.args
     bias = rest[0] if rest else node.kwargs.get("bias")
-    given = dict(zip(("stride", "padding", "dilation", "groups"), rest[1:], strict=False))
-    call = {**dict(_OPTIONS), **node.kwargs, **given}
+    call = {**_OPTIONS, **node.kwargs, **dict(zip(_OPTIONS, rest[1:], strict=False))}
     found = [flow.parameter(p) for p in (weight, bias) if p is not None]
     if any(p is None for p in found):
         return Refusal(node=node, op="conv1d", reason="its filter is not a parameter")

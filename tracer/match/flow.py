@@ -227,3 +227,8 @@ class Flow:
             chain.append(node)
             node = tensors[0]
         return (node, chain) if node.name in self.trace.parameters else None
+
+    def owned(self, node: fx.Node) -> tuple[fx.Node, list[fx.Node]] | None:
+        """As `parameter`, with those of the nodes in between that nothing else reads."""
+        found = self.parameter(node)
+        return found and (found[0], [n for n in found[1] if len(self.users[n]) == 1])

@@ -26,7 +26,7 @@ def gemm(flow: Flow, node: fx.Node, _taken) -> Result:
         return Refusal(node=node, op="gemm", reason="no factor is a parameter of two dimensions")
     x_at, w_at, bias_at, transposed = form
     x, weight = node.args[x_at], node.args[w_at]
-    parameter, chain = flow.parameter(weight) or (weight, [])
+    parameter, chain = flow.owned(weight) or (weight, [])
     shape = flow.shape(weight)
     n, k = (int(s) for s in (shape if transposed else reversed(shape)))
     x, widened = _unwidened(flow, x)
@@ -35,10 +35,10 @@ def gemm(flow: Flow, node: fx.Node, _taken) -> Result:
         if bias_at is not None and len(node.args) > bias_at
         else node.kwargs.get("bias")
     )
-    parameters, extra = [parameter], [*widened, *(c for c in chain if len(flow.users[c]) == 1)]
-    if isinstance(bias, fx.Node) and (owner := flow.parameter(bias)):
-        parameters.append(owner[0])
-        extra += [c for c in owner[1] if len(flow.users[c]) == 1]
+    parameters, extra = [parameter], [*widened, *chain]
+    if isinstance(bias, fx.Node) and (owned := flow.owned(bias)):
+        parameters.append(owned[0])
+        extra += owned[1]
     return Claim(
         kind="gemm",
         params={"n": n, "k": k, "dtype": flow.dtype(parameter), "bias": isinstance(bias, fx.Node)},

@@ -223,9 +223,9 @@ def add_mask(flow: Flow, scores: Scores, at: fx.Node, mask: fx.Node, *, inverted
 
 def _own(flow: Flow, scores: Scores, node: fx.Node) -> None:
     """A parameter that enters the scores belongs to the op, with what is done to it on the way."""
-    if found := flow.parameter(node):
+    if found := flow.owned(node):
         scores.parameters.append(found[0])
-        scores.extra += [c for c in found[1] if len(flow.users[c]) == 1]
+        scores.extra += found[1]
 
 
 def called(flow: Flow, node: fx.Node) -> str:
