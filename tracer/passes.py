@@ -143,8 +143,6 @@ def refusing_token_loops(
 
 
 def _busiest(model: nn.Module, setting: Setting, p: int) -> str:
-    with provenance.recorded(model) as locate, setting.mode():
-        recorder = Recorder(locate)
-        with recorder:
-            run(model, setting.ids(model, 1, p))
+    with provenance.recorded(model) as locate, setting.mode(), Recorder(locate) as recorder:
+        run(model, setting.ids(model, 1, p))
     return busiest_line(recorder.calls)

@@ -107,7 +107,7 @@ def _passed_on(
     mark: Callable[[torch.Tensor], Any],
 ) -> Any:
     """`out` with its tensors of the shape of the hidden states replaced by the given ones of that shape, in order."""
-    own = iter([t for t in given if t.shape == given[0].shape] if given else [])
+    own = (t for t in given if t.shape == given[0].shape)
     replaced = 0
 
     def part(value: Any) -> Any:

@@ -27,9 +27,9 @@ from transformers import cache_utils
 
 from oplib.errors import TraceModelError
 from oplib.symbols import P
-from tracer import boundaries, provenance
+from tracer import provenance
 from tracer.cache import Leaf, Path, infer, leaves, rebuild, run
-from tracer.carried import Carried, state_kept
+from tracer.carried import Carried
 from tracer.passes import (
     KINDS,
     PLAIN,
@@ -100,7 +100,6 @@ class Pass:
     inputs: dict[str, torch.Tensor]
     outputs: tuple[torch.Tensor, ...]
     cache: tuple[Path, ...]  # where each output after the logits lies in the cache
-    windows: dict[str, sympy.Min]
     asked: tuple[str, ...] = ()  # lines whose questions for values were answered
 
 
@@ -257,13 +256,7 @@ def _run(
         for i, v in enumerate(values.values())
         if isinstance(v, torch.Tensor) and not fresh
     }
-    windows = {
-        f"cache_{i}": size
-        for i, leaf in enumerate(captured.leaves)
-        for size in leaf.shape
-        if isinstance(size, sympy.Min)
-    }
-    with torch.no_grad(), _tracing(model), contextlib.ExitStack() as stack:
+    with alone(model), _whole_windows(), contextlib.ExitStack() as stack:
         recorder = Recorder(expected=expected)
         if expected is None:
             recorder = Recorder(stack.enter_context(provenance.recorded(model)))
@@ -279,7 +272,6 @@ def _run(
         inputs=inputs,
         outputs=(logits, *left.values(), *(t for t in recorder.asked if id(t) in made)),
         cache=tuple(left),
-        windows=windows,
     )
 
 
@@ -292,8 +284,10 @@ def _trace(
     outputs = made.output_node().args[0]
     written = {path: provenance.origin(node).module
                for path, node in zip(found.cache, outputs[1:], strict=False) if node.op == "call_function"}  # fmt: skip
+    windows = {f"cache_{i}": size for i, leaf in enumerate(captured.leaves)
+               for size in leaf.shape if isinstance(size, sympy.Min)}  # fmt: skip
     return Trace(phase=phase, graph=made, parameters=parameters, expr=expr, traced_at=dict(at), branches=branches,
-                 guards=guards, written=written, windows=found.windows,
+                 guards=guards, written=written, windows=windows,
                  setting=captured.setting, asked=found.asked)  # fmt: skip
 
 
@@ -325,12 +319,6 @@ def _size(expr: sympy.Expr, at: Mapping[str, Any]) -> Any:
     for part in parts[1:]:
         result = result + part if expr.is_Add else result * part
     return result
-
-
-@contextlib.contextmanager
-def _tracing(model: nn.Module) -> Iterator[None]:
-    with state_kept(model), _whole_windows(), boundaries.bind(model):
-        yield
 
 
 @contextlib.contextmanager
