@@ -24,7 +24,9 @@ _PRODUCTS = frozenset(
 
 
 def describe(matched: Matched, weights: Weights) -> list[dict[str, Any]]:
-    """An entry of `unsupported` for each primitive of one phase, in order of execution."""
+    """An entry of `unsupported` for each primitive of one phase, in order of execution. Work that the counter does not
+    know counts at least one operation per element made.
+    """
     names = matched.flow.trace.parameters
     owned = {names[p.name][0] for claim in matched.claims for p in claim.parameters}
     return [
@@ -45,7 +47,7 @@ def _entry(
         "phase": flow.trace.phase,
         "primitive": targets.full_name(node),
         "count": kept.layer.count if kept else 1,
-        "flops": format_expr(counted_flops(flow, node) or _elements(flow, node)),
+        "flops": format_expr(counted_flops(flow, node) or flow.numel(node)),
         "bytes": format_expr(_bytes(flow, node)),
         "weight_bytes": sum(weights.bytes(n) for n in names),
         "where": where.module,
@@ -120,11 +122,6 @@ def _einsum_flops(flow: Flow, node: fx.Node) -> sympy.Expr:
             )
         left = (left | right) & later
     return total
-
-
-def _elements(flow: Flow, node: fx.Node) -> sympy.Expr:
-    """One operation per element made: the least that any computation takes."""
-    return flow.numel(node)
 
 
 def _bytes(flow: Flow, node: fx.Node) -> sympy.Expr:

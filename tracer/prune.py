@@ -104,13 +104,9 @@ class Pruning:
 
     def put_stand_ins(self, model: nn.Module) -> StandIns:
         """Stand-ins in a model of the same layers, in place of all that have a representative."""
-        return StandIns(
-            model,
-            [
-                (model.get_submodule(path), [list(k.layer.indices) for k in found])
-                for path, found in self._stacks().items()
-            ],
-        )
+        found = self._stacks().items()
+        return StandIns(model, [(model.get_submodule(path), [list(k.layer.indices) for k in kept])
+                                for path, kept in found])  # fmt: skip
 
     @contextmanager
     def whole(self) -> Iterator[None]:
