@@ -16,6 +16,8 @@ from typing import Any
 import torch
 from torch import fx
 from torch._subclasses.fake_tensor import FakeTensor
+from torch.overrides import TorchFunctionMode
+from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from oplib.errors import UnsupportedModelError
@@ -124,6 +126,20 @@ class Answers(TorchDispatchMode):
         return 0.0 if args[0].dtype.is_floating_point else 0
 
 
+class _Literals(TorchFunctionMode):
+    """Keeps what `torch.tensor` was given on the tensor it makes, as `literal`: on meta that holds no values."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if func is torch.tensor:
+            given = args[0] if args else (kwargs or {})["data"]
+            if not any(isinstance(part, torch.Tensor) for part in pytree.tree_leaves(given)):
+                out.literal = given
+        return out
+
+
 class Recorder(TorchDispatchMode):
     """Keeps every operator call made inside it, each with the origin that `locate` gives.
 
@@ -138,14 +154,17 @@ class Recorder(TorchDispatchMode):
         self.calls: list[Call] = []
         self.asked: list[torch.Tensor] = []
         self._locate, self._expected = locate, expected
+        self._literals = _Literals()
         self._below_autograd: Any = None  # a guard object of torch
 
     def __enter__(self) -> Recorder:
         self._below_autograd = torch._C._AutoDispatchBelowAutograd()
+        self._literals.__enter__()
         return super().__enter__()
 
     def __exit__(self, *error: Any) -> None:
         super().__exit__(*error)
+        self._literals.__exit__(*error)
         self._below_autograd = None
 
     def __torch_dispatch__(

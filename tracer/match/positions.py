@@ -122,6 +122,8 @@ class Positions:
         tensor = node.meta["val"]
         if tensor.device.type == "cpu" and type(tensor) in (torch.Tensor, torch.nn.Parameter):
             return tensor
+        if (literal := getattr(tensor, "literal", None)) is not None:
+            return torch.tensor(literal, dtype=tensor.dtype)
         self._drawn.add(node)
         generator = torch.Generator().manual_seed(draw)
         drawn = torch.rand(self._resized(tuple(tensor.shape)), generator=generator)
