@@ -83,6 +83,8 @@ def adopt_experts(model: torch.nn.Module) -> None:
         )
         module.has_post_expert_norm = module._is_expert_parallel = False
         module.is_concatenated = True
+        if not hasattr(module, "num_experts"):
+            module.num_experts = stacked.shape[0]
         first = module.gate_up_proj if module.has_gate else module.up_proj
         module.is_transposed = first.shape[1] not in (stacked.shape[2], 2 * stacked.shape[2])
         if not hasattr(module, "_apply_gate"):
