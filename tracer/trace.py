@@ -275,6 +275,16 @@ def _run(
     )
 
 
+def _maker(node: fx.Node) -> fx.Node:
+    """The call that made a value: calls that hand on what they are given (`to` of its own device) did not."""
+    while node.op == "call_function" and not node.target._schema.is_mutable:
+        given = [i for i in node.all_input_nodes if i.meta["val"] is node.meta["val"]]
+        if not given:
+            break
+        node = given[0]
+    return node
+
+
 def _trace(
     model: nn.Module, captured: Capture, found: Pass, phase: str, expr: Callable, at: Mapping[str, int],
     *, branches: bool, guards: tuple[str, ...] = (),
@@ -282,7 +292,7 @@ def _trace(
     names = {id(q): (name, q) for name, q in model.named_parameters()}
     made, parameters = graph(found.calls, found.inputs, found.outputs, names)
     outputs = made.output_node().args[0]
-    written = {path: provenance.origin(node).module
+    written = {path: provenance.origin(_maker(node)).module
                for path, node in zip(found.cache, outputs[1:], strict=False) if node.op == "call_function"}  # fmt: skip
     windows = {f"cache_{i}": size for i, leaf in enumerate(captured.leaves)
                for size in leaf.shape if isinstance(size, sympy.Min)}  # fmt: skip
