@@ -51,7 +51,9 @@ class Options:
 
 @dataclass(slots=True, kw_only=True)
 class Traced:
-    """A model's traces and what they were made from."""
+    """A model's traces and what they were made from. `by_pass`, known once FLOPs are counted, says that tokens of one
+    pass are cached otherwise than those of several.
+    """
 
     resolved: ResolvedModel
     model: nn.Module
@@ -60,6 +62,7 @@ class Traced:
     traces: dict[str, Trace]
     scheme: QuantScheme
     idle: tuple[str, ...] = ()
+    by_pass: bool = False
 
 
 class Clock:
@@ -286,8 +289,12 @@ def _count(
     context, generation = (traced.traces[phase].setting for phase in PHASES)
     with quiet_transformers():
         counted = conserve.count_flops(
-            traced.model, traced.pruning, replace(generation, fresh=context.fresh)
+            traced.model,
+            traced.pruning,
+            replace(generation, fresh=context.fresh),
+            traced.capture.leaves,
         )
+    traced.by_pass = counted["generation"].by_pass
     missed = {phase: _primitive_flops(m, counted[phase]) for phase, m in matched.items()}
     held = sum(e["weight_bytes"] * e["count"] for e in unsupported if e["phase"] == "context")
     weight = {
@@ -403,6 +410,11 @@ def _setting_notes(traced: Traced) -> list[str]:
     if traced.traces["context"].setting.fresh:
         notes.append(
             "the model takes one token at a time over a cache: a context pass at p > 0 is priced as at p = 0"
+        )
+    if traced.by_pass:
+        notes.append(
+            "the cache keeps the tokens of the first pass in another way than those of later ones: the p cached tokens "
+            "are taken for a prompt of one pass"
         )
     asked = sorted({line for t in traced.traces.values() for line in t.asked})
     if asked:

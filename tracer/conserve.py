@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,8 +22,10 @@ from torch import fx, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from oplib.op import Op
+from oplib.symbols import evaluate
 from tracer import boundaries
-from tracer.cache import run
+from tracer import cache as caches
+from tracer.cache import Leaf, run
 from tracer.match.claim import Matched
 from tracer.passes import PLAIN, Setting
 from tracer.prune import Pruning, configs_of
@@ -33,32 +35,51 @@ WORKLOAD = {"b": 2, "s": 641, "p": 259}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Counted:
-    """What the counter saw at a workload."""
+    """What the counter saw at a workload. `by_pass` says that p tokens of one pass are cached otherwise than those of
+    several.
+    """
 
     b: int
     s: int
     p: int
     flops: int
+    by_pass: bool = False
 
 
-def count_flops(model: nn.Module, pruning: Pruning, setting: Setting = PLAIN) -> dict[str, Counted]:
+def count_flops(
+    model: nn.Module, pruning: Pruning, setting: Setting = PLAIN, held: Sequence[Leaf] = ()
+) -> dict[str, Counted]:
     """FLOPs by torch's counter, each kept layer times its count: new tokens over cached ones, then one step more.
 
     The cache is filled as it is for a trace: over an empty one a model may take another branch. A model whose eager
-    attention takes no more than one token over a filled cache runs a fresh prompt instead.
+    attention takes no more than one token over a filled cache runs a fresh prompt instead. `held` are the leaves that
+    one pass over p tokens leaves: where two passes leave other sizes, the step runs over the cache of one.
     """
     b, s, p = _counted_at(setting)
+    by_pass = False
     with torch.no_grad(), as_written(model), boundaries.bind(model), setting.mode():
         try:
             context, cache = _count_over(model, pruning, setting, b, s, p)
         except RuntimeError:  # its mask does not fit: the length comes off a layer without keys
             p = 0
             context, cache = _count_over(model, pruning, setting, b, s, p)
+        if p and not _is_of_one_pass(cache, held, b, p + s):
+            by_pass, cache = True, run(model, setting.ids(model, b, p + s))[1]
         generation, _ = _count(model, pruning, setting.ids(model, b, 1, p + s), cache)
     return {
         "context": Counted(b=b, s=s, p=p, flops=context),
-        "generation": Counted(b=b, s=1, p=p + s, flops=generation),
+        "generation": Counted(b=b, s=1, p=p + s, flops=generation, by_pass=by_pass),
     }
+
+
+def _is_of_one_pass(cache: Any, held: Sequence[Leaf], b: int, p: int) -> bool:
+    """Whether a cache of p tokens has the sizes that a pass over all of them leaves."""
+    return all(
+        evaluate(size, b=b, p=p) == found
+        for leaf in held
+        if isinstance(tensor := caches.at(cache, leaf.path), torch.Tensor)
+        for size, found in zip(leaf.shape, tensor.shape, strict=True)
+    )
 
 
 def _counted_at(setting: Setting) -> tuple[int, int, int]:

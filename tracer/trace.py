@@ -334,13 +334,18 @@ def _size(expr: sympy.Expr, at: Mapping[str, Any]) -> Any:
 @contextlib.contextmanager
 def _whole_windows() -> Iterator[None]:
     """Sliding-window cache layers keep all tokens: their token counter and cut are Python state that no graph
-    can hold.
+    can hold. A subclass that keeps tokens of its own besides adds those itself: what it asks of this class is of the
+    tokens here alone.
     """
     sliding, whole = cache_utils.DynamicSlidingWindowLayer, cache_utils.DynamicLayer
-    names = ("update", "get_mask_sizes", "get_seq_length")
-    saved = {name: vars(sliding)[name] for name in names if name in vars(sliding)}
+    replaced: dict[str, Callable] = {
+        "update": whole.update,
+        "get_mask_sizes": lambda self, query_length: (whole.get_seq_length(self) + query_length, 0),
+        "get_seq_length": whole.get_seq_length,
+    }
+    saved = {name: vars(sliding)[name] for name in replaced if name in vars(sliding)}
     for name in saved:
-        setattr(sliding, name, getattr(whole, name))
+        setattr(sliding, name, replaced[name])
     try:
         yield
     finally:

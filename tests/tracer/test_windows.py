@@ -6,7 +6,7 @@ import functools
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM
 
 from oplib.symbols import evaluate, parse_expr
 from tests.tracer import small_models
@@ -78,3 +78,43 @@ def test_a_stray_window_limits_the_cache_and_not_the_view():
     assert (op["params"]["cache_limit"], op["params"]["window"]) == (12, 0)
     work = [evaluate(parse_expr(str(op["flops"])), b=1, s=10, p=p) for p in (0, 12, 500)]
     assert work[1] == work[2] == work[0] * (12 + 10) // 10
+
+
+#: Its cache keeps what the first pass wrote, and a window of what later ones write.
+REFERENCE = {
+    "model_type": "unlimited_ocr",
+    "architectures": ["UnlimitedOcrForConditionalGeneration"],
+    "text_config": {
+        "hidden_size": 48,
+        "intermediate_size": 112,
+        "moe_intermediate_size": 26,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 6,
+        "num_key_value_heads": 6,
+        "n_routed_experts": 7,
+        "num_experts_per_tok": 3,
+        "vocab_size": 173,
+        "sliding_window": 13,
+    },
+}
+
+
+@pytest.mark.skipif(
+    REFERENCE["model_type"] not in CONFIG_MAPPING, reason="not in this version of transformers"
+)
+def test_a_window_of_later_passes_leaves_the_first_whole():
+    """Cached tokens are those of one pass, and a note says so: attention and cache grow with all of them."""
+    found = analysis.analyse(small_models.write(REFERENCE), analysis.Options(lowering="eager"))
+    assert found["conservation"]["exact"], found["conservation"]
+    assert any("taken for a prompt of one pass" in note for note in found["notes"])
+    assert found["kv_cache"]["bytes_per_token"] == 3 * 2 * 6 * 8 * 2
+    op = next(
+        o for o in found["op_list"]["phases"]["generation"] if o["op"] == "generation_attention"
+    )
+    head, queries = 8, 6
+    assert evaluate(parse_expr(str(op["flops"])), b=2, s=1, p=500) == 4 * 2 * queries * head * 501
+
+
+def test_a_plain_window_is_no_matter_of_passes():
+    """What two passes leave is what one leaves."""
+    assert not any("of one pass" in note for note in report("gemma3", 13)["notes"])
