@@ -27,6 +27,8 @@ from tracer.build import build_model, in_one_dtype, one_line, quiet_transformers
 from tracer.match import match
 from tracer.match.claim import Matched
 from tracer.match.flow import Flow
+from tracer.passes import SIZES_OF_VALUES
+from tracer.provenance import line_of
 from tracer.prune import Pruning, full_parameters, prune
 from tracer.quantization import QuantScheme, read_quantization
 from tracer.resolve import ResolvedModel, resolve
@@ -106,6 +108,12 @@ def trace_model(
             return _trace(resolved, scheme, clock, progress, pruned=True)
         except TraceModelError:
             raise
+        except SIZES_OF_VALUES as error:
+            raise UnsupportedModelError(
+                f"{resolved.architecture} builds but has no graph: how long a tensor becomes depends on the values of "
+                f"the data, at {line_of(error) or 'an unknown line'}.",
+                hint="Sizes are expressions of b, s and p only; a config that fixes such a length may trace.",
+            ) from error
         except Exception as error:  # noqa: BLE001 - any failure of the model's own code: another way may run
             first, mixed = error, _is_of_dtypes(error)
         if mixed:

@@ -8,6 +8,7 @@ explains at every workload raises instead of being guessed.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import inspect
 import math
@@ -25,6 +26,9 @@ from tracer.carried import Carried, beginning, next_pass
 
 _PLAIN = (str, bytes, bool, float, torch.dtype, torch.device, type(None), type)
 _WITHOUT_CACHE: weakref.WeakSet[torch.nn.Module] = weakref.WeakSet()  # known from their first pass
+_REFUSE_A_CACHE: weakref.WeakSet[torch.nn.Module] = (
+    weakref.WeakSet()
+)  # those that run with `use_cache=False` alone
 Path = tuple[str | int, ...]
 
 
@@ -47,6 +51,8 @@ def run(
     model: torch.nn.Module, input_ids: torch.Tensor, cache: Any = None
 ) -> tuple[torch.Tensor, Any]:
     """Logits and cache of one forward pass, whatever name the model has for its cache and wherever it keeps it."""
+    if model in _REFUSE_A_CACHE:
+        return model(input_ids=input_ids, use_cache=False).logits, Carried(arguments={}, held={})
     if isinstance(cache, Carried):
         return next_pass(model, input_ids, cache)
     if model in _WITHOUT_CACHE:
@@ -63,6 +69,17 @@ def run(
         return out.logits, getattr(out, name)
     _WITHOUT_CACHE.add(model)
     return next_pass(model, input_ids, beginning(model))
+
+
+@contextlib.contextmanager
+def asked_for_none(model: torch.nn.Module) -> Iterator[None]:
+    """From here on passes ask the model for no cache; where the block raises, they ask as before."""
+    _REFUSE_A_CACHE.add(model)
+    try:
+        yield
+    except BaseException:
+        _REFUSE_A_CACHE.discard(model)
+        raise
 
 
 def leaves(cache: Any) -> Iterator[tuple[Path, torch.Tensor | int]]:

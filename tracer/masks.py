@@ -18,7 +18,20 @@ _aten = torch.ops.aten
 #: Choices between scores, where the scores are floating point numbers.
 _CHOICES = frozenset(
     getattr(_aten, name)
-    for name in ("topk", "sort", "argsort", "argmax", "argmin", "max", "min", "multinomial")
+    for name in (
+        "topk",
+        "sort",
+        "argsort",
+        "argmax",
+        "argmin",
+        "max",
+        "min",
+        "multinomial",
+        "gt",
+        "ge",
+        "lt",
+        "le",
+    )
 )
 _SCATTERS = frozenset([_aten.scatter, _aten.scatter_, _aten.scatter_add, _aten.scatter_add_])
 _INDEXED = frozenset([_aten.index, _aten.index_put, _aten.index_put_, _aten._unsafe_index])

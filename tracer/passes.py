@@ -7,21 +7,34 @@ be without values; where a model asks all the same, the answer is zero, and the 
 from __future__ import annotations
 
 import contextlib
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import nn
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import DynamicOutputShapeException, FakeTensorMode
+from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
+from oplib.errors import UnsupportedModelError
 from tracer import boundaries, provenance
-from tracer.cache import run
+from tracer.cache import asked_for_none, run
 from tracer.carried import state_kept
-from tracer.recorder import MOST_CALLS, Answers, CallCount, Recorder, busiest_line, too_many_calls
+from tracer.recorder import (
+    MOST_CALLS,
+    Answers,
+    Call,
+    CallCount,
+    Recorder,
+    busiest_line,
+    too_many_calls,
+)
 
 META, FAKE, ANSWERED = "meta", "fake", "answered"
 KINDS = (META, FAKE, ANSWERED)
+#: What tensors without values raise where the length of a result is a count of some of their elements.
+SIZES_OF_VALUES = (DynamicOutputShapeException, GuardOnDataDependentSymNode)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,7 +85,23 @@ def alone(model: nn.Module) -> Iterator[None]:
 
 
 def setting_of(model: nn.Module) -> Setting:
-    """The first setting in which three tokens of one sequence run; raises what the last one raised."""
+    """The first setting in which three tokens of one sequence run; raises what the last one raised. A model that runs
+    in none while it is asked for a cache is asked for none.
+    """
+    try:
+        return _first_that_runs(model)
+    except Exception as error:  # noqa: BLE001 - any failure of the model's own code
+        failed = error
+    try:
+        with asked_for_none(model):
+            return _first_that_runs(model)
+    except SIZES_OF_VALUES:  # it runs without a cache up to there
+        raise
+    except Exception:  # noqa: BLE001 - a cache was not what kept it from running
+        raise failed from None
+
+
+def _first_that_runs(model: nn.Module) -> Setting:
     errors = []
     for kind in KINDS:
         for rows in dict.fromkeys((1, _tables(model))):
@@ -143,6 +172,24 @@ def refusing_token_loops(
 
 
 def _busiest(model: nn.Module, setting: Setting, p: int) -> str:
+    return busiest_line(_calls(model, setting, 1, p))
+
+
+def refuse_sequence_loops(model: nn.Module, setting: Setting) -> None:
+    """Raise where a line runs once more for each sequence of the batch: the number of calls is no size of a graph."""
+    with alone(model):
+        counts = [Counter(c.origin.source for c in _calls(model, setting, b, 3)) for b in (2, 3, 4)]
+    few, more, most = counts
+    lines = [at for at in few if most[at] - more[at] == more[at] - few[at] > 0]
+    if lines:
+        raise UnsupportedModelError(
+            f"its forward pass loops over the sequences of a batch in Python, at {lines[0]}: how many operators it "
+            "calls depends on b.",
+            hint="Such a loop needs a boundary, see tracer/boundaries/.",
+        )
+
+
+def _calls(model: nn.Module, setting: Setting, b: int, p: int) -> list[Call]:
     with provenance.recorded(model) as locate, setting.mode(), Recorder(locate) as recorder:
-        run(model, setting.ids(model, 1, p))
-    return busiest_line(recorder.calls)
+        run(model, setting.ids(model, b, p))
+    return recorder.calls

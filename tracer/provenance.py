@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
+from types import FrameType, TracebackType
 
 import torch
 import transformers
@@ -69,6 +69,19 @@ def model_line() -> str:
     """`file.py:line` of the innermost line of model code that is running."""
     file, line = _user_frame(sys._getframe(1))
     return f"{os.path.basename(file)}:{line}" if file else ""
+
+
+def line_of(error: BaseException) -> str:
+    """`file.py:line` of the innermost line of model code that an error came through."""
+    frames = [(t.tb_frame.f_code.co_filename, t.tb_lineno) for t in _steps(error.__traceback__)]
+    found = [(f, line) for f, line in frames if not _is_infrastructure(f)]
+    return f"{os.path.basename(found[-1][0])}:{found[-1][1]}" if found else ""
+
+
+def _steps(traceback: TracebackType | None) -> Iterator[TracebackType]:
+    while traceback is not None:
+        yield traceback
+        traceback = traceback.tb_next
 
 
 @contextlib.contextmanager

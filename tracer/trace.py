@@ -36,6 +36,7 @@ from tracer.passes import (
     Setting,
     alone,
     limited,
+    refuse_sequence_loops,
     refusing_token_loops,
     setting_of,
 )
@@ -112,6 +113,7 @@ def capture(model: nn.Module) -> Capture:
         except TraceModelError:
             raise
         except Exception:
+            refuse_sequence_loops(model, setting)
             setting = limited(model, setting, UNLIMITED.points[3][1])
             if setting.positions is None:
                 raise
@@ -140,6 +142,7 @@ def trace(
     if not symbolic:
         with contextlib.suppress(Unsettled):
             return _trace_concrete(model, captured, phase, branches)
+        refuse_sequence_loops(model, captured.setting)
     hints = HINTS if captured.setting.positions is None else captured.workloads.long
     sizes = SymbolicSizes(phase, hints)
     with sizes.mode():

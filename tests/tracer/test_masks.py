@@ -40,6 +40,17 @@ def test_a_mask_of_chosen_tokens_is_an_error():
         capture(model)
 
 
+def tokens_above_a_threshold(_m, x):
+    """The tokens whose score is large."""
+    return x[x.sum(-1) > 0.5]
+
+
+def test_a_threshold_on_scores_is_a_choice():
+    """How many tokens lie above it has no answer."""
+    with pytest.raises(Exception, match="nonzero"):
+        capture(toy.Toy(tokens_above_a_threshold).eval())
+
+
 def test_a_branch_of_one_length_is_an_error():
     """A graph that holds at one length says nothing of others."""
 

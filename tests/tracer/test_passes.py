@@ -203,6 +203,54 @@ def test_a_loop_over_tokens_is_refused_with_its_line():
         capture(toy.Toy(loop).eval())
 
 
+def each_sequence(_self, x):
+    """A call for each sequence of the batch."""
+    return torch.stack([row * 2 for row in x])
+
+
+def test_a_loop_over_the_batch_is_refused_with_its_line():
+    """The number of calls would be an expression of b, which a graph has no place for."""
+    model = toy.Toy(each_sequence).eval()
+    with pytest.raises(
+        UnsupportedModelError, match=r"loops over the sequences .* at test_passes\.py:\d+"
+    ):
+        trace(model, capture(model), "context")
+
+
+_PART = {
+    "num_attention_heads": 4,
+    "num_hidden_layers": 2,
+    "intermediate_size": 112,
+    "hidden_size": 48,
+}
+BYTES = {
+    "model_type": "blt", "architectures": ["BltForCausalLM"], "encoder_hash_byte_group_vocab": 50,
+    "patcher_config": _PART, "global_config": {**_PART, "hidden_size": 96},
+    "encoder_config": {**_PART, "hidden_size_global": 96}, "decoder_config": {**_PART, "hidden_size_global": 96},
+}  # fmt: skip
+
+
+def test_a_model_that_refuses_a_cache_is_asked_for_none():
+    """Every pass reads all tokens again, sums are exact, and attention of patches to bytes is shown, not priced."""
+    folder = small_models.write({**BYTES, "patch_in_forward": False})
+    found = analysis.analyse(folder, analysis.Options(lowering="eager"))
+    assert found["conservation"]["exact"]
+    assert found["kv_cache"]["expression"] == 0
+    assert any("keeps no cache" in note for note in found["notes"])
+    assert {e["primitive"] for e in found["unsupported"]} == {
+        "trace_model.attention",
+        "aten.scatter_reduce",
+    }
+
+
+def test_lengths_that_the_data_decides_are_one_error():
+    """Patches begin where entropies are above a threshold: the line that selects them is named."""
+    with pytest.raises(
+        UnsupportedModelError, match=r"depends on the values of the data, at modeling_blt\.py:\d+"
+    ):
+        analysis.trace_model(small_models.write(BYTES))
+
+
 def question(_self, x):
     """A branch that values decide, and a check of all values."""
     if not bool((x < 9).all()):
