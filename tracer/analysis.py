@@ -22,8 +22,9 @@ from oplib.oplist import SCHEMA, OpList
 from oplib.symbols import B, P, evaluate, format_expr
 from perfdb.speed_of_light import speed_of_light
 from perfdb.systems import System, load_system
-from tracer import assemble, conserve, graphs, idle, primitives, rewrite, triage
+from tracer import assemble, conserve, graphs, idle, notes, primitives, rewrite, triage
 from tracer.build import build_model, in_one_dtype, one_line, quiet_transformers
+from tracer.cache import ask_for_none
 from tracer.match import match
 from tracer.match.claim import Matched
 from tracer.match.flow import Flow
@@ -109,26 +110,20 @@ def trace_model(
         except TraceModelError:
             raise
         except SIZES_OF_VALUES as error:
-            raise UnsupportedModelError(
-                f"{resolved.architecture} builds but has no graph: how long a tensor becomes depends on the values of "
-                f"the data, at {line_of(error) or 'an unknown line'}.",
-                hint="Sizes are expressions of b, s and p only; a config that fixes such a length may trace.",
-            ) from error
+            raise _without_sizes(resolved, error) from error
         except Exception as error:  # noqa: BLE001 - any failure of the model's own code: another way may run
             first, mixed = error, _is_of_dtypes(error)
         if mixed:
-            notes = (*resolved.notes, "parameters that the model makes in another dtype are in bfloat16, "
-                     "as loading makes them: it does not run otherwise")  # fmt: skip
-            resolved = replace(resolved, notes=notes)
+            said = (*resolved.notes, "parameters that the model makes in another dtype are in bfloat16, "
+                    "as loading makes them: it does not run otherwise")  # fmt: skip
+            resolved = replace(resolved, notes=said)
             try:
                 return _trace(resolved, scheme, clock, progress, pruned=True, one_dtype=True)
             except TraceModelError:
                 raise
             except Exception as error:  # noqa: BLE001 - as above
                 first = error
-        found = _trace_whole(resolved, scheme, clock, progress, one_dtype=mixed)
-        found.pruning.reason = f"representative layers do not run on their own ({_said(first)})"
-        return found
+        return _trace_otherwise(resolved, scheme, clock, progress, one_dtype=mixed, first=first)
 
 
 def _is_of_dtypes(error: Exception) -> bool:
@@ -137,23 +132,44 @@ def _is_of_dtypes(error: Exception) -> bool:
     )
 
 
-def _trace_whole(
+def _trace_otherwise(
     resolved: ResolvedModel,
     scheme: QuantScheme,
     clock: Clock,
     progress: Progress,
     *,
     one_dtype: bool,
+    first: Exception,
 ) -> Traced:
+    """What traces where representative layers, which raised `first`, do not: every layer, or passes without a cache."""
     try:
-        return _trace(resolved, scheme, clock, progress, pruned=False, one_dtype=one_dtype)
+        found = _trace(resolved, scheme, clock, progress, pruned=False, one_dtype=one_dtype)
     except TraceModelError:
         raise
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - any failure of the model's own code: another way may run
+        failed = error
+    else:
+        found.pruning.reason = f"representative layers do not run on their own ({_said(first)})"
+        return found
+    try:
+        return _trace(
+            resolved, scheme, clock, progress, pruned=True, one_dtype=one_dtype, cached=False
+        )
+    except SIZES_OF_VALUES as error:  # without a cache it runs up to there
+        raise _without_sizes(resolved, error) from error
+    except Exception:  # noqa: BLE001 - a cache was not what kept it from running
         raise UnsupportedModelError(
-            f"{resolved.architecture} builds but its forward pass cannot be traced: {_said(error)}",
+            f"{resolved.architecture} builds but its forward pass cannot be traced: {_said(failed)}",
             hint="--debug shows where; a forward that depends on the values of its data has no graph",
-        ) from error
+        ) from failed
+
+
+def _without_sizes(resolved: ResolvedModel, error: Exception) -> UnsupportedModelError:
+    return UnsupportedModelError(
+        f"{resolved.architecture} builds but has no graph: how long a tensor becomes depends on the values of its "
+        f"data, at {line_of(error) or 'an unknown line'}.",
+        hint="Sizes are expressions of b, s and p only; a config that fixes such a length may trace.",
+    )
 
 
 def _said(error: Exception) -> str:
@@ -168,6 +184,7 @@ def _trace(
     *,
     pruned: bool,
     one_dtype: bool = False,
+    cached: bool = True,
 ) -> Traced:
     progress("build")
     with clock.measure("build"):
@@ -176,6 +193,8 @@ def _trace(
         )
         if one_dtype:
             in_one_dtype(model)
+        if not cached:
+            ask_for_none(model)
         scheme = scheme.keeping(kept_in_full_precision(model))
         pruning = prune(
             model, lambda path, layer: quantised_parts(scheme, path, layer), whole=not pruned
@@ -347,7 +366,7 @@ def _describe(
         "weight_bytes": weights.total(),
         "layers": [{**kept.layer.to_json(), "id": kept.id} for kept in pruning.kept],
         "full_depth": bool(pruning.reason),
-        "notes": _notes(traced),
+        "notes": notes.of(traced),
         "quantization": {
             "method": traced.scheme.method or None,
             "notes": list(traced.scheme.notes),
@@ -386,51 +405,6 @@ def _bound(op: Op, phase: str, system: System, workload: Json) -> Json:
         "bound": found.bound,
         "ran_as": found.ran_as,
     }
-
-
-def _notes(traced: Traced) -> list[str]:
-    notes = [*traced.resolved.notes]
-    if traced.pruning.reason:
-        notes.append(f"traced at full depth: {traced.pruning.reason}")
-    notes.extend(_setting_notes(traced))
-    if any(t.branches for t in traced.traces.values()):
-        notes.append(
-            "the model branches on sizes (windows, top-k): the graph is that of long sequences, see traced_at"
-        )
-    return notes
-
-
-def _setting_notes(traced: Traced) -> list[str]:
-    """What a model that runs in a setting of its own was taken for."""
-    notes = []
-    setting = traced.traces["generation"].setting
-    if setting.positions:
-        notes.append(f"the model runs over {setting.positions} positions at most")
-    if setting.rows > 1:
-        notes.append(
-            f"each token is {setting.rows} token ids, one per codebook: ids have {setting.rows}*b rows"
-        )
-    if setting.rereads:
-        notes.append(
-            "the model keeps no cache, or not of all that it needs: a pass reads all p + s tokens, "
-            "that for a generated token p + 1"
-        )
-    if traced.traces["context"].setting.fresh:
-        notes.append(
-            "the model takes one token at a time over a cache: a context pass at p > 0 is priced as at p = 0"
-        )
-    if traced.by_pass:
-        notes.append(
-            "the cache keeps the tokens of the first pass in another way than those of later ones: the p cached tokens "
-            "are taken for a prompt of one pass"
-        )
-    asked = sorted({line for t in traced.traces.values() for line in t.asked})
-    if asked:
-        notes.append(
-            "values that the model asks of its data were taken as zero, masks that it indexes by as selecting all: "
-            + ", ".join(asked)
-        )
-    return notes
 
 
 def kv_cache(traced: Traced) -> Json:

@@ -8,7 +8,6 @@ explains at every workload raises instead of being guessed.
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import inspect
 import math
@@ -71,15 +70,9 @@ def run(
     return next_pass(model, input_ids, beginning(model))
 
 
-@contextlib.contextmanager
-def asked_for_none(model: torch.nn.Module) -> Iterator[None]:
-    """From here on passes ask the model for no cache; where the block raises, they ask as before."""
+def ask_for_none(model: torch.nn.Module) -> None:
+    """From here on passes ask the model for no cache."""
     _REFUSE_A_CACHE.add(model)
-    try:
-        yield
-    except BaseException:
-        _REFUSE_A_CACHE.discard(model)
-        raise
 
 
 def leaves(cache: Any) -> Iterator[tuple[Path, torch.Tensor | int]]:

@@ -19,7 +19,7 @@ from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
 from oplib.errors import UnsupportedModelError
 from tracer import boundaries, provenance
-from tracer.cache import asked_for_none, run
+from tracer.cache import run
 from tracer.carried import state_kept
 from tracer.recorder import (
     MOST_CALLS,
@@ -85,23 +85,7 @@ def alone(model: nn.Module) -> Iterator[None]:
 
 
 def setting_of(model: nn.Module) -> Setting:
-    """The first setting in which three tokens of one sequence run; raises what the last one raised. A model that runs
-    in none while it is asked for a cache is asked for none.
-    """
-    try:
-        return _first_that_runs(model)
-    except Exception as error:  # noqa: BLE001 - any failure of the model's own code
-        failed = error
-    try:
-        with asked_for_none(model):
-            return _first_that_runs(model)
-    except SIZES_OF_VALUES:  # it runs without a cache up to there
-        raise
-    except Exception:  # noqa: BLE001 - a cache was not what kept it from running
-        raise failed from None
-
-
-def _first_that_runs(model: nn.Module) -> Setting:
+    """The first setting in which three tokens of one sequence run; raises what the last one raised."""
     errors = []
     for kind in KINDS:
         for rows in dict.fromkeys((1, _tables(model))):

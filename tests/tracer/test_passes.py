@@ -246,7 +246,7 @@ def test_a_model_that_refuses_a_cache_is_asked_for_none():
 def test_lengths_that_the_data_decides_are_one_error():
     """Patches begin where entropies are above a threshold: the line that selects them is named."""
     with pytest.raises(
-        UnsupportedModelError, match=r"depends on the values of the data, at modeling_blt\.py:\d+"
+        UnsupportedModelError, match=r"depends on the values of its data, at modeling_blt\.py:\d+"
     ):
         analysis.trace_model(small_models.write(BYTES))
 

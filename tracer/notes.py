@@ -1,0 +1,54 @@
+"""What a report says in words: what a model was taken for, and what its sizes rest on."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tracer.analysis import Traced
+
+
+def of(traced: Traced) -> list[str]:
+    """The notes of a report, a sentence each."""
+    notes = [*traced.resolved.notes]
+    if traced.pruning.reason:
+        notes.append(f"traced at full depth: {traced.pruning.reason}")
+    notes.extend(_setting_notes(traced))
+    if any(t.branches for t in traced.traces.values()):
+        notes.append(
+            "the model branches on sizes (windows, top-k): the graph is that of long sequences, see traced_at"
+        )
+    return notes
+
+
+def _setting_notes(traced: Traced) -> list[str]:
+    """What a model that runs in a setting of its own was taken for."""
+    notes = []
+    setting = traced.traces["generation"].setting
+    if setting.positions:
+        notes.append(f"the model runs over {setting.positions} positions at most")
+    if setting.rows > 1:
+        notes.append(
+            f"each token is {setting.rows} token ids, one per codebook: ids have {setting.rows}*b rows"
+        )
+    if setting.rereads:
+        notes.append(
+            "the model keeps no cache, or not of all that it needs: a pass reads all p + s tokens, "
+            "that for a generated token p + 1"
+        )
+    if traced.traces["context"].setting.fresh:
+        notes.append(
+            "the model takes one token at a time over a cache: a context pass at p > 0 is priced as at p = 0"
+        )
+    if traced.by_pass:
+        notes.append(
+            "the cache keeps the tokens of the first pass in another way than those of later ones: the p cached tokens "
+            "are taken for a prompt of one pass"
+        )
+    asked = sorted({line for t in traced.traces.values() for line in t.asked})
+    if asked:
+        notes.append(
+            "values that the model asks of its data were taken as zero, masks that it indexes by as selecting all: "
+            + ", ".join(asked)
+        )
+    return notes
