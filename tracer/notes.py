@@ -13,6 +13,10 @@ def of(traced: Traced) -> list[str]:
     notes = [*traced.resolved.notes]
     if traced.pruning.reason:
         notes.append(f"traced at full depth: {traced.pruning.reason}")
+    if traced.pruning.compared:
+        notes.append(
+            f"{traced.pruning.compared}: layers are of one kind where they make the same calls on the same sizes"
+        )
     notes.extend(_setting_notes(traced))
     if any(t.branches for t in traced.traces.values()):
         notes.append(

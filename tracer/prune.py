@@ -11,6 +11,7 @@ representative or of the rest, and the sums agree.
 from __future__ import annotations
 
 import ast
+import contextlib
 import functools
 import inspect
 import re
@@ -24,6 +25,7 @@ from typing import Any
 from torch import nn
 
 from oplib.oplist import Layer
+from tracer import layer_calls
 from tracer.stand_in import StandIns
 
 _SCALAR = (int, float, str, bool, type(None))
@@ -50,7 +52,8 @@ class Kept:
 
 @dataclass(slots=True, kw_only=True)
 class Pruning:
-    """What was kept. `reason` says why the whole depth is traced instead, and is empty where pruning was proved.
+    """What was kept. `reason` says why the whole depth is traced instead, and is empty where pruning was proved;
+    `compared` why that took the calls of every layer.
 
     `copies` says how many distinct parameters of the full model one of the pruned model stands for: its layer's count,
     or fewer where layers share it.
@@ -59,6 +62,7 @@ class Pruning:
     kept: tuple[Kept, ...]
     parameters: int
     reason: str = ""
+    compared: str = ""
     copies: dict[str, int] = field(default_factory=dict)
     stand_ins: StandIns | None = None
     _by_path: dict[str, Kept] = field(init=False)
@@ -161,17 +165,21 @@ def prune(
     if not found:
         return Pruning(kept=(), parameters=total, reason="no stack of decoder layers was found")
     indices = {path: _index_attributes(stack) for path, stack in found}
-    reason = _index_logic(found, indices)
     groups = {
-        path: [[i] for i in range(len(stack))]
-        if reason or whole
-        else _groups(path, stack, indices[path], configs, label)
-        for path, stack in found
+        path: _groups(path, stack, indices[path], configs, label) for path, stack in found
     }
+    reason, compared = "" if whole else _index_logic(found, indices), ""
+    if reason:
+        with contextlib.suppress(
+            Exception
+        ):  # what a pass raises shows again where the whole depth runs
+            groups, compared, reason = layer_calls.split(model, groups), reason, ""
+    if reason or whole:
+        groups = {path: [[i] for i in range(len(stack))] for path, stack in found}
     pruning = Pruning(
         kept=tuple(Kept(layer=_layer(path, stack, members))
                    for path, stack in found for members in groups[path]),
-        parameters=total, reason=reason,
+        parameters=total, reason=reason, compared=compared,
     )  # fmt: skip
     pruning.copies = dict(Counter(pruning.standing(name) for name, _ in model.named_parameters()))
     pruning.stand_ins = pruning.put_stand_ins(model)

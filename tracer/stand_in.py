@@ -51,18 +51,20 @@ class StandIns:
                         slots[i] = slots[first]
 
     def _place(self) -> None:
-        for layer, _, _, forward in self._parts:
+        for layer, modules, _, forward in self._parts:
             layer._modules.clear()
             layer._parameters.clear()
+            vars(layer).update({name: _Held(m) for name, m in modules.items() if m is not None})
             vars(layer)["forward"] = forward
 
     @contextmanager
     def withdrawn(self) -> Iterator[None]:
         """Within the context, every layer is itself."""
         for layer, modules, parameters, _ in self._parts:
+            for name in ("forward", *(n for n, m in modules.items() if m is not None)):
+                del vars(layer)[name]
             layer._modules.update(modules)
             layer._parameters.update(parameters)
-            del vars(layer)["forward"]
         try:
             yield
         finally:
@@ -81,6 +83,21 @@ class StandIns:
         if tensor is not self._marked:
             self._marked = skipped(tensor)
         return self._marked
+
+
+class _Held:
+    """A part of a layer that computes nothing: a model may look at it and set it up, but not run it."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self._module = module
+
+    @property  # type: ignore[misc]  # what `isinstance` asks: a type of which this is no subclass
+    def __class__(self) -> type:
+        return type(self._module)
+
+    def __getattr__(self, name: str) -> Any:
+        value = getattr(self._module, name)
+        return _Held(value) if isinstance(value, nn.Module) else value
 
 
 def _remember(last: dict[str, Any]) -> Callable:

@@ -67,6 +67,18 @@ STACKS: dict[str, dict[str, Any]] = {
     },
     "modules that run on every second layer, indices that grow": SMALL["llama4"],
     "a decoder alone": DECODER_ALONE,
+    "a decay that each layer's index gives": {
+        **_SIZES, "model_type": "minimax", "num_hidden_layers": 6, "num_local_experts": 4, "num_experts_per_tok": 2,
+        "block_size": 16,
+    },
+    "layers in one state, a first layer with a norm more": {
+        "model_type": "rwkv", "hidden_size": 48, "attention_hidden_size": 48, "intermediate_size": 112,
+        "num_hidden_layers": 8, "vocab_size": 173, "rescale_every": 3,
+    },
+    "a cache in the layers that the model sets up": {
+        **_SIZES, "model_type": "recurrent_gemma", "num_hidden_layers": 6, "lru_width": 48, "attention_window_size": 16,
+        "num_key_value_heads": 1,
+    },
 }  # fmt: skip
 
 
