@@ -83,6 +83,7 @@ AVAILABLE = tuple(n for n in TYPES if n in CONFIG_MAPPING)
 _GROUPS = {"n_group": 4, "topk_group": 2, "num_expert_group": 4, "n_groups": 2, "mamba_n_groups": 2}
 
 #: What the rules do not settle, by type.
+_PART = {"num_attention_heads": 4, "num_hidden_layers": 2, "intermediate_size": 112}
 _HYBRID = ["linear_attention", "full_attention", "linear_attention", "linear_attention"]
 EXCEPTIONS: dict[str, Config] = {
     "bamba": {"attn_layer_indices": [1]},
@@ -105,6 +106,13 @@ EXCEPTIONS: dict[str, Config] = {
     "lfm2": {"layer_types": ["conv", "full_attention", "conv", "conv"]},
     "lfm2_moe": {"layer_types": ["conv", "full_attention", "conv", "conv"]},
     "biogpt": {"num_hidden_layers": 3},
+    "blt": {
+        "patch_in_forward": False,
+        "encoder_hash_byte_group_vocab": 50,
+        "global_config": {"hidden_size": 96, **_PART},
+        "encoder_config": {"hidden_size": 48, "hidden_size_global": 96, **_PART},
+        "decoder_config": {"hidden_size": 48, "hidden_size_global": 96, **_PART},
+    },
     "deepseek_v4": {
         "head_dim": 16,
         "partial_rotary_factor": 0.5,
