@@ -24,9 +24,13 @@ Signature = tuple[Any, ...]  # nested, hashable
 def split(
     model: nn.Module, groups: Mapping[str, Sequence[Sequence[int]]]
 ) -> dict[str, list[list[int]]]:
-    """The groups of layers of each stack, parted where members do not make the same calls."""
+    """The groups of layers of each stack, parted where members do not make the same calls. Raises RuntimeError where a
+    layer makes none: nothing is known of it.
+    """
     layers = {f"{path}.{i}" for path, found in groups.items() for g in found for i in g}
     context, generation = (_signatures(calls, layers) for calls in _passes(model))
+    if silent := layers - context.keys() - generation.keys():
+        raise RuntimeError(f"{min(silent)} makes no calls")
     parted: dict[str, list[list[int]]] = {}
     for path, found in groups.items():
         made = {

@@ -94,6 +94,14 @@ def test_pruning_keeps_one_layer_of_each():
     assert found.compared == "Layer computes with its layer's index (layer_idx)"
 
 
+def test_a_layer_without_calls_is_not_compared():
+    """Nothing that it does is seen, so nothing is said of it."""
+    model = stack(same)
+    model.body = lambda _model, x: x
+    with pytest.raises(RuntimeError, match=r"layers\.0 makes no calls"):
+        layer_calls.split(model, {"layers": [list(range(DEPTH))]})
+
+
 def test_layers_that_do_not_run_keep_their_depth():
     """What no pass can compare is not taken for the same."""
 
