@@ -165,9 +165,7 @@ def prune(
     if not found:
         return Pruning(kept=(), parameters=total, reason="no stack of decoder layers was found")
     indices = {path: _index_attributes(stack) for path, stack in found}
-    groups = {
-        path: _groups(path, stack, indices[path], configs, label) for path, stack in found
-    }
+    groups = {path: _groups(path, stack, indices[path], configs, label) for path, stack in found}
     reason, compared = "" if whole else _index_logic(found, indices), ""
     if reason:
         with contextlib.suppress(

@@ -130,7 +130,11 @@ class _Literals(TorchFunctionMode):
     """Keeps what `torch.tensor` was given on the tensor it makes, as `literal`: on meta that holds no values."""
 
     def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+        self,
+        func: Any,
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
     ) -> Any:
         out = func(*args, **(kwargs or {}))
         if func is torch.tensor:
