@@ -255,10 +255,10 @@ def _index_attributes(stack: nn.ModuleList) -> set[tuple[str, str]]:
 
 
 def _grows_evenly(pairs: list[tuple[int, int]]) -> bool:
+    """Values by layer. Of one layer alone, which nothing else is compared with, no growth is known."""
     (start, first), (end, last) = pairs[0], pairs[-1]
-    return start == end or (
-        last > first
-        and all((v - first) * (end - start) == (last - first) * (i - start) for i, v in pairs)
+    return last > first and all(
+        (v - first) * (end - start) == (last - first) * (i - start) for i, v in pairs
     )
 
 
