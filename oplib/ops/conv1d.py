@@ -15,11 +15,11 @@ class Conv1d(OpKind):
     """A convolution over time, written as a convolution and not as a short causal kernel with a state.
 
     Computes:
-        y[b, t, o] = bias[o] + Σ over j < kernel_size and the channels i of o's group of w[o, i, j] · x[b, t + j, i].
-        What stands before the first token, padding or cached positions, is part of x. With groups = channels it is
-        depthwise.
+        y[b, t, o] = bias[o] + Σ over j < kernel_size and the channels i of o's group of w[o, i, j] · x[b, t +
+        dilation·j, i]. What stands before the first token, padding or cached positions, is part of x. With
+        groups = channels it is depthwise.
     Shapes:
-        x[b, s + kernel_size - 1, in_channels], y[b, s, out_channels], w[out_channels, in_channels/groups,
+        x[b, s + dilation·(kernel_size - 1), in_channels], y[b, s, out_channels], w[out_channels, in_channels/groups,
         kernel_size]; s counts the positions computed, those included that the code cuts off afterwards. Keeps b and s
         apart: the positions in front of the first one are read once per sequence and not per token.
     FLOPs:
@@ -30,7 +30,7 @@ class Conv1d(OpKind):
     Weights:
         out_channels·kernel_size·in_channels/groups, plus out_channels with bias.
     Valid range:
-        Stride and dilation 1; in_channels and out_channels multiples of groups.
+        Stride 1; in_channels and out_channels multiples of groups.
     Error:
         No measured tables yet; bound only.
     Source:
@@ -43,7 +43,8 @@ class Conv1d(OpKind):
     params: ClassVar[tuple[Param, ...]] = (
         Param(name="in_channels", type=int, doc="channels read"),
         Param(name="out_channels", type=int, doc="channels made"),
-        Param(name="kernel_size", type=int, doc="positions a filter spans"),
+        Param(name="kernel_size", type=int, doc="positions that a filter reads"),
+        Param(name="dilation", type=int, default=1, doc="distance between these positions"),
         Param(name="groups", type=int, default=1, doc="groups of channels that do not mix"),
         ACTIVATION_DTYPE,
         Param(name="bias", type=bool, default=False, doc="a bias per channel is added"),
@@ -67,7 +68,8 @@ class Conv1d(OpKind):
         return 2 * dims["b"] * dims["s"] * self.filters(params)
 
     def bytes(self, params: Params, dims: Dims) -> Amount:
-        out, front = integer(params, "out_channels"), integer(params, "kernel_size") - 1
+        out = integer(params, "out_channels")
+        front = integer(params, "dilation") * (integer(params, "kernel_size") - 1)
         s = dims["s"]
         activations = dims["b"] * ((s + front) * integer(params, "in_channels") + s * out)
         weights = self.filters(params) + out * flag(params, "bias")

@@ -11,6 +11,8 @@ ROWS = [
     # 4 x 3 x 3 filter elements per position; s + 2 positions of 6 read, s of 4 written
     ({}, {"b": 1, "s": 1}, 2 * 36, 2 * (18 + 4 + 36)),
     ({}, {"b": 2, "s": 5}, 2 * 2 * 5 * 36, 2 * (2 * (42 + 20) + 36)),
+    # 3 positions, 2 apart: s + 4 read
+    ({"dilation": 2}, {"b": 2, "s": 5}, 2 * 2 * 5 * 36, 2 * (2 * (54 + 20) + 36)),
     ({"bias": True}, {"b": 1, "s": 1}, 2 * 36, 2 * (18 + 4 + 36 + 4)),
     (DEPTHWISE, {"b": 1, "s": 2}, 2 * 2 * 12, 2 * (16 + 8 + 12)),
 ]

@@ -240,12 +240,16 @@ def test_match_conv1d(groups, padding):
     assert not found.primitives
 
 
-@pytest.mark.parametrize(
-    ("options", "reason"), [({"stride": 2}, "stride"), ({"dilation": 2}, "dilation")]
-)
-def test_a_conv1d_that_skips_positions_is_refused(options, reason):
-    """Its input is not s + kernel_size - 1 positions."""
-    assert f"conv1d: its {reason} is 2, not 1" in toy.reasons(convolved(padding=4, **options))
+def test_match_dilated_conv1d():
+    """Filters of 3 positions 2 apart span 5."""
+    (claim,) = claims(convolved(padding=4, dilation=2), "conv1d")
+    assert (claim.params["dilation"], claim.params["kernel_size"]) == (2, 3)
+    assert claim.dims == {"b": B, "s": S + 4}
+
+
+def test_a_conv1d_that_skips_positions_is_refused():
+    """Its input is not as many positions as it makes, and those that a filter spans."""
+    assert "conv1d: its stride is 2, not 1" in toy.reasons(convolved(padding=4, stride=2))
 
 
 def test_baddbmm_owns_its_bias():

@@ -20,9 +20,8 @@ def conv1d(flow: Flow, node: fx.Node, _taken) -> Result:
     found = [flow.parameter(p) for p in (weight, bias) if p is not None]
     if any(p is None for p in found):
         return Refusal(node=node, op="conv1d", reason="its filter is not a parameter")
-    for name in ("stride", "dilation"):
-        if set(call[name]) != {1}:
-            return Refusal(node=node, op="conv1d", reason=f"its {name} is {call[name][0]}, not 1")
+    if set(call["stride"]) != {1}:
+        return Refusal(node=node, op="conv1d", reason=f"its stride is {call['stride'][0]}, not 1")
     owned = [p for p in found if p is not None]
     batch, channels = flow.shape(x)[:2]
     out, _, taps = flow.shape(weight)
@@ -32,6 +31,7 @@ def conv1d(flow: Flow, node: fx.Node, _taken) -> Result:
             "in_channels": int(channels),
             "out_channels": int(out),
             "kernel_size": int(taps),
+            "dilation": int(call["dilation"][0]),
             "groups": int(call["groups"]),
             "dtype": flow.dtype(x),
             "bias": bias is not None,
