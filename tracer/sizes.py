@@ -2,8 +2,9 @@
 
 A size that is equal at both workloads is a constant. Any other is read off the first workload, whose numbers are far
 apart (p beyond 900 s, b and s with primes of their own), as a multiple of one of b, s, p, b*s, b*p, p+s, b*(p+s), or as
-a linear form in p and s with small coefficients, times b or not; fractions of a length are floors. The second workload
-must confirm every expression: what it does not confirm is not guessed but left to symbolic tracing.
+a linear form in p and s with small coefficients, times b or not; fractions of a length are floors, and those of p + s
+may be rounded up as well. Every other workload must confirm every expression: what one does not confirm is not guessed
+but left to symbolic tracing.
 
 A model with a table of N positions cannot run such lengths. `within` gives workloads below N: lengths are primes there,
 and the same readings must hold at two of them.
@@ -22,8 +23,9 @@ from oplib.symbols import B, P, S, evaluate
 #: b and s/128 are primes, p/128 is a prime: lengths divide by every usual block and by nothing else.
 LONG = {"b": 101, "s": 128 * 103, "p": 128 * 100_003}
 LONG_AGAIN = {"b": 113, "s": 128 * 109, "p": 128 * 100_019}
-#: No multiples of anything: tells a rounded-up length from a rounded-down one.
-LONG_ODD = {"b": 113, "s": 128 * 109 + 1, "p": 128 * 100_019 + 3}
+#: No multiples of anything: tells a rounded-up length from a rounded-down one, and a part of p + s from parts of each,
+#: with one new token too.
+LONG_ODD = {"b": 113, "s": 128 * 109 + 3, "p": 128 * 100_019 + 127}
 SHORT = {"b": 7, "s": 24, "p": 56}
 _DIVISORS = (1, 2, 4, 8, 16, 32, 64, 128)
 MOST_CONSTANT = 1024
@@ -87,36 +89,38 @@ class Different(Unsettled):
 
 
 class ConcreteSizes:
-    """The expression of every size that occurs in a trace at one workload, confirmed at another."""
+    """The expression of every size that occurs in a trace at one workload, confirmed at others."""
 
-    def __init__(self, first: Workload, second: Workload) -> None:
-        self.first, self.second = first, second
+    def __init__(self, first: Workload, *others: Workload) -> None:
+        self.first, self.others = first, others
         self.table: dict[int, sympy.Expr] = {}
-        self._confirmed: set[tuple[int, int]] = set()
+        self._confirmed: set[tuple[int, ...]] = set()
 
-    def add(self, size: int, other: int) -> None:
-        """Learn that a size is `size` at the first workload and `other` at the second."""
-        if (size, other) in self._confirmed:
+    def add(self, size: int, *others: int) -> None:
+        """Learn that a size is `size` at the first workload, and what it is at the others."""
+        if (size, *others) in self._confirmed:
             return
-        found = sympy.Integer(size) if size == other else self._read(size, other)
+        found = sympy.Integer(size) if {size} == {*others} else self._read(size, others)
         if self.table.setdefault(size, found) != found:
             raise Unsettled(f"{size} stands for {self.table[size]} and for {found}")
-        self._confirmed.add((size, other))
+        self._confirmed.add((size, *others))
+
+    @property
+    def has_parts(self) -> bool:
+        """Whether a size is a part of a length: of which one, workloads of whole blocks do not tell."""
+        return any(expr.has(sympy.floor) for expr in self.table.values())
 
     def expr(self, size: int) -> sympy.Expr:
         """The expression of a size that occurs in the trace."""
         return self.table[size] if size in self.table else sympy.Integer(size)
 
-    def _read(self, size: int, other: int) -> sympy.Expr:
+    def _read(self, size: int, others: tuple[int, ...]) -> sympy.Expr:
+        pairs = [*zip(self.others, others, strict=True), (self.first, size)]
         for candidate in self._candidates(size):
-            if (
-                evaluate(candidate, **self.second) == other
-                and evaluate(candidate, **self.first) == size
-            ):
+            if all(evaluate(candidate, **at) == value for at, value in pairs):
                 return candidate
-        raise Unsettled(
-            f"{size} at {dict(self.first)} and {other} at {dict(self.second)} follow no known form"
-        )
+        said = " and ".join(f"{value} at {dict(at)}" for at, value in reversed(pairs))
+        raise Unsettled(f"{said} follow no known form")
 
     def _candidates(self, size: int) -> Iterator[sympy.Expr]:
         b, s, p = (self.first[name] for name in "bsp")
@@ -129,6 +133,8 @@ class ConcreteSizes:
         for times, factor in ((sympy.Integer(1), 1), (B, b)):
             if size % factor == 0:
                 yield from self._linear(size // factor, times, s, p)
+                for rounded in _rounded(size // factor, P + tokens[0], p + s):
+                    yield times * rounded
 
     def _linear(self, size: int, times: sympy.Expr, s: int, p: int) -> Iterator[sympy.Expr]:
         """p and s in parts of up to 1/128, and a small constant of either sign."""
@@ -145,6 +151,17 @@ class ConcreteSizes:
                         yield times * (
                             _portion(P, many, parts) + _portion(S, few, pieces) + constant
                         )
+
+
+def _rounded(size: int, length: sympy.Expr, tokens: int) -> Iterator[sympy.Expr]:
+    """Multiples of a long length in parts of up to 1/128, rounded down or up."""
+    for parts in _DIVISORS[1:]:
+        for rounded, value in (
+            (sympy.floor, tokens // parts),
+            (sympy.ceiling, -(-tokens // parts)),
+        ):
+            if value > MOST_CONSTANT and size % value == 0:
+                yield (size // value) * rounded(length / parts)
 
 
 def _portion(length: sympy.Symbol, numerator: int, denominator: int) -> sympy.Expr:

@@ -196,30 +196,35 @@ def _trace_twice(model: nn.Module, captured: Capture, phase: str, branches: bool
         for leaf in captured.leaves
         for size in leaf.shape
     )
+    sizes = None
     if not branches:
         with contextlib.suppress(Unsettled, RuntimeError):
-            return _confirmed(model, captured, phase, first, workloads.short)
-    try:
-        found = _confirmed(model, captured, phase, first, workloads.odd)
-    except Different:  # a rest of a block is work of its own: whole blocks, then
-        found = _confirmed(model, captured, phase, first, workloads.again)
-    found.branches = True
-    return found
+            sizes = _confirmed(model, captured, phase, first, workloads.short)
+    if branches := sizes is None:
+        try:
+            sizes = _confirmed(model, captured, phase, first, workloads.odd)
+        except Different:  # a rest of a block is work of its own: whole blocks, then
+            sizes = _confirmed(model, captured, phase, first, workloads.again)
+    elif sizes.has_parts and workloads.odd != workloads.short:
+        with contextlib.suppress(Different):
+            sizes = _confirmed(model, captured, phase, first, workloads.short, workloads.odd)
+    long = _at(workloads.long, phase)
+    return _trace(model, captured, first, phase, sizes.expr, long, branches=branches)
 
 
 def _confirmed(
-    model: nn.Module, captured: Capture, phase: str, first: Pass, workload: Workload
-) -> Trace:
-    """The trace at the long workload with every size confirmed at another."""
-    long, other = _at(captured.workloads.long, phase), _at(workload, phase)
-    second = run_concrete(model, captured, other, expected=first.calls)
-    if len(second.calls) != len(first.calls):
+    model: nn.Module, captured: Capture, phase: str, first: Pass, *workloads: Workload
+) -> ConcreteSizes:
+    """The sizes of the long workload with every one confirmed at others."""
+    others = [_at(workload, phase) for workload in workloads]
+    passes = [run_concrete(model, captured, at, expected=first.calls) for at in others]
+    if any(len(one.calls) != len(first.calls) for one in passes):
         raise Different("one workload ends before the other")
-    sizes = ConcreteSizes(long, other)
-    pairs = zip(_made(first), _made(second), strict=True)
-    for size, match in {pair for a, b in pairs for pair in zip(a.shape, b.shape, strict=True)}:
-        sizes.add(size, match)
-    return _trace(model, captured, first, phase, sizes.expr, long, branches=False)
+    sizes = ConcreteSizes(_at(captured.workloads.long, phase), *others)
+    made = zip(*map(_made, (first, *passes)), strict=True)
+    for found in {size for same in made for size in zip(*(t.shape for t in same), strict=True)}:
+        sizes.add(*found)
+    return sizes
 
 
 def _made(one: Pass) -> list[torch.Tensor]:
