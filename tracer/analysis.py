@@ -427,11 +427,12 @@ def kv_cache(traced: Traced) -> Json:
 def _layers_of(path: tuple[str | int, ...], traced: Traced) -> int:
     """How many layers of the full model a tensor of the traced cache stands for.
 
-    That of the module which wrote it; where no call did, that of its place in a list with one slot per layer.
+    That of the module which wrote it, outside the layers one; where no call did, that of its place in a list with one
+    slot per layer.
     """
     pruning = traced.pruning
-    if kept := pruning.of(traced.traces["context"].written.get(path, "")):
-        return kept.layer.count
+    if (writer := traced.traces["context"].written.get(path)) is not None:
+        return pruning.count(writer)
     part: Any = traced.capture.template  # parts of a cache of transformers
     for step in path:
         if isinstance(part, list | tuple):

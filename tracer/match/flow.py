@@ -59,15 +59,17 @@ class Flow:
             for target in targets.mutated(node):
                 writers.setdefault(self.root(target), []).append(node)
                 self._root[node] = self.root(target)
-            if node is ids or (
-                not self._of_ids.isdisjoint(inputs) and not targets.is_constant(node)
+            if (
+                node is ids
+                or _holds_integers(node)
+                or (not self._of_ids.isdisjoint(inputs) and not targets.is_constant(node))
             ):
                 self._of_ids.add(node)
             self.role[node] = self._role_of(node, inputs, ids)
 
     def _role_of(self, node: fx.Node, inputs: tuple[fx.Node, ...], ids: fx.Node) -> Role:
         if node.op == "placeholder":
-            return Role.POSITION if node is ids else Role.DATA
+            return Role.POSITION if node is ids or _holds_integers(node) else Role.DATA
         if node.op == "get_attr":
             return Role.PARAMETER if node.name in self.trace.parameters else Role.POSITION
         tensors = [self.role[i] for i in inputs if not targets.is_shape_arithmetic(i)]
@@ -232,3 +234,13 @@ class Flow:
         """As `parameter`, with those of the nodes in between that nothing else reads."""
         found = self.parameter(node)
         return found and (found[0], [n for n in found[1] if len(self.users[n]) == 1])
+
+
+def _holds_integers(node: fx.Node) -> bool:
+    """Whether a node is a cache of token ids or positions: they are what they were when they were given."""
+    value = node.meta.get("val")
+    return (
+        node.op == "placeholder"
+        and isinstance(value, torch.Tensor)
+        and not (value.is_floating_point() or value.is_complex())
+    )
