@@ -90,6 +90,18 @@ def compressed_pairs(s: Amount, p: Amount, ratio: int, cap: int = 0) -> Amount:
     return first(p + s) - first(p)
 
 
+def partial_blocks(s: Amount, p: Amount, block: int) -> Amount:
+    """Σ over i = 1..s of (p + i) mod block: causal pairs with the tokens behind the last whole block.
+
+    Over the first n positions these sum to F(n) = ⌊n/block⌋·block(block-1)/2 + r(r+1)/2 with r = n mod block.
+    """
+
+    def first(n: Amount) -> Amount:
+        return floor_div(n, block) * triangle(block - 1) + triangle(modulo(n, block))
+
+    return first(p + s) - first(p)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeadSizes:
     """Elements per token, all heads together: of the query, of the output, of a key with its value, and of what

@@ -57,7 +57,8 @@ def count_flops(
     """
     b, s, p = _counted_at(setting)
     by_pass = False
-    with torch.no_grad(), as_written(model), boundaries.bind(model), setting.mode():
+    bound = boundaries.bind(model, written_out=True)
+    with torch.no_grad(), as_written(model), bound, setting.mode():
         try:
             context, cache = _count_over(model, pruning, setting, b, s, p)
         except RuntimeError:  # its mask does not fit: the length comes off a layer without keys

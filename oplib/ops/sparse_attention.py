@@ -5,7 +5,14 @@ from __future__ import annotations
 from typing import ClassVar
 
 from oplib.arithmetic import Amount, minimum
-from oplib.attention_work import HeadSizes, capped_pairs, latent_heads, plain_heads
+from oplib.attention_work import (
+    HeadSizes,
+    capped_pairs,
+    compressed_pairs,
+    latent_heads,
+    partial_blocks,
+    plain_heads,
+)
 from oplib.errors import InvalidInputError
 from oplib.kind import Dims, OpKind, Role
 from oplib.params import (
@@ -29,24 +36,30 @@ class SparseAttention(OpKind):
     """Attention of each query over at most topk selected keys.
 
     Computes:
-        softmax(scale · q kᵀ) v for each head, over the keys whose positions are given per query; all heads of a query
-        share the selection. Which op selects is named by index_source; it is not part of this op.
+        softmax(scale · q kᵀ) v for each head, over the keys whose positions are given per query; all heads of a
+        query share the selection. With block, keys are selected in blocks of so many tokens, of which a query
+        sees those that have all come, and with tail also the tokens behind its last whole block. Which op
+        selects is named by index_source; it is not part of this op.
     Shapes:
         With kv_lora_rank 0 plain heads as in context_attention, else latent ones as in context_mla, expanded or
-        absorbed. Indices [b, s, topk]. Keeps b, s and p apart: a sequence shorter than topk selects nothing away.
+        absorbed. Indices [b, s, topk], with tail block - 1 more. Keeps b, s and p apart: a sequence shorter than
+        topk selects nothing away.
     FLOPs:
         2·b·H·pairs·(key size + value size), with the sizes of context_attention or context_mla. computed: the
         selection is a mask over the full rectangle, pairs = s·(s + p), as eager code runs it. skipped: only selected
-        keys, pairs = Σ over i = 1..s of min(p + i, topk) when causal, else s·min(s + p, topk). Softmax is ignored.
+        keys, pairs = Σ over i = 1..s of min(p + i, topk) when causal, else s·min(s + p, topk). In blocks, causal:
+        Σ over i = 1..s of block·min(⌊(p + i)/block⌋, topk/block), and with tail (p + i) mod block more. Softmax is
+        ignored.
     Bytes:
-        q read, output written, new keys read and written to the cache, indices read at 4 bytes per selected key.
-        Cached keys read once: computed: all p. skipped: at most min(p, pairs - s), since queries cannot select more
-        distinct keys than they have pairs; many queries together may select fewer distinct ones than this. Rereads of
-        a key by several queries of a prompt, which gathering kernels do, are ignored.
+        q read, output written, new keys read and written to the cache, indices read at 4 bytes per selected
+        key. Cached keys read once: computed: all p. skipped: at most min(p, pairs - s), since queries cannot
+        select more distinct keys than they have pairs, their own tokens among them unless keys come in blocks,
+        then min(p, pairs); many queries together may select fewer distinct ones than this. Rereads of a key by
+        several queries of a prompt, which gathering kernels do, are ignored.
     Weights:
         None.
     Valid range:
-        s at least 1, p at least 0, topk at least 1.
+        s at least 1, p at least 0, topk at least 1 and a multiple of block; blocks are causal.
     Error:
         No measured tables yet; bound only.
     Source:
@@ -68,7 +81,17 @@ class SparseAttention(OpKind):
         Param(name="qk_rope_head_dim", type=int, default=0, minimum=0, doc="as in context_mla"),
         Param(name="v_head_dim", type=int, default=0, minimum=0, doc="size of a value"),
         Param(name="absorbed", type=bool, default=False, doc="as in context_mla"),
-        Param(name="topk", type=int, doc="keys a query sees at most"),
+        Param(name="topk", type=int, doc="keys a query sees at most, without the tail"),
+        Param(
+            name="block",
+            type=int,
+            default=0,
+            minimum=0,
+            doc="tokens that are selected together; 0: each on its own",
+        ),
+        Param(
+            name="tail", type=bool, default=False, doc="tokens behind the last whole block are seen"
+        ),
         Param(
             name="index_source",
             type=str,
@@ -89,6 +112,13 @@ class SparseAttention(OpKind):
                 f"sparse_attention with kv_lora_rank {params['kv_lora_rank']} has "
                 f"{', '.join(missing)} 0.",
                 "Latent heads need a kv_lora_rank, plain heads their key/value heads and sizes.",
+            )
+        block = integer(params, "block")
+        if block and (integer(params, "topk") % block or not flag(params, "causal")):
+            raise InvalidInputError(
+                f"sparse_attention selects {params['topk']} keys in blocks of {block}, causal "
+                f"{params['causal']}.",
+                "A selection is of whole blocks, and blocks are causal.",
             )
 
     def sizes(self, params: Params) -> HeadSizes:
@@ -118,7 +148,10 @@ class SparseAttention(OpKind):
     def bytes(self, params: Params, dims: Dims) -> Amount:
         b, s, p = dims["b"], dims["s"], dims["p"]
         selected = selected_pairs(s, p, params)
-        cached = p if text(params, "masking") == "computed" else minimum(p, selected - s)
+        own = (
+            0 if integer(params, "block") else s
+        )  # a query's own token may lie in a block not chosen
+        cached = p if text(params, "masking") == "computed" else minimum(p, selected - own)
         indices = b * selected * _INDEX_BYTES
         return self.sizes(params).bytes(b, s, cached, params) + indices
 
@@ -135,5 +168,8 @@ class SparseAttention(OpKind):
 
 def selected_pairs(s: Amount, p: Amount, params: Params) -> Amount:
     """(query, key) pairs per sequence that the selection leaves."""
-    topk = integer(params, "topk")
+    topk, block = integer(params, "topk"), integer(params, "block")
+    if block:
+        whole = block * compressed_pairs(s, p, block, topk // block)
+        return whole + (partial_blocks(s, p, block) if flag(params, "tail") else 0)
     return capped_pairs(s, p, topk) if flag(params, "causal") else s * minimum(s + p, topk)

@@ -18,9 +18,10 @@ class SparseIndexer(OpKind):
     """The lightning indexer: small heads score every earlier key, the topk best are selected.
 
     Computes:
-        score[t, u] = Σ over heads h of w[t, h] · relu(q[t, h] · k[u]), then the positions of the topk largest scores
-        of each query t. A key stands for ratio tokens, and a query sees it once they have all come. The projections
-        that give q, k and w, and the compression of keys, are ops of their own.
+        score[t, u] = Σ over heads h of w[t, h] · relu(q[t, h] · k[u]), then the positions of the topk largest
+        scores of each query t; w is 1 where weighted_sum is none. A key stands for ratio tokens, and a query
+        sees it once they have all come. The projections that give q, k and w, and the compression of keys, are
+        ops of their own.
     Shapes:
         q[b, s, H, D], w[b, s, H], one key k of D for all heads per ratio tokens, ⌊p/ratio⌋ of them cached, indices
         [b, s, topk]; H = num_heads, D = head_dim. Keeps b, s and p apart: work is quadratic in s.
@@ -30,9 +31,9 @@ class SparseIndexer(OpKind):
         i = 1..s of ⌊(p + i)/ratio⌋, which for ratio 1 is s·p + s(s+1)/2. relu, mask and the comparisons of the
         selection are ignored.
     Bytes:
-        q and w (float32) read, new keys read and written to the cache, cached keys read; scores in float32 written
-        and read once, because the selection needs a whole row; indices int32 written, Σ over i = 1..s of
-        min(⌊(p + i)/ratio⌋, topk). Scales of fp8 keys are ignored (4 bytes per D).
+        q read, and w (float32) where there is one, new keys read and written to the cache, cached keys read;
+        scores in float32 written and read once, because the selection needs a whole row; indices int32 written,
+        Σ over i = 1..s of min(⌊(p + i)/ratio⌋, topk). Scales of fp8 keys are ignored (4 bytes per D).
     Weights:
         None.
     Valid range:
@@ -42,7 +43,9 @@ class SparseIndexer(OpKind):
     Source:
         DeepSeek-V3.2, arXiv:2512.02556v1, section 2.1, equation 1: https://arxiv.org/abs/2512.02556v1; over
         compressed keys: transformers 5.23, DeepseekV4Indexer:
-        https://github.com/huggingface/transformers/blob/v5.23.0/src/transformers/models/deepseek_v4/modeling_deepseek_v4.py
+        https://github.com/huggingface/transformers/blob/v5.23.0/src/transformers/models/deepseek_v4/modeling_deepseek_v4.py;
+        without weights: transformers 5.23, Qwen4ExpTextQSAIndexer:
+        https://github.com/huggingface/transformers/blob/v5.23.0/src/transformers/models/qwen4_exp/modeling_qwen4_exp.py
     """
 
     name: ClassVar[str] = "sparse_indexer"
@@ -57,8 +60,9 @@ class SparseIndexer(OpKind):
             name="weighted_sum",
             type=str,
             default="product",
-            doc="how the sum over heads is written: as a matrix product, or elementwise, which counts no work",
-            allowed=("product", "elementwise"),
+            doc="how the sum over heads is written: as a matrix product, or elementwise, which counts no work; none: "
+            "without weights",
+            allowed=("product", "elementwise", "none"),
         ),
         ACTIVATION_DTYPE,
         MASKING,
@@ -74,7 +78,8 @@ class SparseIndexer(OpKind):
         heads, size = integer(params, "num_heads"), integer(params, "head_dim")
         ratio, topk = integer(params, "ratio"), integer(params, "topk")
         width = storage_bytes(text(params, "dtype"))
-        inputs = s * heads * (size * width + _SCORE_BYTES)
+        weighted = text(params, "weighted_sum") != "none"
+        inputs = s * heads * (size * width + weighted * _SCORE_BYTES)
         keys = (2 * keys_after(p + s, ratio) - keys_after(p, ratio)) * size * width
         scores = 2 * _pairs(s, p, params) * _SCORE_BYTES
         indices = compressed_pairs(s, p, ratio, topk) * _INDEX_BYTES

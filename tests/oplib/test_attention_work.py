@@ -3,7 +3,13 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from oplib.attention_work import capped_pairs, chunked_pairs, compressed_pairs, triangle
+from oplib.attention_work import (
+    capped_pairs,
+    chunked_pairs,
+    compressed_pairs,
+    partial_blocks,
+    triangle,
+)
 from oplib.symbols import P, S, evaluate
 
 TOKENS, CACHED, CAP = st.integers(0, 40), st.integers(0, 40), st.integers(1, 50)
@@ -57,3 +63,9 @@ def test_triangle():
     """1 + 2 + 3 + 4 = 10, exact also above 2**53."""
     assert triangle(4) == 10
     assert triangle(2**40) == 2**79 + 2**39
+
+
+@given(TOKENS, CACHED, st.integers(1, 9))
+def test_behind_the_last_block(s, p, block):
+    """A query sees the tokens behind the last whole block, none where its own ends one."""
+    assert partial_blocks(s, p, block) == sum((p + i) % block for i in range(1, s + 1))

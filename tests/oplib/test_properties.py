@@ -78,7 +78,8 @@ def test_costs_grow_in_each_dim(name, data):
     params, dims = draw_case(data, name)
     before = price(name, params, dims)
     for dim in dims:
-        if dim == "p" and (params.get("chunk") or params.get("ratio", 1) > 1):
+        grouped = params.get("chunk") or params.get("ratio", 1) > 1 or params.get("block")
+        if dim == "p" and grouped:
             continue
         after = price(name, params, {**dims, dim: dims[dim] + data.draw(st.integers(1, 70))})
         assert all(new >= old * (1 - 1e-12) for new, old in zip(after, before, strict=True))

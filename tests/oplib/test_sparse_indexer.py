@@ -10,6 +10,8 @@ ROWS = [
     ({}, DIMS, 2 * 2 * 21 * 2 * (4 + 1), OTHER + 2 * 2 * 21 * 4),
     ({"masking": "computed"}, DIMS, 2 * 2 * 24 * 2 * (4 + 1), OTHER + 2 * 2 * 24 * 4),
     ({"weighted_sum": "elementwise"}, DIMS, 2 * 2 * 21 * 2 * 4, OTHER + 2 * 2 * 21 * 4),
+    # no weights: w is not there to read
+    ({"weighted_sum": "none"}, DIMS, 2 * 2 * 21 * 2 * 4, OTHER - 48 + 2 * 2 * 21 * 4),
     # blocks of 2: 3 + 3 + 4 of them seen; 4 after and 2 before, so 2 in, 2 out, 2 cached; 10 indices
     (
         {"ratio": 2},

@@ -17,6 +17,7 @@ def test_every_matcher_has_a_case_here():
     """A new matcher comes with a match and a near miss, here or in one of the files next to this one."""
     assert set(matchers()) == {
         "attention",
+        "block_selection",
         "bmm",
         "causal_conv1d",
         "compressed_attention",

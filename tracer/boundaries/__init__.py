@@ -26,7 +26,7 @@ IMPLEMENTATION = "trace_model"
 _LIBRARY = torch.library.Library("trace_model", "DEF")
 _FUNCTIONS: dict[str, Callable] = {}
 _METHODS: dict[tuple[str, ...], Callable] = {}
-_BLOCKS: dict[Find, Callable] = {}
+_BLOCKS: dict[Find, tuple[Callable, Callable]] = {}  # the boundary, and what it stands for
 _ADOPTIONS: list[Callable[[torch.nn.Module], None]] = []
 
 
@@ -69,11 +69,15 @@ def replaces_method(name: str, *arguments: str) -> Callable[[Callable], Callable
     return register
 
 
-def replaces_block(find: Find) -> Callable[[Callable], Callable]:
-    """Register a function as the boundary for the block of a `forward` that `find` sees in its syntax tree."""
+def replaces_block(
+    find: Find, *, written_out: Callable | None = None
+) -> Callable[[Callable], Callable]:
+    """Register a function as the boundary for the block of a `forward` that `find` sees in its syntax tree.
+    `written_out` computes the same with torch's own products, where the work of the block is counted by them.
+    """
 
     def register(function: Callable) -> Callable:
-        _BLOCKS[find] = function
+        _BLOCKS[find] = (function, written_out or function)
         return function
 
     return register
@@ -92,12 +96,12 @@ def adopt(model: torch.nn.Module) -> None:
 
 
 @contextlib.contextmanager
-def bind(model: torch.nn.Module) -> Iterator[None]:
+def bind(model: torch.nn.Module, *, written_out: bool = False) -> Iterator[None]:
     """Within the context, kernel functions that the model's modeling files call are boundaries, and so are methods
-    and blocks of its classes.
+    and blocks of its classes; `written_out`, blocks whose products torch's counter knows are these products.
     """
     with contextlib.ExitStack() as stack:
-        for owner, name, boundary in [*_functions(model), *_methods(model)]:
+        for owner, name, boundary in [*_functions(model), *_methods(model, written_out)]:
             stack.callback(setattr, owner, name, vars(owner)[name])
             setattr(owner, name, boundary)
         yield
@@ -110,16 +114,16 @@ def _functions(model: torch.nn.Module) -> Iterator[tuple[Any, str, Callable]]:
                 yield module, name, boundary
 
 
-def _methods(model: torch.nn.Module) -> Iterator[tuple[Any, str, Callable]]:
+def _methods(model: torch.nn.Module, written_out: bool) -> Iterator[tuple[Any, str, Callable]]:
     classes = {c for m in model.modules() for c in type(m).__mro__ if _of_a_model(c)}
     for owner in classes:
         for (name, *arguments), boundary in _METHODS.items():
             method = vars(owner).get(name)
             if callable(method) and _takes(method, arguments):
                 yield owner, name, boundary
-        for find, boundary in _BLOCKS.items():
+        for find, forms in _BLOCKS.items():
             method = vars(owner).get("forward")
-            if method and (changed := with_call(method, find, boundary)):
+            if method and (changed := with_call(method, find, forms[written_out])):
                 yield owner, "forward", changed
 
 

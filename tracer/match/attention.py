@@ -16,6 +16,7 @@ from tracer.match import matcher, targets
 from tracer.match.bias import bias_of
 from tracer.match.claim import Claim, Refusal, Result
 from tracer.match.flow import Flow
+from tracer.match.selection import Selection, mask_nodes, selection
 
 _ARGUMENTS = (
     "query",
@@ -90,8 +91,10 @@ def _held(flow: Flow, call: Call) -> dict[str, Any]:
 
 
 @matcher("attention", "trace_model.attention")
-def attention(flow: Flow, node: fx.Node, _taken) -> Result:
-    """One attention node: `<phase>_attention`, `<phase>_mla`, or `sparse_attention` where it gets indices of keys."""
+def attention(flow: Flow, node: fx.Node, taken) -> Result:
+    """One attention node: `<phase>_attention`, `<phase>_mla`, or `sparse_attention` where it gets indices of keys, or a
+    mask that a selection made.
+    """
     call = dict(zip(_ARGUMENTS, node.args, strict=True))
     batch, heads, new, head_dim = flow.shape(call["query"])
     _, kv_heads, keys, _ = flow.shape(call["key"])
@@ -133,19 +136,37 @@ def attention(flow: Flow, node: fx.Node, _taken) -> Result:
             parameters=parameters,
         ),
     )
-    if call["indices"] is not None:
-        topk = flow.shape(call["indices"])[-1]
-        if not topk.is_Integer:
-            reason = f"its selection grows with the length: {topk} keys"
-            return Refusal(node=node, op="sparse_attention", reason=reason)
-        claim.kind = "sparse_attention"
-        if "kv_lora_rank" not in claim.params:
-            claim.params = _plain_sparse_params(claim.params)
-        for name in ("window", "whole_cache", "cache_limit"):
-            claim.params.pop(name, None)  # a selection is no window
-        claim.params["topk"] = int(topk)
-        claim.params["index_source"] = _index_source(flow, node, call["indices"])
-        claim.inputs.append(call["indices"])
+    chosen = _chosen(flow, call)
+    if chosen is None:
+        return claim
+    if not chosen.keys.is_Integer:
+        reason = f"its selection grows with the length: {chosen.keys} keys"
+        return Refusal(node=node, op="sparse_attention", reason=reason)
+    if call["indices"] is None:
+        masking = [n for n in mask_nodes(flow, call["mask"], node) if n not in taken]
+        claim.nodes = [*masking, *claim.nodes]
+    return _selected(flow, claim, chosen)
+
+
+def _chosen(flow: Flow, call: dict[str, Any]) -> Selection | None:
+    """The selection that an attention gets as indices of keys, or that its mask is made of."""
+    if (indices := call["indices"]) is not None:
+        return Selection(node=indices, keys=flow.shape(indices)[-1], block=1, tail=False)
+    return selection(flow, call["mask"])
+
+
+def _selected(flow: Flow, claim: Claim, chosen: Selection) -> Claim:
+    """The claim of an attention as one over selected keys."""
+    claim.kind = "sparse_attention"
+    if "kv_lora_rank" not in claim.params:
+        claim.params = _plain_sparse_params(claim.params)
+    for name in ("window", "whole_cache", "cache_limit"):
+        claim.params.pop(name, None)  # a selection is no window
+    claim.params["topk"] = int(chosen.keys) * chosen.block
+    claim.params["index_source"] = _index_source(flow, claim.anchor, chosen.node)
+    if chosen.block > 1:
+        claim.params |= {"block": chosen.block, "tail": chosen.tail}
+    claim.inputs.append(chosen.node)
     return claim
 
 

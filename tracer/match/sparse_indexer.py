@@ -8,9 +8,9 @@ from torch import fx
 from oplib.symbols import P
 from tracer.match import Stage, matcher, targets
 from tracer.match.claim import Claim, Refusal, Result
-from tracer.match.compressed_attention import key_ratio, selection
 from tracer.match.flow import Flow, Role
 from tracer.match.moe import is_routing
+from tracer.match.selection import key_ratio, selection
 
 _PRODUCTS = ("aten.matmul", "aten.bmm", "aten.einsum")
 
@@ -21,9 +21,10 @@ def sparse_indexer(flow: Flow, node: fx.Node, taken) -> Result:
     or the top-k that its mask is made of.
     """
     indices, chosen = node.args[6], None
-    if indices is None:
-        chosen = selection(flow, node.args[3])
-        indices = next(iter(chosen.users)) if chosen is not None else None
+    if indices is None and (found := selection(flow, node.args[3])):
+        chosen = found.node
+        if targets.is_aten(chosen):
+            indices = next(iter(chosen.users))
     if indices is None or (chosen or indices) in taken:
         return None
     above = set(flow.ancestors([indices], stop=lambda n: targets.full_name(n) == "aten.linear"))
@@ -74,6 +75,29 @@ def sparse_indexer(flow: Flow, node: fx.Node, taken) -> Result:
         nodes=sorted(below, key=flow.position),
         anchor=selections[0],
         inputs=[query, key],
+    )
+
+
+@matcher("block_selection", "trace_model.block_selection")
+def block_selection(flow: Flow, node: fx.Node, _taken) -> Result:
+    """Queries (B,S,H,D) over the keys of complete blocks, of which each query scores those it sees."""
+    query, _, ratio, topk = node.args
+    batch, new, heads, head_dim = flow.shape(query)
+    return Claim(
+        kind="sparse_indexer",
+        params={
+            "num_heads": int(heads),
+            "head_dim": int(head_dim),
+            "topk": topk,
+            "ratio": ratio,
+            "weighted_sum": "none",
+            "dtype": flow.dtype(query),
+            "masking": "skipped",
+        },
+        dims={"b": batch, "s": new, "p": P},
+        nodes=[node],
+        anchor=node,
+        inputs=list(node.args[:2]),
     )
 
 
