@@ -25,9 +25,10 @@ import torch
 from torch import fx, nn
 from transformers import cache_utils
 
-from oplib.errors import TraceModelError
+from oplib.errors import TraceModelError, UnsupportedModelError
 from oplib.symbols import P
 from tracer import provenance
+from tracer.build import one_line
 from tracer.cache import Leaf, Path, infer, leaves, rebuild, run
 from tracer.carried import Carried
 from tracer.passes import (
@@ -139,14 +140,22 @@ def trace(
     """The graph of one phase. `branches` says that short sequences are known to differ, `symbolic` traces with
     symbols at once.
     """
+    unsettled: Unsettled | None = None
     if not symbolic:
-        with contextlib.suppress(Unsettled):
+        try:
             return _trace_concrete(model, captured, phase, branches)
+        except Unsettled as why:
+            unsettled = why
         refuse_sequence_loops(model, captured.setting)
     hints = HINTS if captured.setting.positions is None else captured.workloads.long
     sizes = SymbolicSizes(phase, hints)
-    with sizes.mode():
-        found = _run(model, captured, sizes.values)
+    try:
+        with sizes.mode():
+            found = _run(model, captured, sizes.values)
+    except Exception as error:
+        if unsettled is None or isinstance(error, TraceModelError):
+            raise
+        raise _without_sizes(unsettled, error) from error
     at = {
         name: value if isinstance(value, int) else value.node.hint
         for name, value in sizes.values.items()
@@ -154,6 +163,17 @@ def trace(
     guards = sizes.guards()
     return _trace(
         model, captured, found, phase, sizes.expr, at, branches=bool(guards), guards=guards
+    )
+
+
+def _without_sizes(unsettled: Unsettled, error: Exception) -> UnsupportedModelError:
+    """The error for a model that runs, and whose sizes neither two workloads nor symbols settle: more layers would not
+    settle them either.
+    """
+    return UnsupportedModelError(
+        f"its forward pass has a size that is no known function of b, s and p ({unsettled}), and it does not run over "
+        f"symbols: {type(error).__name__}: {one_line(error)}",
+        hint="A size that depends on the values of data has no expression; see tracer/sizes.py.",
     )
 
 
