@@ -29,7 +29,7 @@ from oplib.params import (
 
 _INDEX_BYTES = 4  # an int32 key position
 _PLAIN = ("num_kv_heads", "head_dim", "v_head_dim")
-_LATENT = ("qk_rope_head_dim", "v_head_dim")
+_LATENT = ("qk_nope_head_dim", "v_head_dim")
 
 
 class SparseAttention(OpKind):

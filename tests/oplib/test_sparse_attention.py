@@ -34,6 +34,8 @@ ROWS = [
     ({}, ONE, 2 * 2 * 2 * 4 * 36, 2 * (80 + 64 + 40 + 40 + 2 * 3 * 20) + 2 * 4 * 4),
     # topk above the length selects nothing away
     ({"topk": 64}, ONE, 2 * 2 * 2 * 8 * 36, 2 * (80 + 64 + 40 + 40 + 280) + 2 * 8 * 4),
+    # no rotary part: 192 + 192 + 96 + 96 + 160 elements
+    ({"qk_rope_head_dim": 0}, DIMS, 2 * 2 * 2 * 12 * 32, 2 * 736 + 2 * 12 * 4),
     # blocks of 2, 2 of them, over 6, 7 and 8 tokens: 4, 4 and 4 keys in blocks, 0, 1 and 0 behind the last
     ({"block": 2}, DIMS, 2 * 2 * 2 * 12 * 36, 2 * 872 + 2 * 12 * 4),
     ({"block": 2, "tail": True}, DIMS, 2 * 2 * 2 * 13 * 36, 2 * 872 + 2 * 13 * 4),

@@ -126,6 +126,18 @@ def test_a_latent_as_wide_as_the_heads_is_plain_attention():
     assert len(claims(wide, "context_attention")) == 1
 
 
+def test_one_layer_for_keys_and_values_is_no_latent():
+    """Without a rotary part a latent is told by the cache: its expansion runs over cached tokens."""
+
+    def body(m, x):
+        both = heads(m.up(x), 2)
+        return attend(m, heads(m.q(x), 2), both[..., :12], both[..., 12:])
+
+    found = toy.matched(body, q=linear(24), up=linear(48))
+    assert not claims(found, "context_mla")
+    assert len(claims(found, "context_attention")) == 1
+
+
 # sparse attention -------------------------------------------------------------------------------
 
 

@@ -180,7 +180,7 @@ class Latent:
 
 
 def latent(flow: Flow, key: fx.Node, value: fx.Node) -> Latent | None:
-    """Keys and values that one linear layer expands from a narrow cached latent, next to a key part all heads share."""
+    """Keys and values that one linear layer expands from a narrow cached latent, next to a key part all heads may share."""
     expansion = _linear_behind(flow, value)
     if (
         len(flow.shape(value)) != 4
@@ -193,8 +193,10 @@ def latent(flow: Flow, key: fx.Node, value: fx.Node) -> Latent | None:
     heads, value_dim = int(flow.shape(value)[1]), int(flow.shape(value)[-1])
     nope = int(flow.shape(expansion)[-1]) // heads - value_dim
     rope = int(flow.shape(key)[-1]) - nope
-    if rope <= 0 or nope <= 0 or rank >= heads * (nope + value_dim):
+    if rope < 0 or nope <= 0 or rank >= heads * (nope + value_dim):
         return None
+    if rope == 0 and not any(size.has(P) for size in flow.shape(expansion)):
+        return None  # one layer that makes keys and values of the new tokens alone
     return Latent(kv_lora_rank=rank, rope=rope, expansion=expansion)
 
 
