@@ -108,7 +108,7 @@ class ConcreteSizes:
     @property
     def has_parts(self) -> bool:
         """Whether a size is a part of a length: of which one, workloads of whole blocks do not tell."""
-        return any(expr.has(sympy.floor) for expr in self.table.values())
+        return any(expr.has(sympy.floor, sympy.ceiling) for expr in self.table.values())
 
     def expr(self, size: int) -> sympy.Expr:
         """The expression of a size that occurs in the trace."""

@@ -16,7 +16,15 @@ from tracer import analysis
 from tracer.cache import run
 from tracer.carried import Carried
 from tracer.passes import setting_of
-from tracer.sizes import FEWEST_POSITIONS, UNLIMITED, ConcreteSizes, within
+from tracer.sizes import (
+    FEWEST_POSITIONS,
+    LONG,
+    LONG_ODD,
+    SHORT,
+    UNLIMITED,
+    ConcreteSizes,
+    within,
+)
 from tracer.trace import capture, trace
 
 _WIDTHS = {
@@ -138,6 +146,30 @@ def test_short_workloads_tell_sizes_apart(positions):
         sizes.add(first, second)
         for at in (workloads.long, workloads.short, {"b": 2, "s": 6, "p": 14}):
             assert evaluate(sizes.expr(first), **at) == evaluate(form, **at), (form, at)
+
+
+_PARTS = (
+    sympy.floor((P + S) / 4),
+    sympy.ceiling((P + S) / 16),
+    sympy.floor((P + S) / 128),
+    sympy.floor(P / 4) + sympy.floor(S / 4),
+    B * sympy.floor((P + S) / 8),
+)
+
+
+@pytest.mark.parametrize("form", _PARTS)
+@pytest.mark.parametrize("phase", ["context", "generation"])
+def test_odd_lengths_tell_which_length_a_part_is_of(form, phase):
+    """Whole blocks leave it open; with lengths that are none the form comes back, at every length."""
+    form = form.subs(S, 1) if phase == "generation" else form
+    workloads = [{**w, "s": 1} if phase == "generation" else w for w in (LONG, SHORT, LONG_ODD)]
+    sizes = ConcreteSizes(*workloads)
+    size, *others = (evaluate(form, **w) for w in workloads)
+    sizes.add(size, *others)
+    assert sizes.has_parts
+    for s in (1,) if phase == "generation" else (1, 2, 3, 77, 1001):
+        for p in (*range(17), 130, 345):
+            assert evaluate(sizes.expr(size), b=3, s=s, p=p) == evaluate(form, b=3, s=s, p=p)
 
 
 def test_too_few_positions_are_refused():

@@ -180,7 +180,7 @@ class Latent:
 
 
 def latent(flow: Flow, key: fx.Node, value: fx.Node) -> Latent | None:
-    """Keys and values that one linear layer expands from a narrow cached latent; all heads may share a part of the key."""
+    """Keys and values that one linear layer expands from a narrow cached latent; heads may share a part of the key."""
     expansion = _linear_behind(flow, value)
     if (
         len(flow.shape(value)) != 4

@@ -55,8 +55,8 @@ def _chosen(flow: Flow, node: fx.Node) -> tuple[sympy.Expr, int]:
 def key_ratio(flow: Flow, keys: sympy.Expr) -> int | None:
     """How many tokens each of `keys` compressed keys stands for: r where after n tokens there are ⌊n/r⌋ of them.
 
-    A trace knows them as ⌊p/r⌋ + ⌊s/r⌋ and, where cached and new tokens close one more block at the workload that it
-    was made at, one more.
+    A trace knows them as ⌊(p + s)/r⌋, or, where rests of blocks are work of their own, as ⌊p/r⌋ + ⌊s/r⌋ and, where
+    cached and new tokens close one more block at the workload that it was made at, one more.
     """
     divisors = {f.args[0].as_numer_denom()[1] for f in keys.atoms(sympy.floor)}
     if len(divisors) != 1:
