@@ -180,9 +180,10 @@ MATTERS = {
     "pointwise": "llama",
     "sparse_indexer": "deepseek_v32",
 }
-#: Matchers that no small model needs: test_match.py, test_recurrences.py, test_written_attention.py and
-#: test_compressed_attention.py show what they take.
+#: Matchers that no small model needs: test_match.py, test_recurrences.py, test_written_attention.py,
+#: test_compressed_attention.py and test_block_selection.py show what they take.
 BY_TOY_ONLY = {
+    "block_selection",
     "compressed_attention",
     "conv1d",
     "einsum",
