@@ -30,6 +30,7 @@ from tracer.recorder import (
     busiest_line,
     too_many_calls,
 )
+from tracer.shape_memory import ShapeMemory
 
 META, FAKE, ANSWERED = "meta", "fake", "answered"
 KINDS = (META, FAKE, ANSWERED)
@@ -62,7 +63,9 @@ class Setting:
         """Within the context, tensors are of this kind. Gives the lines whose questions were answered."""
         with contextlib.ExitStack() as stack:
             asked: set[str] = set()
-            if self.tensors != META:
+            if self.tensors == META:
+                stack.enter_context(ShapeMemory())
+            else:
                 stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
             if self.tensors == ANSWERED:
                 asked = stack.enter_context(Answers()).asked
