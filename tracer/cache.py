@@ -173,10 +173,20 @@ def infer(
             shape = tuple(
                 expression([v.shape[d] for v in values], where) for d in range(example.dim())
             )
-            found.append(Leaf(path=path, shape=shape, dtype=example.dtype))
+            leaf = Leaf(path=path, shape=shape, dtype=example.dtype)
+            limited = cut(caches[0], leaf)
+            found.append(limited if _explains(limited, held) else leaf)
         elif len(set(values)) > 1:
             found.append(Leaf(path=path, shape=(), dtype=None, value=expression(values, where)))
-    return caches[0], tuple(cut(caches[0], leaf) for leaf in found)
+    return caches[0], tuple(found)
+
+
+def _explains(leaf: Leaf, held: Sequence[tuple[torch.Tensor, tuple[int, int]]]) -> bool:
+    """Whether its sizes are those of these tensors at their points."""
+    return all(
+        tuple(size.subs({B: b, P: p}) for size in leaf.shape) == tuple(value.shape)
+        for value, (b, p) in held
+    )
 
 
 def cut(cache: Any, leaf: Leaf) -> Leaf:
@@ -185,8 +195,6 @@ def cut(cache: Any, leaf: Leaf) -> Leaf:
     """
     layer, axis = at(cache, leaf.path[:-1]), len(leaf.shape) - 2
     if not isinstance(layer, DynamicSlidingWindowLayer) or leaf.path[-1] not in ("keys", "values"):
-        return leaf
-    if type(layer).update is not DynamicSlidingWindowLayer.update:
         return leaf
     many = layer.sliding_window + 1
     filled = copy.copy(layer)

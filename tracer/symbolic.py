@@ -19,13 +19,11 @@ from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv
 from oplib.errors import UnsupportedModelError
 from oplib.symbols import B, P, S
 
-HINTS = {"b": 3, "s": 2048, "p": 16384}
-
 
 class SymbolicSizes:
     """Symbols b, s and p for one trace, and their translation to plain sympy."""
 
-    def __init__(self, phase: str, hints: Mapping[str, int] = HINTS) -> None:
+    def __init__(self, phase: str, hints: Mapping[str, int]) -> None:
         self.env = ShapeEnv()
         self._hints = hints
         self.values: dict[str, int | torch.SymInt] = {name: self._symbol(name) for name in hints}

@@ -51,7 +51,7 @@ from tracer.sizes import (
     Workloads,
     within,
 )
-from tracer.symbolic import HINTS, SymbolicSizes
+from tracer.symbolic import SymbolicSizes
 
 PHASES = ("context", "generation")
 
@@ -147,8 +147,7 @@ def trace(
         except Unsettled as why:
             unsettled = why
         refuse_sequence_loops(model, captured.setting)
-    hints = HINTS if captured.setting.positions is None else captured.workloads.long
-    sizes = SymbolicSizes(phase, hints)
+    sizes = SymbolicSizes(phase, captured.workloads.long)
     try:
         with sizes.mode():
             found = _run(model, captured, sizes.values)

@@ -47,9 +47,9 @@ class SparseAttention(OpKind):
     FLOPs:
         2·b·H·pairs·(key size + value size), with the sizes of context_attention or context_mla. computed: the
         selection is a mask over the full rectangle, pairs = s·(s + p), as eager code runs it. skipped: only selected
-        keys, pairs = Σ over i = 1..s of min(p + i, topk) when causal, else s·min(s + p, topk). In blocks, causal:
-        Σ over i = 1..s of block·min(⌊(p + i)/block⌋, topk/block), and with tail (p + i) mod block more. Softmax is
-        ignored.
+        keys, pairs = Σ over i = 1..s of min(p + i, topk) when causal, else s·min(s + p, topk); with topk 0 all keys
+        are selected. In blocks, causal: Σ over i = 1..s of block·min(⌊(p + i)/block⌋, topk/block), and with tail
+        (p + i) mod block more. Softmax is ignored.
     Bytes:
         q read, output written, new keys read and written to the cache, indices read at 4 bytes per selected
         key. Cached keys read once: computed: all p. skipped: at most min(p, pairs - s), since queries cannot
@@ -59,7 +59,7 @@ class SparseAttention(OpKind):
     Weights:
         None.
     Valid range:
-        s at least 1, p at least 0, topk at least 1 and a multiple of block; blocks are causal.
+        s at least 1, p at least 0, topk a multiple of block; blocks are causal.
     Error:
         No measured tables yet; bound only.
     Source:
@@ -81,7 +81,7 @@ class SparseAttention(OpKind):
         Param(name="qk_rope_head_dim", type=int, default=0, minimum=0, doc="as in context_mla"),
         Param(name="v_head_dim", type=int, default=0, minimum=0, doc="size of a value"),
         Param(name="absorbed", type=bool, default=False, doc="as in context_mla"),
-        Param(name="topk", type=int, doc="keys a query sees at most, without the tail"),
+        Param(name="topk", type=int, minimum=0, doc="keys a query sees at most, without the tail; 0: all"),
         Param(
             name="block",
             type=int,
@@ -172,4 +172,6 @@ def selected_pairs(s: Amount, p: Amount, params: Params) -> Amount:
     if block:
         whole = block * compressed_pairs(s, p, block, topk // block)
         return whole + (partial_blocks(s, p, block) if flag(params, "tail") else 0)
-    return capped_pairs(s, p, topk) if flag(params, "causal") else s * minimum(s + p, topk)
+    if flag(params, "causal"):
+        return capped_pairs(s, p, topk)
+    return s * (minimum(s + p, topk) if topk else s + p)

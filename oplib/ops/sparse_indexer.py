@@ -31,9 +31,10 @@ class SparseIndexer(OpKind):
         i = 1..s of ⌊(p + i)/ratio⌋, which for ratio 1 is s·p + s(s+1)/2. relu, mask and the comparisons of the
         selection are ignored.
     Bytes:
-        q read, and w (float32) where there is one, new keys read and written to the cache, cached keys read;
-        scores in float32 written and read once, because the selection needs a whole row; indices int32 written,
-        Σ over i = 1..s of min(⌊(p + i)/ratio⌋, topk). Scales of fp8 keys are ignored (4 bytes per D).
+        q read, and w (float32) where there is one, new keys read and written to the cache, cached keys read; scores
+        in float32 written and read once, because the selection needs a whole row; indices int32 written, Σ over
+        i = 1..s of min(⌊(p + i)/ratio⌋, topk), or all ⌊(p + i)/ratio⌋ with topk 0. Scales of fp8 keys are ignored
+        (4 bytes per D).
     Weights:
         None.
     Valid range:
@@ -54,7 +55,7 @@ class SparseIndexer(OpKind):
     params: ClassVar[tuple[Param, ...]] = (
         Param(name="num_heads", type=int, doc="scoring heads"),
         Param(name="head_dim", type=int, doc="size of a scoring key"),
-        Param(name="topk", type=int, doc="keys selected per query"),
+        Param(name="topk", type=int, minimum=0, doc="keys selected per query at most; 0: all"),
         Param(name="ratio", type=int, default=1, doc="tokens that a key stands for"),
         Param(
             name="weighted_sum",

@@ -12,6 +12,8 @@ ROWS = [
     ({"weighted_sum": "elementwise"}, DIMS, 2 * 2 * 21 * 2 * 4, OTHER + 2 * 2 * 21 * 4),
     # no weights: w is not there to read
     ({"weighted_sum": "none"}, DIMS, 2 * 2 * 21 * 2 * 4, OTHER - 48 + 2 * 2 * 21 * 4),
+    # without a limit all 21 are selected
+    ({"topk": 0}, DIMS, 2 * 2 * 21 * 2 * (4 + 1), OTHER + 2 * 9 * 4 + 2 * 2 * 21 * 4),
     # blocks of 2: 3 + 3 + 4 of them seen; 4 after and 2 before, so 2 in, 2 out, 2 cached; 10 indices
     (
         {"ratio": 2},

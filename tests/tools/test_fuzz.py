@@ -10,10 +10,10 @@ import pytest
 from fuzz_configs import LAYERS, apply, bases, case, cut, text_path
 from fuzz_worker import judge
 
-from tests.tracer.small_models import NAMES
+from tests.tracer import small_models
 
 SEED, CASES = 2026, 60
-SMALL = {f"small--{name}" for name in NAMES}
+SMALL = {f"small--{name}" for name in small_models.SMALL}
 
 
 @pytest.mark.slow

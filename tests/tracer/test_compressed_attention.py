@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import functools
+
 import pytest
+import sympy
 import torch
 
 from oplib.symbols import B, P, S
 from tests.tracer import small_models, toy
 from tests.tracer.toy import claims, heads
+from tracer import analysis
 from tracer.boundaries import attention as attention_boundary
 from tracer.match import matchers
+from tracer.match.compressed_attention import selection_limit
 
 NAME = "deepseek_v4"
 
@@ -54,6 +59,58 @@ def test_report_is_exact(lowering):
     found = small_models.report(NAME, lowering)
     assert found["conservation"]["exact"]
     assert found["conservation"]["nodes"]["primitive"] == 0
+
+
+#: Blocks that divide every length a trace is made at.
+BLOCKS = {"compressed_sparse_attention": 4, "heavily_compressed_attention": 8}
+
+
+@functools.cache
+def changed(**fields):
+    """The report, as written, of a small model with other fields."""
+    config = {**small_models.SMALL[NAME], "compress_rates": BLOCKS, **fields}
+    return analysis.analyse(small_models.write(config), analysis.Options(lowering="eager"))
+
+
+def topks(found, op):
+    """What the ops of a kind select, in both phases."""
+    phases = found["op_list"]["phases"].values()
+    return {o["params"].get("topk", 0) for ops in phases for o in ops if o["op"] == op}
+
+
+@pytest.mark.parametrize(("topk", "claimed"), [(4096, 4096), (100_000, 100_000), (2**31, 0)])
+def test_a_selection_wider_than_short_caches(topk, claimed):
+    """Its width is a limit: where no length that is traced has so many keys, all are selected."""
+    found = changed(index_topk=topk)
+    assert found["situation"] == "S1-or-S2"
+    assert found["conservation"]["exact"]
+    assert topks(found, "sparse_indexer") == {claimed}
+    assert topks(found, "compressed_attention") == {0, claimed}
+
+
+def test_a_selection_of_every_key_there_is():
+    """Over keys that are not compressed as well."""
+    config = {**small_models.SMALL["deepseek_v32"], "index_topk": 2**31}
+    found = analysis.analyse(small_models.write(config), analysis.Options(lowering="eager"))
+    assert found["situation"] == "S1-or-S2"
+    assert found["conservation"]["exact"]
+    assert topks(found, "sparse_indexer") == topks(found, "sparse_attention") == {0}
+
+
+def test_a_selection_that_grows_otherwise_is_refused():
+    """Half of the keys is neither a number nor all of them."""
+    assert selection_limit(P // 2, P) is None
+    assert selection_limit(P + S, S + P) == 0
+    assert selection_limit(sympy.Integer(9), P) == 9
+
+
+@pytest.mark.parametrize("window", [2, 3, 10**6])
+def test_a_window_of_any_length(window):
+    """One of two tokens keeps one, which is no constant: none is kept of none."""
+    found = changed(sliding_window=window)
+    assert found["situation"] == "S1-or-S2"
+    assert found["conservation"]["exact"]
+    assert f"Min({window - 1}, p)" in found["kv_cache"]["expression"]
 
 
 def attend(x, extra, **options):

@@ -16,7 +16,7 @@ from tracer.match import matcher, targets
 from tracer.match.bias import bias_of
 from tracer.match.claim import Claim, Refusal, Result
 from tracer.match.flow import Flow
-from tracer.match.selection import Selection, mask_nodes, selection
+from tracer.match.selection import Selection, mask_nodes, selection, selection_limit
 
 _ARGUMENTS = (
     "query",
@@ -139,13 +139,15 @@ def attention(flow: Flow, node: fx.Node, taken) -> Result:
     chosen = _chosen(flow, call)
     if chosen is None:
         return claim
-    if not chosen.keys.is_Integer:
+    scored = keys if call["indices"] is not None else flow.shape(chosen.node.args[0])[-1]
+    topk = selection_limit(chosen.keys, scored)
+    if topk is None:
         reason = f"its selection grows with the length: {chosen.keys} keys"
         return Refusal(node=node, op="sparse_attention", reason=reason)
     if call["indices"] is None:
         masking = [n for n in mask_nodes(flow, call["mask"], node) if n not in taken]
         claim.nodes = [*masking, *claim.nodes]
-    return _selected(flow, claim, chosen)
+    return _selected(flow, claim, chosen, topk)
 
 
 def _chosen(flow: Flow, call: dict[str, Any]) -> Selection | None:
@@ -155,14 +157,14 @@ def _chosen(flow: Flow, call: dict[str, Any]) -> Selection | None:
     return selection(flow, call["mask"])
 
 
-def _selected(flow: Flow, claim: Claim, chosen: Selection) -> Claim:
-    """The claim of an attention as one over selected keys."""
+def _selected(flow: Flow, claim: Claim, chosen: Selection, topk: int) -> Claim:
+    """The claim of an attention as one over `topk` selected keys or blocks of keys."""
     claim.kind = "sparse_attention"
     if "kv_lora_rank" not in claim.params:
         claim.params = _plain_sparse_params(claim.params)
     for name in ("window", "whole_cache", "cache_limit"):
         claim.params.pop(name, None)  # a selection is no window
-    claim.params["topk"] = int(chosen.keys) * chosen.block
+    claim.params["topk"] = topk * chosen.block
     claim.params["index_source"] = _index_source(flow, claim.anchor, chosen.node)
     if chosen.block > 1:
         claim.params |= {"block": chosen.block, "tail": chosen.tail}

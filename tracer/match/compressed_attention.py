@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import sympy
 from torch import fx
 
 from oplib.symbols import P
 from tracer.match import matcher
 from tracer.match.claim import Claim, Refusal, Result
 from tracer.match.flow import Flow
-from tracer.match.selection import key_ratio, mask_nodes, selection
+from tracer.match.selection import key_ratio, mask_nodes, selection, selection_limit
 
 
 @matcher("compressed_attention", "trace_model.attention")
@@ -24,9 +23,9 @@ def compressed_attention(flow: Flow, node: fx.Node, taken) -> Result:
         reason = "a bias, indices, chunks or a soft cap are not part of it"
         return Refusal(node=node, op="compressed_attention", reason=reason)
     chosen = selection(flow, mask)
-    topk = chosen.keys if chosen is not None else sympy.Integer(0)
-    if not topk.is_Integer:
-        reason = f"its selection grows with the length: {topk} keys"
+    topk = 0 if chosen is None else selection_limit(chosen.keys, flow.shape(key)[2] - new - P)
+    if chosen is not None and topk is None:
+        reason = f"its selection grows with the length: {chosen.keys} keys"
         return Refusal(node=node, op="compressed_attention", reason=reason)
     masking = [n for n in mask_nodes(flow, mask, node) if n not in taken]
     owned = flow.parameter(sinks) if sinks is not None else None
@@ -40,7 +39,7 @@ def compressed_attention(flow: Flow, node: fx.Node, taken) -> Result:
             "shared_kv": key is value,
             "window": window,
             "ratio": ratio,
-            "topk": int(topk),
+            "topk": topk,
             "sinks": sinks is not None,
             "dtype": flow.dtype(query),
             "kv_dtype": flow.dtype(key),

@@ -95,3 +95,12 @@ def mask_nodes(flow: Flow, mask: fx.Node | None, attention: fx.Node) -> list[fx.
     while outside := {n for n in found if flow.readers([n]) - found - {attention}}:
         found -= outside
     return sorted(found, key=flow.position)
+
+
+def selection_limit(selected: sympy.Expr, keys: sympy.Expr) -> int | None:
+    """How many keys a selection leaves at most; 0 where it is wider than all `keys` that there are, None where it
+    grows with the length in another way.
+    """
+    if selected.is_Integer:
+        return int(selected)
+    return 0 if sympy.expand(selected - keys) == 0 else None

@@ -10,7 +10,7 @@ from tracer.match import Stage, matcher, targets
 from tracer.match.claim import Claim, Refusal, Result
 from tracer.match.flow import Flow, Role
 from tracer.match.moe import is_routing
-from tracer.match.selection import key_ratio, selection
+from tracer.match.selection import key_ratio, selection, selection_limit
 
 _PRODUCTS = ("aten.matmul", "aten.bmm", "aten.einsum")
 
@@ -55,9 +55,9 @@ def sparse_indexer(flow: Flow, node: fx.Node, taken) -> Result:
     ratio = key_ratio(flow, keys) or 1
     if ratio == 1 and sympy.expand(keys - new) not in (P, 0):
         return Refusal(node=node, op="sparse_indexer", reason=f"it scores {keys} keys")
-    topk = flow.shape(indices)[-1]
-    if not topk.is_Integer:
-        reason = f"its selection grows with the length: {topk} keys"
+    topk = selection_limit(flow.shape(indices)[-1], keys)
+    if topk is None:
+        reason = f"its selection grows with the length: {flow.shape(indices)[-1]} keys"
         return Refusal(node=node, op="sparse_indexer", reason=reason)
     summed = sum(targets.full_name(n) in _PRODUCTS for n in below) > 1
     return Claim(
@@ -65,7 +65,7 @@ def sparse_indexer(flow: Flow, node: fx.Node, taken) -> Result:
         params={
             "num_heads": int(heads),
             "head_dim": int(head_dim),
-            "topk": int(topk),
+            "topk": topk,
             "ratio": ratio,
             "weighted_sum": "product" if summed else "elementwise",
             "dtype": flow.dtype(_unwidened(query)),
