@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -414,7 +415,8 @@ def kv_cache(traced: Traced) -> Json:
         if leaf.shape:
             total += leaf.bytes * _layers_of(leaf.path, traced)
     one = total.subs(B, 1)
-    far = 2**40
+    parts = [sympy.denom(f.args[0]) for f in one.atoms(sympy.floor)]
+    far = 2**40 * math.lcm(*map(int, (*parts, *(m.args[1] for m in one.atoms(sympy.Mod)))))
     per_token = sympy.Rational(one.subs(P, 2 * far) - one.subs(P, far), far)
     per_sequence = one.subs(P, far) - per_token * far
     return {

@@ -9,6 +9,7 @@ explains at every workload raises instead of being guessed.
 from __future__ import annotations
 
 import copy
+import functools
 import inspect
 import math
 import weakref
@@ -33,17 +34,24 @@ Path = tuple[str | int, ...]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Leaf:
-    """One tensor (shape as expressions, dtype) or one token counter (shape empty, `dtype` None, `value`) of a cache."""
+    """One tensor (shape as expressions, dtype) or one token counter (shape empty, `dtype` None, `value`) of a cache.
+
+    `since` is how many tokens it takes until the tensor is there, where its size does not say so.
+    """
 
     path: Path
     shape: tuple[sympy.Expr, ...]
     dtype: torch.dtype | None
     value: sympy.Expr | None = None
+    since: int = 0
 
     @property
     def bytes(self) -> sympy.Expr:
         """Bytes of the tensor for the whole batch; 0 for a counter."""
-        return sympy.Mul(*self.shape) * self.dtype.itemsize if self.dtype else sympy.Integer(0)
+        if not self.dtype:
+            return sympy.Integer(0)
+        there = sympy.Min(1, sympy.floor(P / self.since)) if self.since > 1 else 1
+        return sympy.Mul(*self.shape) * self.dtype.itemsize * there
 
 
 def run(
@@ -157,8 +165,10 @@ def infer(
 
     Integers that do not change from point to point are settings, not counters, and are left out. A part that only
     longer sequences have (compressed keys, say) is read off the points that have it, and so is one whose width is zero.
+    From which length on a part of constant size is there is found by halving.
     """
     caches = [fill(b, p) for b, p in points]
+    parts = functools.cache(lambda p: dict(leaves(fill(1, p))))
     columns = [dict(leaves(c)) for c in caches]
     found = []
     for path, example in columns[0].items():
@@ -173,12 +183,32 @@ def infer(
             shape = tuple(
                 expression([v.shape[d] for v in values], where) for d in range(example.dim())
             )
-            leaf = Leaf(path=path, shape=shape, dtype=example.dtype)
+            since = 0
+            if not any(size.has(P) for size in shape):
+                since = _since(path, parts, points, where)
+            leaf = Leaf(path=path, shape=shape, dtype=example.dtype, since=since)
             limited = cut(caches[0], leaf)
             found.append(limited if _explains(limited, held) else leaf)
         elif len(set(values)) > 1:
             found.append(Leaf(path=path, shape=(), dtype=None, value=expression(values, where)))
     return caches[0], tuple(found)
+
+
+def _since(
+    path: Path,
+    parts: Callable[[int], Mapping[Path, Any]],
+    points: Sequence[tuple[int, int]],
+    where: Sequence[tuple[int, int]],
+) -> int:
+    """The fewest tokens at which a part is there that is at `where` alone; 0 where it is at every point."""
+    without = max((p for b, p in points if (b, p) not in where), default=0)
+    least = min(p for _, p in where)
+    if not without or without > least:
+        return 0
+    while least - without > 1:
+        middle = (without + least) // 2
+        without, least = (without, middle) if _has(parts(middle), path) else (middle, least)
+    return least
 
 
 def _explains(leaf: Leaf, held: Sequence[tuple[torch.Tensor, tuple[int, int]]]) -> bool:

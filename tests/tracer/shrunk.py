@@ -74,7 +74,7 @@ TYPES = _names(
     mixtral modernbert-decoder moss_transcribe_diarize nanochat nemotron nemotron_h olmo olmo2 olmo3
     olmo_hybrid olmoe opt persimmon phi phi3 phimoe qwen2 qwen2_moe qwen3 qwen3_5 qwen3_5_moe
     qwen3_5_moe_text qwen3_5_text qwen3_moe qwen3_next qwen4_exp_text seed_oss smollm3 solar_open stablelm starcoder2
-    vaultgemma youtu
+    vaultgemma youtu trocr phi4_multimodal mpt gpt_neo deepseek_v4 zaya minimax rwkv recurrent_gemma
     """
 )
 AVAILABLE = tuple(n for n in TYPES if n in CONFIG_MAPPING)
@@ -85,6 +85,7 @@ _GROUPS = {"n_group": 4, "topk_group": 2, "num_expert_group": 4, "n_groups": 2, 
 #: What the rules do not settle, by type.
 _PART = {"num_attention_heads": 4, "num_hidden_layers": 2, "intermediate_size": 112}
 _HYBRID = ["linear_attention", "full_attention", "linear_attention", "linear_attention"]
+_TOWER = {"hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 2}
 EXCEPTIONS: dict[str, Config] = {
     "bamba": {"attn_layer_indices": [1]},
     "deepseek_v2": {"num_experts_per_tok": 2},
@@ -147,6 +148,15 @@ EXCEPTIONS: dict[str, Config] = {
             "rope_theta": 10000.0,
             "partial_rotary_factor": 0.5,
             "mrope_section": [2, 1, 1],
+        },
+    },
+    "phi4_multimodal": {
+        "vision_config": {**_TOWER, "num_hidden_layers": 1},
+        "audio_config": {
+            **_TOWER,
+            "num_blocks": 1,
+            "ext_pw_out_channel": 32,
+            "nemo_conv_channels": 32,
         },
     },
     "xlstm": {"hidden_size": 512, "embedding_dim": 512},

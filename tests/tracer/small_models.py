@@ -270,14 +270,14 @@ def each(names: Iterable[str] = NAMES) -> list[Any]:
 
 
 def step(model: nn.Module, ids: torch.Tensor, cache: Any = None) -> Any:
-    """Run a model of transformers over a cache, and give the cache it leaves, whatever either calls it."""
-    name = (
-        "cache_params"
-        if "cache_params" in inspect.signature(model.forward).parameters
-        else "past_key_values"
-    )
+    """Run a model of transformers over a cache, and give the cache it leaves, whatever either calls it. A model that
+    returns none has filled the one it was handed.
+    """
+    taken = inspect.signature(model.forward).parameters
+    name = next(n for n in ("cache_params", "past_key_values", "state") if n in taken)
     with torch.no_grad(), quiet_transformers():
-        return model(input_ids=ids, use_cache=True, **{name: cache})[name]
+        out = model(input_ids=ids, use_cache=True, **{name: cache})
+    return out.get(name, cache)
 
 
 @functools.cache

@@ -84,6 +84,17 @@ def test_leaves_of_any_cache():
     assert sympy.expand(total - 4 * 16 * B * (P + sympy.Min(P, 64))) == 0
 
 
+def test_a_part_of_constant_size_that_comes_late():
+    """What the 29th token leaves is not there before it, and its bytes say so."""
+
+    def fill(b, p):
+        return {"late": torch.empty(b, 3, device="meta") if p >= 29 else None}
+
+    _, (leaf,) = infer(fill, POINTS)
+    assert leaf.since == 29
+    assert [int(leaf.bytes.subs({B: 2, P: p})) for p in (1, 28, 29, 57, 1000)] == [0, 0, 24, 24, 24]
+
+
 def test_rebuild_copies_and_keeps_aliases():
     """New leaves in a copy; what was one object is one object; the template is untouched."""
     template = ToyCache(2, 5)

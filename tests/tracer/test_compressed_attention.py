@@ -61,6 +61,11 @@ def test_report_is_exact(lowering):
     assert found["conservation"]["nodes"]["primitive"] == 0
 
 
+def test_what_a_token_adds_to_the_cache_is_no_rest_of_a_block():
+    """8·(7/5 + 3/12) bytes: blocks of 5 and of 12 tokens have no length in common with a power of two."""
+    assert small_models.report(NAME)["kv_cache"]["bytes_per_token"] == 13.2
+
+
 #: Blocks that divide every length a trace is made at.
 BLOCKS = {"compressed_sparse_attention": 4, "heavily_compressed_attention": 8}
 
