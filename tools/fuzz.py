@@ -2,7 +2,7 @@
 
     python tools/fuzz.py --cases 1000 --seed 0 --out build/fuzz
 
-The folder holds `results.jsonl`, one line a case, so a run that was stopped goes on where it was; `summary.json`; and
+The folder holds `results.jsonl`, one line a case with its processor seconds, so a run that was stopped goes on where it was; `summary.json`; and
 `bad/<case>.json`, a config for each bad case with the changes and fields that it does not need left out. A benign
 change must trace exactly: an error there is bad too. Exit status 1 if any case is bad.
 """

@@ -62,9 +62,9 @@ def main() -> int:
     resource.setrlimit(resource.RLIMIT_AS, (bound, bound))
     print(json.dumps({"ready": True}), file=answers, flush=True)
     for line in sys.stdin:
-        start = time.perf_counter()
+        start = time.process_time()
         found = judge(json.loads(line))
-        found["seconds"] = round(time.perf_counter() - start, 3)
+        found["seconds"] = round(time.process_time() - start, 3)
         found["peak_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
         print(json.dumps(found), file=answers, flush=True)
     return 0

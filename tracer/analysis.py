@@ -315,13 +315,19 @@ def _count(
 ) -> tuple[dict[str, int], Json, dict[str, int]]:
     """Weights, FLOPs and nodes, each counted on the model and on what became of it as written."""
     context, generation = (traced.traces[phase].setting for phase in PHASES)
-    with quiet_transformers():
-        counted = conserve.count_flops(
-            traced.model,
-            traced.pruning,
-            replace(generation, fresh=context.fresh),
-            traced.capture.leaves,
-        )
+    try:
+        with quiet_transformers():
+            counted = conserve.count_flops(
+                traced.model,
+                traced.pruning,
+                replace(generation, fresh=context.fresh),
+                traced.capture.leaves,
+            )
+    except Exception as error:
+        raise UnsupportedModelError(
+            f"{traced.resolved.architecture} does not run with its own attention written out: {_said(error)}.",
+            hint="Sizes of its config do not go together: heads and their widths, or windows.",
+        ) from error
     traced.by_pass = counted["generation"].by_pass
     missed = {phase: _primitive_flops(m, counted[phase]) for phase, m in matched.items()}
     held = sum(e["weight_bytes"] * e["count"] for e in unsupported if e["phase"] == "context")

@@ -26,7 +26,9 @@ def of(traced: Traced) -> list[str]:
 
 
 def _setting_notes(traced: Traced) -> list[str]:
-    """What a model that runs in a setting of its own was taken for."""
+    """What a model that runs in a setting of its own was taken for. A question for a value is no error: most ask for
+    padding, for a check, or whether generation is over, and zero is what the workload means.
+    """
     notes = []
     setting = traced.traces["generation"].setting
     if setting.positions:
@@ -52,7 +54,7 @@ def _setting_notes(traced: Traced) -> list[str]:
     asked = sorted({line for t in traced.traces.values() for line in t.asked})
     if asked:
         notes.append(
-            "values that the model asks of its data were taken as zero, masks that it indexes by as selecting all: "
-            + ", ".join(asked)
+            "the model asks for values, which decide what runs or how large it is; the list holds for these answers "
+            "alone: " + ", ".join(asked)
         )
     return notes

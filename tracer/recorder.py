@@ -95,7 +95,7 @@ class CallCount(TorchDispatchMode):
 class Answers(TorchDispatchMode):
     """Answers every value that Python asks of a tensor with zero or False (no padding, no end reached), and whether
     all elements are true with True (checks hold); masks that no choice between scores has made select all. `asked` are
-    the lines that asked.
+    the lines that asked, each with its answer.
     """
 
     def __init__(self) -> None:
@@ -114,16 +114,17 @@ class Answers(TorchDispatchMode):
         if func not in _VALUES:
             whole = self._masks.whole(func, args)
             if whole is not None:
-                self.asked.add(model_line())
+                self.asked.add(f"{model_line()} all selected")
             out = func(*(whole or args), **(kwargs or {}))
             self._masks.follow(func, args, out)
             if func in _ALL:
                 self._all_true.append(out)
             return out
-        self.asked.add(model_line())
+        answer: bool | float = 0.0 if args[0].dtype.is_floating_point else 0
         if func is _aten.is_nonzero.default or args[0].dtype == torch.bool:
-            return any(args[0] is t for t in self._all_true)
-        return 0.0 if args[0].dtype.is_floating_point else 0
+            answer = any(args[0] is t for t in self._all_true)
+        self.asked.add(f"{model_line()} {answer}")
+        return answer
 
 
 class _Literals(TorchFunctionMode):

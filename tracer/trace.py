@@ -78,7 +78,7 @@ class Trace:
 
     `expr` turns a size of this trace into an expression of b, s, p. `branches` says that short sequences take other
     branches than the traced one; `guards` are the conditions, known where the trace was symbolic. `asked` are the lines
-    that asked for values of the data and got zero.
+    that asked for values, each with the answer.
     """
 
     phase: str

@@ -10,6 +10,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from oplib.errors import UnsupportedModelError
 from tests.tracer import small_models
 from tests.tracer.real import aside
 from tests.tracer.small_models import FAST, NAMES, SMALL, WITHOUT_SCANS, each
@@ -272,3 +273,17 @@ def test_a_missing_gemm_breaks_the_flop_sum():
     assert held["flops"]["counter"] - held["flops"]["ops"] == lost
     assert held["flops"]["primitives"] in (0, lost)
     assert held["exact"] == (held["flops"]["primitives"] == lost)
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("deepseek_v3", {"num_attention_heads": 12, "v_head_dim": 3}),
+        pytest.param("mixtral_fp8", {"sliding_window": 0}, marks=pytest.mark.slow),
+    ],
+)
+def test_a_model_whose_own_attention_does_not_run_is_an_error_of_its_config(name, changes):
+    """Our attention takes what the model's refuses: heads that no group divides, a window of nothing."""
+    path = small_models.write({**SMALL[name], **changes})
+    with pytest.raises(UnsupportedModelError, match="does not run with its own attention written"):
+        analysis.analyse(path, analysis.Options())

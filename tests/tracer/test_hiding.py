@@ -241,17 +241,21 @@ def test_a_value_that_leaves_the_graph_is_noted_with_its_work(phase):
 
 
 @pytest.mark.parametrize(
-    "use",
+    ("use", "answer"),
     [
-        lambda x: x if bool((x > 0).all()) else x @ x.mT @ x,
-        lambda x: x @ x.mT @ x if bool(x.sum() > 1) else x,
-        lambda x: x[:, int(x.argmax()) :],
+        (lambda x: x if bool((x > 0).all()) else x @ x.mT @ x, "True"),
+        (lambda x: x @ x.mT @ x if bool(x.sum() > 1) else x, "False"),
+        (lambda x: x[:, int(x.argmax()) :], "0"),
     ],
 )
-def test_a_value_that_decides_is_noted(use):
-    """Branches and sizes that rest on an answer: the trace names the line, and the question's work is not unused."""
+def test_a_value_that_decides_is_noted(use, answer):
+    """Branches and sizes that rest on an answer: the trace names line and answer, and the question's work is not
+    unused.
+    """
     found = toy.matched(lambda _m, x: use(x) * 1)
-    assert len(found.flow.trace.asked) == 1
+    (line,) = found.flow.trace.asked
+    assert line.startswith("test_hiding.py:")
+    assert line.endswith(f" {answer}")
     assert "unused" not in found.free.values()
 
 

@@ -5,6 +5,7 @@ import torch
 
 from oplib.symbols import B, S
 from tests.tracer import toy
+from tracer.sizes import LONG
 from tracer.trace import capture, trace
 
 
@@ -55,7 +56,7 @@ def test_a_branch_of_one_length_is_an_error():
     """A graph that holds at one length says nothing of others."""
 
     def body(_m, x):
-        return x * 2 if x.shape[1] == 2048 else x
+        return x * 2 if x.shape[1] == LONG["s"] else x
 
     model = toy.Toy(body).eval()
     with pytest.raises(Exception, match="alone"):

@@ -301,6 +301,7 @@ def test_questions_for_values_are_answered_and_told():
     assert not any("local_scalar" in t or "is_nonzero" in t for t in targets)
     assert len(found.asked) == 2
     assert all(line.startswith("test_passes.py:") for line in found.asked)
+    assert sorted(line.split()[1] for line in found.asked) == ["0.0", "True"]
 
 
 def test_plain_models_run_plainly():

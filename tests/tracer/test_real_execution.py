@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
+from packaging.version import Version
 
 from oplib.op import Op
 from oplib.symbols import evaluate, parse_expr
@@ -115,6 +117,10 @@ def test_enough_types():
 @pytest.mark.parametrize("model_type", types())
 def test_a_run_does_what_the_list_says(model_type):
     """FLOPs and cache of each pass, at each workload; parameters once."""
+    if model_type == "deepseek_v4" and Version(transformers.__version__) < Version("5.23"):
+        pytest.skip(
+            "a step that closes a block multiplies its angles, which is not in the graph of one that does not"
+        )
     model, claim = real.build(shrunk.shrunk(model_type)), listed(model_type)
     assert claim.parameter_bytes == real.parameter_bytes(model)
     assert claim.unread["context"] == claim.idle_bytes
