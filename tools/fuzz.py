@@ -2,9 +2,9 @@
 
     python tools/fuzz.py --cases 1000 --seed 0 --out build/fuzz
 
-The folder holds `results.jsonl`, one line a case with its processor seconds, so a run that was stopped goes on where it was; `summary.json`; and
-`bad/<case>.json`, a config for each bad case with the changes and fields that it does not need left out. A benign
-change must trace exactly: an error there is bad too. Exit status 1 if any case is bad.
+The folder holds `results.jsonl`, one line a case with its processor seconds, so a run that was stopped goes on where it
+was; `summary.json`; and `bad/<case>.json`, a config for each bad case with the changes and fields that it does not need
+left out. A benign change must trace exactly: an error there is bad too. Exit status 1 if any case is bad.
 """
 
 from __future__ import annotations
@@ -225,6 +225,7 @@ class Log:
             "bases": len(self.known),
             "verdicts": dict(Counter(row["verdict"] for row in self.rows).most_common()),
             "benign": dict(Counter(r["verdict"] for r in self.rows if r["benign"]).most_common()),
+            "errors": dict(Counter(r["kind"] for r in self.rows if "kind" in r).most_common()),
             "bad": [row for row in self.rows if row.get("bad")],
             "seconds": {"median": seconds[len(seconds) // 2], "longest": seconds[-1]}
             if seconds

@@ -28,7 +28,7 @@ from tracer.build import build_model, in_one_dtype, one_line, quiet_transformers
 from tracer.cache import ask_for_none
 from tracer.match import match
 from tracer.match.claim import Matched
-from tracer.match.flow import Flow
+from tracer.match.flow import Flow, Role
 from tracer.passes import SIZES_OF_VALUES
 from tracer.provenance import line_of
 from tracer.prune import Pruning, full_parameters, prune
@@ -268,6 +268,7 @@ def report(
         matched = {phase: match(Flow(t, traced.pruning)) for phase, t in traced.traces.items()}
         for m in matched.values():
             assemble.set_modes(m, weights)
+        decided = sorted({line for m in matched.values() for line in _decided_by_data(m.flow)})
         unsupported = [e for m in matched.values() for e in primitives.describe(m, weights)]
         progress("prove conservation")
         written = {phase: assemble.ops(m, weights) for phase, m in matched.items()}
@@ -288,6 +289,11 @@ def report(
     if not conservation["exact"]:
         found["notes"].append(
             "conservation is not exact: do not rely on this op list before the difference is explained"
+        )
+    if decided:
+        found["notes"].append(
+            "what the model computes decides what runs, or how large it is, and the list is one of its cases: "
+            + ", ".join(decided)
         )
     found["checklist"] = []
     if options.with_graphs:
@@ -338,6 +344,15 @@ def _count(
         "idle": sum(e["bytes"] for e in idle.describe(traced.idle, weights, ())),
     }
     return weight, conserve.flops(written, counted, missed), conserve.nodes(matched)
+
+
+def _decided_by_data(flow: Flow) -> Iterator[str]:
+    """Source lines that made the values which Python asked for, where they are made of token data: not of ids,
+    positions and masks, whose answers follow from the workload.
+    """
+    for node in flow.trace.questions:
+        if flow.role[node] is Role.DATA:
+            yield flow.origin(node).source
 
 
 def _primitive_flops(matched: Matched, at: conserve.Counted) -> int:

@@ -78,7 +78,7 @@ class Trace:
 
     `expr` turns a size of this trace into an expression of b, s, p. `branches` says that short sequences take other
     branches than the traced one; `guards` are the conditions, known where the trace was symbolic. `asked` are the lines
-    that asked for values, each with the answer.
+    that asked for values, each with the answer, `questions` the nodes whose values they asked for.
     """
 
     phase: str
@@ -92,6 +92,7 @@ class Trace:
     windows: dict[str, sympy.Min] = field(default_factory=dict)
     setting: Setting = PLAIN
     asked: tuple[str, ...] = ()
+    questions: tuple[fx.Node, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -325,7 +326,8 @@ def _trace(
                for size in leaf.shape if isinstance(size, sympy.Min)}  # fmt: skip
     return Trace(phase=phase, graph=made, parameters=parameters, expr=expr, traced_at=dict(at), branches=branches,
                  guards=guards, written=written, windows=windows,
-                 setting=captured.setting, asked=found.asked)  # fmt: skip
+                 setting=captured.setting, asked=found.asked,
+                 questions=tuple(outputs[1 + len(found.cache) :]))  # fmt: skip
 
 
 def _values(captured: Capture, at: Mapping[str, Any], device: torch.device) -> dict:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -11,9 +12,9 @@ from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
 from oplib.symbols import evaluate
-from tests.tracer import toy
+from tests.tracer import small_models, toy
 from tests.tracer.toy import WIDTH, parameter
-from tracer import primitives
+from tracer import analysis, primitives
 from tracer.match import match
 from tracer.match.flow import Flow
 from tracer.match.targets import base_name, full_name
@@ -256,7 +257,32 @@ def test_a_value_that_decides_is_noted(use, answer):
     (line,) = found.flow.trace.asked
     assert line.startswith("test_hiding.py:")
     assert line.endswith(f" {answer}")
+    (place,) = analysis._decided_by_data(found.flow)
+    assert place == line.split()[0]
     assert "unused" not in found.free.values()
+
+
+def test_the_report_says_what_data_decides():
+    """A question for the logits is named with the line that made them."""
+    traced = small_models.traced("llama")
+    one = traced.traces["context"]
+    logits = one.graph.output_node().args[0][0]
+    asked = replace(traced, traces={**traced.traces, "context": replace(one, questions=(logits,))})
+    plain, told = (analysis.report(t, analysis.Options())["notes"] for t in (traced, asked))
+    (note,) = [n for n in told if n not in plain]
+    assert "what the model computes decides what runs" in note
+    assert "modeling_llama.py:" in note
+
+
+def test_a_value_of_the_workload_decides_nothing():
+    """Lengths, positions and masks have the answer that the workload gives them."""
+    found = toy.matched(
+        lambda _m, x: (
+            x * 2 if bool((torch.arange(x.shape[1], device=x.device) > 9).any()) else x + 1
+        )
+    )
+    assert len(found.flow.trace.asked) == 1
+    assert not list(analysis._decided_by_data(found.flow))
 
 
 def test_values_that_leave_torch_are_an_error():
