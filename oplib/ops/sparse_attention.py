@@ -81,7 +81,12 @@ class SparseAttention(OpKind):
         Param(name="qk_rope_head_dim", type=int, default=0, minimum=0, doc="as in context_mla"),
         Param(name="v_head_dim", type=int, default=0, minimum=0, doc="size of a value"),
         Param(name="absorbed", type=bool, default=False, doc="as in context_mla"),
-        Param(name="topk", type=int, minimum=0, doc="keys a query sees at most, without the tail; 0: all"),
+        Param(
+            name="topk",
+            type=int,
+            minimum=0,
+            doc="keys a query sees at most, without the tail; 0: all",
+        ),
         Param(
             name="block",
             type=int,
