@@ -39,14 +39,16 @@ def row(key: str = "causal/llama", **more: Any) -> Row:
 def test_the_third_traces_as_recorded(key: str, specimens: dict[str, zoo.Specimen]) -> None:
     """Both phases, conservation exact, the same situation.
 
-    Under another transformers than the recorded one, whose code may differ, one clear error is an answer as well.
+    Under another transformers than the recorded one, whose code may differ, one clear error or S3 is an answer as well.
     """
     if key not in specimens:
         pytest.skip("the installed transformers has no such type")
     found = coverage_rows.trace(specimens[key])
     assert not found["error"].startswith("not caught")
-    if found["error"] and metadata.version("transformers") != MADE_WITH["transformers"]:
-        pytest.skip(found["error"])
+    if (found["error"] or found["situation"] == "S3") and metadata.version(
+        "transformers"
+    ) != MADE_WITH["transformers"]:
+        pytest.skip(found["error"] or "S3 there")
     assert not found["error"]
     assert coverage_record.differences(ROWS[key], found) == [], "run: make coverage"
 

@@ -10,11 +10,12 @@ import torch
 
 from oplib.symbols import B, P, S
 from tests.tracer import small_models, toy
+from tests.tracer.older import angles_by_product
 from tests.tracer.toy import claims, heads
 from tracer import analysis
 from tracer.boundaries import attention as attention_boundary
 from tracer.match import matchers
-from tracer.match.compressed_attention import selection_limit
+from tracer.match.selection import selection_limit
 
 NAME = "deepseek_v4"
 
@@ -53,6 +54,7 @@ def test_the_mask_of_a_selection_belongs_to_the_attention():
     assert owners == {"compressed_attention"}
 
 
+@angles_by_product
 @pytest.mark.parametrize("lowering", ["eager", "serving"])
 def test_report_is_exact(lowering):
     """Weights, FLOPs and nodes add up, at workloads inside a block too."""

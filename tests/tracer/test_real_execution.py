@@ -13,12 +13,11 @@ from typing import Any
 
 import pytest
 import torch
-import transformers
-from packaging.version import Version
 
 from oplib.op import Op
 from oplib.symbols import evaluate, parse_expr
 from tests.tracer import real, shrunk, small_models
+from tests.tracer.older import angles_by_product
 from tracer import analysis, assemble, idle
 from tracer.match import match
 from tracer.match.flow import Flow
@@ -104,7 +103,11 @@ def _one_thread():
 
 def types() -> list[Any]:
     """Every type, those that are not fast marked slow."""
-    return [n if n in FAST else pytest.param(n, marks=pytest.mark.slow) for n in shrunk.AVAILABLE]
+    marks = {"deepseek_v4": [pytest.mark.slow, angles_by_product]}
+    return [
+        n if n in FAST else pytest.param(n, marks=marks.get(n, pytest.mark.slow))
+        for n in shrunk.AVAILABLE
+    ]
 
 
 def test_enough_types():
@@ -117,10 +120,6 @@ def test_enough_types():
 @pytest.mark.parametrize("model_type", types())
 def test_a_run_does_what_the_list_says(model_type):
     """FLOPs and cache of each pass, at each workload; parameters once."""
-    if model_type == "deepseek_v4" and Version(transformers.__version__) < Version("5.23"):
-        pytest.skip(
-            "a step that closes a block multiplies its angles, which is not in the graph of one that does not"
-        )
     model, claim = real.build(shrunk.shrunk(model_type)), listed(model_type)
     assert claim.parameter_bytes == real.parameter_bytes(model)
     assert claim.unread["context"] == claim.idle_bytes
