@@ -155,6 +155,6 @@ def test_a_run_does_what_the_list_says():
 def test_without_the_functions_it_fails_before_the_whole_depth(monkeypatch):
     """How many pools a mask keeps is a value of the data: an error that names the size, and no second try."""
     monkeypatch.delitem(boundaries._METHODS, ("get_pooled_states", "packed_states"))
-    monkeypatch.setattr(analysis, "_trace_whole", lambda *_a, **_k: pytest.fail("whole depth"))
+    monkeypatch.setattr(analysis, "_trace_otherwise", lambda *_a, **_k: pytest.fail("whole depth"))
     with pytest.raises(UnsupportedModelError, match="no known function of b, s and p"):
         analysis.trace_model(small_models.folder(NAME))
