@@ -30,7 +30,7 @@ from tracer.match import match
 from tracer.match.claim import Matched
 from tracer.match.flow import Flow, Role
 from tracer.passes import SIZES_OF_VALUES
-from tracer.provenance import line_of
+from tracer.provenance import is_ours, line_of
 from tracer.prune import Pruning, full_parameters, prune
 from tracer.quantization import QuantScheme, read_quantization
 from tracer.resolve import ResolvedModel, resolve
@@ -152,6 +152,8 @@ def _trace_otherwise(
     else:
         found.pruning.reason = f"representative layers do not run on their own ({_said(first)})"
         return found
+    if is_ours(failed):
+        raise _untraced(resolved, failed) from failed
     try:
         return _trace(
             resolved, scheme, clock, progress, pruned=True, one_dtype=one_dtype, cached=False
@@ -159,10 +161,14 @@ def _trace_otherwise(
     except SIZES_OF_VALUES as error:  # without a cache it runs up to there
         raise _without_sizes(resolved, error) from error
     except Exception:  # noqa: BLE001 - a cache was not what kept it from running
-        raise UnsupportedModelError(
-            f"{resolved.architecture} builds but its forward pass cannot be traced: {_said(failed)}",
-            hint="--debug shows where; a forward that depends on the values of its data has no graph",
-        ) from failed
+        raise _untraced(resolved, failed) from failed
+
+
+def _untraced(resolved: ResolvedModel, error: Exception) -> UnsupportedModelError:
+    return UnsupportedModelError(
+        f"{resolved.architecture} builds but its forward pass cannot be traced: {_said(error)}",
+        hint="--debug shows where; a forward that depends on the values of its data has no graph",
+    )
 
 
 def _without_sizes(resolved: ResolvedModel, error: Exception) -> UnsupportedModelError:

@@ -78,6 +78,12 @@ def line_of(error: BaseException) -> str:
     return f"{os.path.basename(found[-1][0])}:{found[-1][1]}" if found else ""
 
 
+def is_ours(error: BaseException) -> bool:
+    """Whether an error was raised in this package, not in a model's code or in what that calls."""
+    *_, last = _steps(error.__traceback__)
+    return Path(last.tb_frame.f_code.co_filename).is_relative_to(Path(__file__).parent)
+
+
 def _steps(traceback: TracebackType | None) -> Iterator[TracebackType]:
     while traceback is not None:
         yield traceback

@@ -20,7 +20,7 @@ from tracer.tensors import tensors
 from tracer.trace import Capture, Trace, run_concrete
 
 #: Workloads that a trace has not seen. Where the model branches on sizes they are as long as the ones it has.
-ANY = ({"b": 3, "s": 77, "p": 345}, {"b": 2, "s": 1001, "p": 130})
+ANY = ({"b": 3, "s": 77, "p": 345}, {"b": 2, "s": 701, "p": 130})
 LONG = ({"b": 5, "s": 128 * 37, "p": 128 * 7919}, {"b": 3, "s": 128 * 211, "p": 128 * 4001})
 
 

@@ -305,7 +305,7 @@ def _run(
 
 def _maker(node: fx.Node) -> fx.Node:
     """The call that made a value: calls that hand on what they are given (`to` of its own device) did not."""
-    while node.op == "call_function" and not node.target._schema.is_mutable:
+    while isinstance(node.target, torch._ops.OpOverload) and not node.target._schema.is_mutable:
         given = [i for i in node.all_input_nodes if i.meta["val"] is node.meta["val"]]
         if not given:
             break

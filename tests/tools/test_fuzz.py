@@ -11,9 +11,11 @@ from fuzz_configs import LAYERS, apply, bases, case, cut, text_path
 from fuzz_worker import judge
 
 from tests.tracer import small_models
+from tests.tracer.older import OLDER
 
 SEED, CASES = 2026, 60
-SMALL = {f"small--{name}" for name in small_models.SMALL}
+#: Before transformers 5.23 the list of DeepSeek-V4 lacks a few FLOPs, and says so.
+SMALL = {f"small--{n}" for n in small_models.SMALL if not (OLDER and n == "deepseek_v4")}
 
 
 @pytest.mark.slow

@@ -5,8 +5,12 @@ import transformers
 from packaging.version import Version
 
 OLDER = Version(transformers.__version__) < Version("5.23")
-#: Types that it cannot build, or that loop over slices of tokens which data decide.
-NOT_YET = frozenset(["aria_text", "gemma4_unified_assistant"]) if OLDER else frozenset()
+#: Types that it cannot build, whose configs it spells otherwise, or that loop over slices of tokens which data decide.
+NOT_YET = (
+    frozenset(["aria_text", "gemma4_unified_assistant", "glm5_next", "qwen4_exp_text"])
+    if OLDER
+    else frozenset()
+)
 #: Decoders whose mask hides nothing there.
 BIDIRECTIONAL = frozenset(["megatron-bert", "rembert"]) if OLDER else frozenset()
 angles_by_product = pytest.mark.skipif(

@@ -216,6 +216,8 @@ DECODER_ALONE = {
     "is_decoder": True,
 }
 NAMES = tuple(sorted(SMALL))
+#: Configs that a test module brings along, by name: no other test runs over them.
+BROUGHT: dict[str, Config] = {}
 #: Its cache holds rests of blocks, so that its work does not grow with every length: it has tests of its own.
 SMALL["deepseek_v4"] = {
     "model_type": "deepseek_v4",
@@ -283,7 +285,7 @@ def step(model: nn.Module, ids: torch.Tensor, cache: Any = None) -> Any:
 @functools.cache
 def folder(name: str) -> str:
     """A folder that holds the config of a small model."""
-    return write(SMALL[name], name)
+    return write((SMALL | BROUGHT)[name], name)
 
 
 def write(config: Config, name: str = "model") -> str:

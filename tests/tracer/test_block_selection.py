@@ -20,7 +20,7 @@ from tracer.match import matchers
 NAME = "qwen4_exp_text"
 if NAME not in shrunk.AVAILABLE:
     pytest.skip(f"this transformers has no {NAME}", allow_module_level=True)
-small_models.SMALL[NAME] = shrunk.shrunk(NAME)  # 3 heads of 16 select 2 blocks of 4 tokens
+small_models.BROUGHT[NAME] = shrunk.shrunk(NAME)  # 3 heads of 16 select 2 blocks of 4 tokens
 MODELING = importlib.import_module("transformers.models.qwen4_exp.modeling_qwen4_exp")
 INDEXER = MODELING.Qwen4ExpTextQSAIndexer
 

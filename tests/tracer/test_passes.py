@@ -13,6 +13,7 @@ from oplib.errors import UnsupportedModelError
 from oplib.symbols import B, P, S, evaluate, parse_expr
 from tests.tracer import small_models, toy
 from tracer import analysis
+from tracer import trace as trace_module
 from tracer.cache import run
 from tracer.carried import Carried
 from tracer.passes import setting_of
@@ -310,3 +311,12 @@ def test_plain_models_run_plainly():
     assert traced.capture.setting.tensors == "meta"
     assert traced.capture.workloads is UNLIMITED
     assert not traced.traces["context"].asked
+
+
+def test_a_mistake_of_ours_is_no_reason_to_do_without_a_cache(monkeypatch):
+    """Where the tracer itself fails over a cache, the answer is an error, not the list of a model without one."""
+    monkeypatch.delattr(
+        trace_module, "_maker"
+    )  # looked up for what a cache holds, and for nothing else
+    with pytest.raises(UnsupportedModelError, match="cannot be traced: NameError"):
+        analysis.trace_model(small_models.folder("llama"))

@@ -63,8 +63,6 @@ ALIGNED = (
     "glm4_moe",
     "gpt_oss",
 )  # rows of experts are whole 16 bytes, as grouped products need them
-NOT_CAUSAL = ("glm5_next",)  # a text part without a causal class of its own
-WAITING = ("glm5_next", "qwen4_exp_text")  # their own code picks keys by masks of data
 KEPT_FAST = ("llama", "deepseek_v3", "gpt_oss", "nemotron_h")
 
 
@@ -185,7 +183,7 @@ def check(
         assert torch.equal(a, b), part.name
 
 
-@pytest.mark.parametrize("name", each(n for n in CONFIGS if n not in NOT_CAUSAL))
+@pytest.mark.parametrize("name", each())
 def test_outputs_are_those_inside_the_full_model(name):
     """Every sub-module, both phases, with and without cached tokens: exactly equal, and masks, positions and the state
     of the cache are the real ones. Only activations and cached values are random.
@@ -270,7 +268,7 @@ class NoValues(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-@pytest.mark.parametrize("name", each(n for n in CONFIGS if n not in WAITING))
+@pytest.mark.parametrize("name", each())
 def test_calls_wait_for_no_value(name):
     """A call of any sub-module, and a reset, asks the device for no value; and repeats."""
     attention = "eager" if name in NO_SDPA else "sdpa"
