@@ -47,6 +47,7 @@ check: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python tools/bench.py
+	$(BIN)/python tools/bench_tables.py
 
 coverage: $(STAMP)
 	$(BIN)/python tools/coverage.py

@@ -9,6 +9,7 @@ from typing import ClassVar, Literal, TypeAlias
 from oplib.arithmetic import Amount
 from oplib.errors import InvalidInputError
 from oplib.params import Param, Params, ParamValue, Required
+from oplib.table_format import TableFormat
 
 Dims: TypeAlias = Mapping[str, Amount]
 Role: TypeAlias = Literal["compute", "attention", "memory", "communication", "scan", "moe"]
@@ -40,6 +41,10 @@ class OpKind(ABC):
     #: Whether torch's FLOP counter sees the operators that a model's code runs for this kind. Scans and short
     #: convolutions stay whole in the counted forward: their work is reported as uncounted.
     counted: ClassVar[bool] = True
+    #: Parameters and dims between whose measured values times are interpolated; the other parameters must match.
+    coordinates: ClassVar[tuple[str, ...]] = ()
+    #: Parameters that hardly change the time: a table without their column, or with another value, still answers.
+    immaterial: ClassVar[tuple[str, ...]] = ()
     #: Parameters that an op may give as dims instead, when they depend on the lengths.
     dim_params: ClassVar[tuple[str, ...]] = ()
 
@@ -66,6 +71,11 @@ class OpKind(ABC):
     def table_columns(self) -> tuple[str, ...]:
         """Key columns of the measured table: the parameters, then the dims."""
         return (*(param.name for param in self.params), *self.dims)
+
+    @property
+    def table_format(self) -> TableFormat:
+        """How files of measurements spell this kind."""
+        return TableFormat(stem=f"{self.name}_perf")
 
     def complete(self, params: Params, dims: Dims | None = None) -> dict[str, ParamValue]:
         """Checked `params` with the defaults filled in, in the order of declaration."""

@@ -27,6 +27,7 @@ from oplib.params import (
     integer,
     text,
 )
+from oplib.table_format import TableFormat
 
 
 class LatentAttention(OpKind):
@@ -49,6 +50,30 @@ class LatentAttention(OpKind):
         KV_DTYPE,
         MASKING,
     )
+
+    coordinates: ClassVar[tuple[str, ...]] = ("b", "s", "p", "num_heads")
+    immaterial: ClassVar[tuple[str, ...]] = ("whole_cache", "cache_limit")
+
+    @property
+    def table_format(self) -> TableFormat:
+        """The published tables are all of DeepSeek-V3's heads, expanded in context and absorbed in generation."""
+        return TableFormat(
+            stem=f"{self.name}_perf",
+            columns={
+                "b": "batch_size",
+                "s": "isl",
+                "p": "step",
+                "dtype": "mla_dtype",
+                "kv_dtype": "kv_cache_dtype",
+            },
+            absent={
+                "kv_lora_rank": 512,
+                "qk_nope_head_dim": 128,
+                "qk_rope_head_dim": 64,
+                "v_head_dim": 128,
+                "absorbed": self.name == "generation_mla",
+            },
+        )
 
     def sizes(self, params: Params) -> HeadSizes:
         return latent_heads(

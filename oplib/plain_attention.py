@@ -31,6 +31,7 @@ from oplib.params import (
     integer,
     text,
 )
+from oplib.table_format import SameAs, TableFormat
 
 
 def visible_cache(p: Amount, params: Params) -> Amount:
@@ -97,6 +98,25 @@ class PlainAttention(OpKind):
         KV_DTYPE,
         MASKING,
     )
+
+    coordinates: ClassVar[tuple[str, ...]] = ("b", "s", "p", "num_heads", "num_kv_heads")
+    immaterial: ClassVar[tuple[str, ...]] = ("softcap", "sinks", "whole_cache", "cache_limit")
+
+    @property
+    def table_format(self) -> TableFormat:
+        return TableFormat(
+            stem=f"{self.name}_perf",
+            columns={
+                "b": "batch_size",
+                "s": "isl",
+                "p": "step",
+                "num_kv_heads": "num_key_value_heads",
+                "window": "window_size",
+                "dtype": "attn_dtype",
+                "kv_dtype": "kv_cache_dtype",
+            },
+            absent={"v_head_dim": SameAs(name="head_dim")},
+        )
 
     def check(self, params: Params) -> None:
         check_head_groups(self.name, params)

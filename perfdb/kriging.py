@@ -95,7 +95,7 @@ class Field:
     def estimate(self, queries: Floats) -> Estimate:
         """Estimates at `queries` [q, d]."""
         return _join(
-            self._solve(part, self._choose(part, wide=2 * self.neighbours))
+            self._solve(part, self.choose(part, wide=2 * self.neighbours))
             for part in numpy.array_split(queries, -(-len(queries) // _BATCH))
         )
 
@@ -104,12 +104,12 @@ class Field:
         return _join(
             self._solve(
                 self.points[part],
-                self._choose(self.points[part], 5 * self.neighbours, groups, part),
+                self.choose(self.points[part], 5 * self.neighbours, groups, part),
             )
             for part in numpy.array_split(asked, -(-len(asked) // _BATCH))
         )
 
-    def _choose(
+    def choose(
         self, queries: Floats, wide: int, groups: Ints | None = None, own: Ints | None = None
     ) -> Ints:
         """The points [q, j] that tell most about each query, out of the `wide` nearest under each component."""

@@ -6,8 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
+from oplib.arithmetic import Amount, maximum
 from oplib.errors import InvalidInputError
-from oplib.op import Op
+from oplib.kind import Dims
+from oplib.op import Op, OpKind
+from oplib.params import Params
 from perfdb.systems import System
 
 # The next wider rate that computes the same values; followed until the GPU has one.
@@ -49,19 +52,27 @@ def find_rate(compute_dtype: str, system: System) -> str:
     return dtype
 
 
+def sides_ms(kind: OpKind, params: Params, dims: Dims, system: System) -> tuple[Amount, Amount]:
+    """Milliseconds of the FLOPs at peak and of the bytes at bandwidth; `params` complete, dims numbers or arrays."""
+    rate = find_rate(kind.compute_dtype(params), system)
+    compute = kind.flops(params, dims) / system.peak[rate].base * 1e3
+    return compute, kind.bytes(params, dims) / system.memory_bandwidth.base * 1e3
+
+
+def bound_ms(kind: OpKind, params: Params, dims: Dims, system: System) -> Amount:
+    """The longer of `sides_ms`."""
+    return maximum(*sides_ms(kind, params, dims, system))
+
+
 def speed_of_light(op: Op, system: System, *, b: int, s: int, p: int) -> SpeedOfLight:
     """The bound of one occurrence of `op` for the workload b, s, p; `op.count` multiplies."""
     compute_dtype = op.kind.compute_dtype(op.params)
-    ran_as = find_rate(compute_dtype, system)
-    flops = float(op.flops_at(b=b, s=s, p=p))
-    num_bytes = float(op.bytes_at(b=b, s=s, p=p))
-    compute_ms = flops / system.peak[ran_as].base * 1e3
-    memory_ms = num_bytes / system.memory_bandwidth.base * 1e3
+    compute_ms, memory_ms = sides_ms(op.kind, op.params, op.dims_at(b=b, s=s, p=p), system)
     return SpeedOfLight(
-        ms=max(compute_ms, memory_ms),
-        compute_ms=compute_ms,
-        memory_ms=memory_ms,
+        ms=float(max(compute_ms, memory_ms)),
+        compute_ms=float(compute_ms),
+        memory_ms=float(memory_ms),
         bound="compute" if compute_ms > memory_ms else "memory",
         compute_dtype=compute_dtype,
-        ran_as=ran_as,
+        ran_as=find_rate(compute_dtype, system),
     )

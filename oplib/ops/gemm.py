@@ -8,6 +8,7 @@ from oplib.arithmetic import Amount, bytes_of_bits
 from oplib.dtypes import quant_mode, weight_bytes
 from oplib.kind import Dims, OpKind, Role
 from oplib.params import GROUP_SIZE, QUANT_MODE, Param, Params, flag, integer, text
+from oplib.table_format import TableFormat
 
 
 class Gemm(OpKind):
@@ -47,6 +48,14 @@ class Gemm(OpKind):
         Param(name="tied", type=bool, default=False, doc="another op holds the weight"),
     )
     dims: ClassVar[tuple[str, ...]] = ("m",)
+    coordinates: ClassVar[tuple[str, ...]] = ("m", "n", "k")
+    immaterial: ClassVar[tuple[str, ...]] = ("bias", "tied", "group_size")
+
+    @property
+    def table_format(self) -> TableFormat:
+        return TableFormat(
+            stem="gemm_perf", columns={"dtype": "gemm_dtype"}, spellings={"dtype": {"sq": "int8"}}
+        )
 
     def flops(self, params: Params, dims: Dims) -> Amount:
         return 2 * dims["m"] * integer(params, "n") * integer(params, "k")

@@ -1,0 +1,95 @@
+"""Efficiency: the measured times of a table next to the bound of each, on coordinates where both are smooth.
+
+What is interpolated is log(latency / (bound + launch)). The bound carries the work, so the ratio changes slowly; the
+launch floor keeps it near 1 where a kernel is too small to be bound by anything. Coordinates are base-2 logarithms,
+of p + 1 where a size may be 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy
+
+from oplib.errors import InvalidInputError
+from oplib.kind import OpKind
+from oplib.params import ParamValue
+from perfdb.kriging import Floats
+from perfdb.speed_of_light import bound_ms
+from perfdb.systems import System
+from perfdb.tables import Table
+
+LAUNCH_MS = 0.004  # what a kernel takes that does nothing: 2.4 to 10 us in the published tables
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Group:
+    """Rows of a table that differ in coordinates only: `points` [n, d], `ratios` [n], and the parameters they share."""
+
+    rows: Table
+    shared: Mapping[str, ParamValue]
+    points: Floats
+    ratios: Floats
+    bounds: Floats
+
+
+def groups_of(table: Table, system: System) -> Iterator[Group]:
+    """The groups of a table, each sorted as in its file. Rows that no op of the kind can have are left to
+    `perfdb.checks`."""
+    kind = table.kind
+    names = [param.name for param in kind.params if param.name not in kind.coordinates]
+    for shared, rows in _split(table, names):
+        bounds = bounds_of(rows, system)
+        known = numpy.isfinite(bounds)
+        if known.any():
+            kept = rows.take(known)
+            yield Group(
+                rows=kept,
+                shared=shared,
+                points=coordinates(kind, kept.columns),
+                ratios=numpy.log(kept.latency / (bounds[known] + LAUNCH_MS)),
+                bounds=bounds[known],
+            )
+
+
+def coordinates(kind: OpKind, columns: Mapping[str, Any]) -> Floats:  # Any: numbers or arrays
+    """Points [n, d] of `kind.coordinates`; p counts one more, because it may be 0."""
+    values = [numpy.asarray(columns[name], dtype=numpy.float64) for name in kind.coordinates]
+    shifted = [v + (name == "p") for name, v in zip(kind.coordinates, values, strict=True)]
+    points: Floats = numpy.log2(numpy.stack(numpy.broadcast_arrays(*shifted), axis=-1))
+    return points
+
+
+def bounds_of(table: Table, system: System) -> Floats:
+    """The bound of each row in ms; nan where its parameters describe no op."""
+    kind, bounds = table.kind, numpy.full(len(table), numpy.nan)
+    numbered = table.with_rows_numbered()
+    for params, rows in _split(numbered, [param.name for param in kind.params]):
+        try:
+            complete = kind.complete(params)
+        except InvalidInputError:
+            continue
+        dims = {name: rows.columns[name].astype(numpy.float64) for name in kind.dims}
+        bounds[rows.row] = bound_ms(kind, complete, dims, system)
+    return bounds
+
+
+def _split(table: Table, names: list[str]) -> Iterator[tuple[dict[str, ParamValue], Table]]:
+    """The rows for each combination of values in the columns `names`."""
+    codes = numpy.zeros(len(table), dtype=numpy.int64)
+    for name in names:
+        distinct, inverse = numpy.unique(table.columns[name], return_inverse=True)
+        codes = codes * len(distinct) + inverse
+        codes = numpy.unique(codes, return_inverse=True)[1]
+    order = numpy.argsort(codes, kind="stable")
+    starts = numpy.flatnonzero(numpy.diff(codes[order], prepend=-1))
+    for chosen in numpy.split(order, starts[1:]):
+        part = table.take(chosen)
+        yield {name: _plain(part.columns[name][0]) for name in names}, part
+
+
+def _plain(value: Any) -> ParamValue:  # Any: a numpy scalar or an object
+    plain: ParamValue = value.item() if isinstance(value, numpy.generic) else value
+    return plain

@@ -1,0 +1,169 @@
+"""How far interpolation is off: rows of a table are hidden and estimated from the rest.
+
+python -m perfdb.validate --system h200_sxm --backend trtllm --table gemm --fold site --json
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy
+
+from oplib.errors import InvalidInputError, TraceModelError
+from oplib.op import kind, op_kinds
+from perfdb.covariances import covariance_of
+from perfdb.efficiency import Group, groups_of
+from perfdb.folds import FOLDS, Fold
+from perfdb.foreign import find_table
+from perfdb.kriging import Estimate, Field, Floats, Ints
+from perfdb.systems import load_system
+from perfdb.tables import read_table
+
+Json: TypeAlias = dict[str, Any]  # Any: an object for JSON
+
+FEWEST_ROWS = 24  # of a group; fewer say nothing about a fold
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Score:
+    """Relative errors of estimated latencies: median and 90th percentile of their size, median with sign, and the
+    shares of truths within one and two stated deviations."""
+
+    rows: int
+    median: float
+    p90: float
+    bias: float
+    within_1_sigma: float
+    within_2_sigma: float
+
+
+def score(truth: Floats, found: Estimate) -> Score:
+    """The score of estimates of log latency [q] against true ones [q]."""
+    errors = numpy.expm1(found.value - truth)
+    z = numpy.abs(found.value - truth) / found.deviation
+    return Score(
+        rows=len(truth),
+        median=float(numpy.median(numpy.abs(errors))),
+        p90=float(numpy.percentile(numpy.abs(errors), 90)),
+        bias=float(numpy.median(errors)),
+        within_1_sigma=float((z < 1).mean()),
+        within_2_sigma=float((z < 2).mean()),
+    )
+
+
+def estimate_hidden(group: Group, fold: Fold, asked: Ints) -> Estimate:
+    """Estimates of the log ratios at `asked`, each from the rows that are not hidden with it.
+
+    Where all are hidden at once they lie outside what is known: the value is that at the nearest place inside, in each
+    coordinate; the deviation is that of the place itself, and how far the field would go on from one to the other.
+    """
+    covariance = covariance_of(group.rows.kind)
+    if not fold.outside:
+        return Field(group.points, group.ratios, covariance).leave_out(asked, fold.hidden)
+    known = numpy.flatnonzero(fold.hidden == 0)
+    inside = group.points[known]
+    field = Field(inside, group.ratios[known], covariance)
+    held = field.estimate(numpy.clip(group.points[asked], inside.min(axis=0), inside.max(axis=0)))
+    there = field.estimate(group.points[asked])
+    return Estimate(
+        value=held.value, deviation=numpy.hypot(there.deviation, there.value - held.value)
+    )
+
+
+def validate(path: Path, op: str, system: str, fold: str, *, seed: int, most: int) -> list[Json]:
+    """A score per group of the table and, last, one over all: at most `most` rows, drawn evenly over the rows."""
+    groups = [g for g in groups_of(read_table(path, kind(op)), load_system(system))
+              if len(g.ratios) >= FEWEST_ROWS]  # fmt: skip
+    folds = [FOLDS[fold](group) for group in groups]
+    total = sum(len(one.asked) for one in folds)
+    if not total:
+        raise InvalidInputError(
+            f"The fold {fold!r} asks nothing of {path}.", f"Folds: {', '.join(FOLDS)}."
+        )
+    random = numpy.random.default_rng(seed)
+    scores, truths, values, deviations = [], [], [], []
+    for group, one in zip(groups, folds, strict=True):
+        share = min(len(one.asked), round(most * len(one.asked) / total))
+        if not share:
+            continue
+        asked = random.choice(one.asked, share, replace=False)
+        found = estimate_hidden(group, one, asked)
+        scores.append({"group": dict(group.shared), **asdict(score(group.ratios[asked], found))})
+        truths.append(group.ratios[asked])
+        values.append(found.value)
+        deviations.append(found.deviation)
+    whole = Estimate(value=numpy.concatenate(values), deviation=numpy.concatenate(deviations))
+    return [*scores, {"group": "all", **asdict(score(numpy.concatenate(truths), whole))}]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Parse, validate, print; 0, or 1 and 2 as the error says."""
+    parser = argparse.ArgumentParser(prog="python -m perfdb.validate", description=__doc__)
+    parser.add_argument("--system", required=True)
+    parser.add_argument("--backend", required=True, help="trtllm, vllm, sglang")
+    parser.add_argument("--version", default="", help="of the backend; the newest where not given")
+    parser.add_argument("--table", required=True, help="an op kind: gemm, context_attention, ...")
+    parser.add_argument("--fold", choices=list(FOLDS), default="point")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--most", type=int, default=4000, help="rows to ask at most")
+    parser.add_argument("--data", type=Path, help="a folder of tables instead of the package's")
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args(arguments)
+    try:
+        path = _path(options)
+        found = validate(
+            path, options.table, options.system, options.fold, seed=options.seed, most=options.most
+        )
+    except TraceModelError as error:
+        if options.json:
+            print(json.dumps({"error": error.to_json()}))
+        print(f"perfdb.validate: {error}", file=sys.stderr)
+        return error.exit_code
+    if options.json:
+        print(json.dumps({"table": str(path), "fold": options.fold, "scores": found}))
+        return 0
+    print(f"{path}\n{'rows':>7} {'median':>7} {'p90':>7} {'bias':>7} {'1 sigma':>8} {'2 sigma':>8}")
+    for one in found:
+        numbers = (one[k] for k in ("median", "p90", "bias", "within_1_sigma", "within_2_sigma"))
+        shared = one["group"]
+        label = shared if isinstance(shared, str) else _label(shared)
+        print(
+            f"{one['rows']:7d} "
+            + " ".join(f"{n:{w}.1%}" for n, w in zip(numbers, (7, 7, 7, 8, 8), strict=True))
+            + f"  {label}"
+        )
+    return 0
+
+
+def _path(options: argparse.Namespace) -> Path:
+    if options.most < 1:
+        raise InvalidInputError(f"--most is {options.most}.", "It is at least 1.")
+    if options.table not in op_kinds() or not kind(options.table).coordinates:
+        measured = [name for name, one in op_kinds().items() if one.coordinates]
+        raise InvalidInputError(
+            f"No table of {options.table!r} is interpolated.", f"Known: {', '.join(measured)}."
+        )
+    return find_table(
+        kind(options.table),
+        system=options.system,
+        backend=options.backend,
+        version=options.version,
+        data=options.data,
+    )
+
+
+def _label(shared: Json) -> str:
+    """The parameters that a reader tells groups by: those that are neither off nor zero."""
+    return " ".join(
+        f"{name}={value}" for name, value in shared.items() if value not in (0, False, "none")
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
