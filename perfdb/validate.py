@@ -149,6 +149,7 @@ def _path(options: argparse.Namespace) -> Path:
         raise InvalidInputError(
             f"No table of {options.table!r} is interpolated.", f"Known: {', '.join(measured)}."
         )
+    load_system(options.system)  # an unknown one is a mistake before any table is looked for
     return find_table(
         kind(options.table),
         system=options.system,

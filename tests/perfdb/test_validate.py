@@ -91,6 +91,8 @@ def test_the_command(table, capsys):
     assert json.loads(printed.out)["error"]["kind"] == "invalid_input"
     assert "gemm" in printed.err
     assert validate.main([*where, "--table", "bmm"]) == 2
+    assert validate.main(["--system", "h9000", "--backend", "toy", "--table", "gemm"]) == 2
+    assert "h200_sxm" in capsys.readouterr().err
 
 
 def test_covariances_are_of_the_kinds_coordinates():
