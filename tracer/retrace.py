@@ -20,13 +20,24 @@ from tracer.tensors import tensors
 from tracer.trace import Capture, Trace, run_concrete
 
 #: Workloads that a trace has not seen. Where the model branches on sizes they are as long as the ones it has.
-ANY = ({"b": 3, "s": 77, "p": 345}, {"b": 2, "s": 701, "p": 130})
+ANY = ({"b": 3, "s": 77, "p": 345}, {"b": 2, "s": 1001, "p": 130})
 LONG = ({"b": 5, "s": 128 * 37, "p": 128 * 7919}, {"b": 3, "s": 128 * 211, "p": 128 * 4001})
 
 
 def unseen(trace: Trace) -> tuple[dict[str, int], ...]:
-    """Workloads at which the graph of this trace has to hold, other than those it was read off."""
-    found = LONG if trace.branches else ANY
+    """Workloads at which the graph of this trace has to hold, other than those it was read off; within the positions
+    that the model has.
+    """
+    limit = trace.setting.positions
+    if trace.branches:
+        found = LONG
+    elif limit:
+        found = (
+            {"b": 3, "s": limit // 7, "p": limit // 3},
+            {"b": 2, "s": limit // 2, "p": limit // 9},
+        )
+    else:
+        found = ANY
     return tuple({**w, "s": 1} if trace.phase == "generation" else dict(w) for w in found)
 
 

@@ -94,7 +94,9 @@ def aside(model: nn.Module, counter: FlopCounterMode) -> Iterator[list[int]]:
             if callable(original := vars(file).get(name)):
                 places.append((file, name, apart()(original)))
     for kind in {type(m) for m in model.modules()}:
-        for find in boundaries._BLOCKS:
+        for find, (boundary, counted) in boundaries._BLOCKS.items():
+            if counted is not boundary:
+                continue  # its products are those that a list counts
             if changed := _with_block(vars(kind).get("forward"), find, apart):
                 places.append((kind, "forward", changed))
     with ExitStack() as stack:
