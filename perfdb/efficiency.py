@@ -36,8 +36,8 @@ class Group:
 
 
 def groups_of(table: Table, system: System) -> Iterator[Group]:
-    """The groups of a table, each sorted as in its file. Rows that no op of the kind can have are left to
-    `perfdb.checks`."""
+    """The groups of a table, rows in the order of the file. Rows whose parameters describe no op of the kind are left
+    out."""
     kind = table.kind
     names = [param.name for param in kind.params if param.name not in kind.coordinates]
     for shared, rows in _split(table, names):
