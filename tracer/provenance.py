@@ -81,7 +81,7 @@ def line_of(error: BaseException) -> str:
 def is_ours(error: BaseException) -> bool:
     """Whether an error was raised in this package, not in a model's code or in what that calls."""
     *_, last = _steps(error.__traceback__)
-    return Path(last.tb_frame.f_code.co_filename).is_relative_to(Path(__file__).parent)
+    return last.tb_frame.f_code.co_filename.startswith(_HERE)
 
 
 def _steps(traceback: TracebackType | None) -> Iterator[TracebackType]:

@@ -17,7 +17,6 @@ import torch
 from torch import fx
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.overrides import TorchFunctionMode
-from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from oplib.errors import UnsupportedModelError
@@ -140,7 +139,7 @@ class _Literals(TorchFunctionMode):
         out = func(*args, **(kwargs or {}))
         if func is torch.tensor:
             given = args[0] if args else (kwargs or {})["data"]
-            if not any(isinstance(part, torch.Tensor) for part in pytree.tree_leaves(given)):
+            if next(tensors([given]), None) is None:
                 out.literal = given
         return out
 
