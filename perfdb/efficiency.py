@@ -16,7 +16,7 @@ import numpy
 from oplib.errors import InvalidInputError
 from oplib.kind import OpKind
 from oplib.params import ParamValue
-from perfdb.kriging import Floats
+from perfdb.arrays import Floats, Ints
 from perfdb.speed_of_light import bound_ms
 from perfdb.systems import System
 from perfdb.tables import Table
@@ -40,7 +40,8 @@ def groups_of(table: Table, system: System) -> Iterator[Group]:
     out."""
     kind = table.kind
     names = [param.name for param in kind.params if param.name not in kind.coordinates]
-    for shared, rows in _split(table, names):
+    for shared, places in _split(table, names):
+        rows = table.take(places)
         bounds = bounds_of(rows, system)
         known = numpy.isfinite(bounds)
         if known.any():
@@ -65,19 +66,18 @@ def coordinates(kind: OpKind, columns: Mapping[str, Any]) -> Floats:  # Any: num
 def bounds_of(table: Table, system: System) -> Floats:
     """The bound of each row in ms; nan where its parameters describe no op."""
     kind, bounds = table.kind, numpy.full(len(table), numpy.nan)
-    numbered = table.with_rows_numbered()
-    for params, rows in _split(numbered, [param.name for param in kind.params]):
+    for params, places in _split(table, [param.name for param in kind.params]):
         try:
             complete = kind.complete(params)
         except InvalidInputError:
             continue
-        dims = {name: rows.columns[name].astype(numpy.float64) for name in kind.dims}
-        bounds[rows.row] = bound_ms(kind, complete, dims, system)
+        dims = {name: table.columns[name][places].astype(numpy.float64) for name in kind.dims}
+        bounds[places] = bound_ms(kind, complete, dims, system)
     return bounds
 
 
-def _split(table: Table, names: list[str]) -> Iterator[tuple[dict[str, ParamValue], Table]]:
-    """The rows for each combination of values in the columns `names`."""
+def _split(table: Table, names: list[str]) -> Iterator[tuple[dict[str, ParamValue], Ints]]:
+    """Each combination of values in the columns `names`, and the places of the rows that have it."""
     codes = numpy.zeros(len(table), dtype=numpy.int64)
     for name in names:
         distinct, inverse = numpy.unique(table.columns[name], return_inverse=True)
@@ -85,9 +85,8 @@ def _split(table: Table, names: list[str]) -> Iterator[tuple[dict[str, ParamValu
         codes = numpy.unique(codes, return_inverse=True)[1]
     order = numpy.argsort(codes, kind="stable")
     starts = numpy.flatnonzero(numpy.diff(codes[order], prepend=-1))
-    for chosen in numpy.split(order, starts[1:]):
-        part = table.take(chosen)
-        yield {name: _plain(part.columns[name][0]) for name in names}, part
+    for places in numpy.split(order, starts[1:]):
+        yield {name: _plain(table.columns[name][places[0]]) for name in names}, places
 
 
 def _plain(value: Any) -> ParamValue:  # Any: a numpy scalar or an object

@@ -10,8 +10,8 @@ from typing import TypeAlias
 import numpy
 from numpy.typing import NDArray
 
+from perfdb.arrays import Ints
 from perfdb.efficiency import Group
-from perfdb.kriging import Ints
 
 Mask: TypeAlias = NDArray[numpy.bool_]
 

@@ -13,13 +13,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TypeAlias
 
 import numpy
-from numpy.typing import NDArray
 
-Floats: TypeAlias = NDArray[numpy.float64]
-Ints: TypeAlias = NDArray[numpy.intp]
+from perfdb.arrays import Floats, Ints
 
 _BATCH = 1024  # queries whose systems are solved at once: about 100 MB at 40 neighbours
 _SHORTEST, _LONGEST = (
@@ -94,14 +91,14 @@ class Field:
 
     def estimate(self, queries: Floats) -> Estimate:
         """Estimates at `queries` [q, d]."""
-        return _join(
+        return join(
             self._solve(part, self.choose(part, wide=2 * self.neighbours))
             for part in numpy.array_split(queries, -(-len(queries) // _BATCH))
         )
 
     def leave_out(self, asked: Ints, groups: Ints) -> Estimate:
         """Estimates at the known points `asked`, as if no point of its own group, `groups` [n], were known."""
-        return _join(
+        return join(
             self._solve(
                 self.points[part],
                 self.choose(self.points[part], 5 * self.neighbours, groups, part),
@@ -163,7 +160,8 @@ class Field:
         )
 
 
-def _join(parts: Iterable[Estimate]) -> Estimate:
+def join(parts: Iterable[Estimate]) -> Estimate:
+    """Estimates one after the other as one."""
     found = list(parts)
     return Estimate(
         value=numpy.concatenate([part.value for part in found]),

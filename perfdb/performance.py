@@ -12,11 +12,11 @@ import numpy
 from numpy.typing import NDArray
 
 from oplib.errors import InvalidInputError
+from perfdb.arrays import Floats
 
 #: Where a number comes from, best first.
 ORIGINS = ("measured", "interpolated", "extrapolated", "empirical", "sol")
 
-Floats: TypeAlias = NDArray[numpy.float64]
 Ranks: TypeAlias = NDArray[numpy.int8]
 
 
@@ -62,9 +62,9 @@ class PerformanceResult(float):
         """Mean power in W; None where the energy is unknown or nothing runs."""
         return None if self.energy is None or not self else self.energy / float(self)
 
-    def __add__(self, other: Any) -> Any:  # Any: a number, a result or an array of results
-        if isinstance(other, PerformanceArray):
-            return other + self
+    def __add__(
+        self, other: Any
+    ) -> Any:  # Any: a number or a result; arrays of results add themselves
         if not isinstance(other, PerformanceResult):
             if not isinstance(other, int | float):
                 return NotImplemented
@@ -82,8 +82,8 @@ class PerformanceResult(float):
     __radd__ = __add__
 
     def __mul__(self, factor: Any) -> Any:  # Any: as above
-        if not isinstance(factor, int | float) or isinstance(factor, PerformanceResult):
-            return NotImplemented if not isinstance(factor, float) else float(self) * float(factor)
+        if isinstance(factor, PerformanceResult) or not isinstance(factor, int | float):
+            return float.__mul__(self, factor)
         return PerformanceResult(
             float(self) * factor,
             energy=None if self.energy is None else self.energy * factor,

@@ -7,7 +7,7 @@ dims of the kind (`oplib.table_format`); latency is in ms, power in W.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -18,7 +18,7 @@ from oplib.errors import InvalidInputError
 from oplib.kind import OpKind
 from oplib.params import Param, Required
 from oplib.table_format import SameAs
-from perfdb.performance import Floats
+from perfdb.arrays import Floats
 
 Column: TypeAlias = NDArray[Any]  # Any: numbers, or texts as objects
 
@@ -38,10 +38,6 @@ class Table:
 
     def __len__(self) -> int:
         return len(self.latency)
-
-    def with_rows_numbered(self) -> Table:
-        """The same rows, numbered from 0 as they lie here."""
-        return replace(self, row=numpy.arange(len(self)))
 
     def take(self, chosen: Column) -> Table:
         """The rows that a mask or an index array chooses."""

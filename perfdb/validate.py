@@ -17,11 +17,12 @@ import numpy
 
 from oplib.errors import InvalidInputError, TraceModelError
 from oplib.op import kind, op_kinds
+from perfdb.arrays import Floats, Ints
 from perfdb.covariances import covariance_of
 from perfdb.efficiency import Group, groups_of
 from perfdb.folds import FOLDS, Fold
 from perfdb.foreign import find_table
-from perfdb.kriging import Estimate, Field, Floats, Ints
+from perfdb.kriging import Estimate, Field, join
 from perfdb.systems import load_system
 from perfdb.tables import read_table
 
@@ -76,30 +77,39 @@ def estimate_hidden(group: Group, fold: Fold, asked: Ints) -> Estimate:
     )
 
 
-def validate(path: Path, op: str, system: str, fold: str, *, seed: int, most: int) -> list[Json]:
-    """A score per group of the table and, last, one over all: at most `most` rows, drawn evenly over the rows."""
-    groups = [g for g in groups_of(read_table(path, kind(op)), load_system(system))
-              if len(g.ratios) >= FEWEST_ROWS]  # fmt: skip
-    folds = [FOLDS[fold](group) for group in groups]
-    total = sum(len(one.asked) for one in folds)
-    if not total:
-        raise InvalidInputError(
-            f"The fold {fold!r} asks nothing of {path}.", f"Folds: {', '.join(FOLDS)}."
-        )
+def large_groups(path: Path, op: str, system: str) -> list[Group]:
+    """The groups of a table that are large enough for a fold."""
+    groups = groups_of(read_table(path, kind(op)), load_system(system))
+    return [group for group in groups if len(group.ratios) >= FEWEST_ROWS]
+
+
+def draw(folds: Sequence[Fold], *, seed: int, most: int) -> list[Ints]:
+    """Rows to ask of each group, at most about `most` in all, drawn evenly over the rows that the folds ask."""
     random = numpy.random.default_rng(seed)
-    scores, truths, values, deviations = [], [], [], []
-    for group, one in zip(groups, folds, strict=True):
-        share = min(len(one.asked), round(most * len(one.asked) / total))
-        if not share:
+    total = sum(len(one.asked) for one in folds)
+    shares = [min(len(one.asked), round(most * len(one.asked) / max(total, 1))) for one in folds]
+    return [
+        random.choice(one.asked, share, replace=False) if share else one.asked[:0]
+        for one, share in zip(folds, shares, strict=True)
+    ]
+
+
+def validate(groups: Sequence[Group], fold: str, *, seed: int, most: int) -> list[Json]:
+    """A score per group and, last, one over all, of the rows that `draw` asks."""
+    folds = [FOLDS[fold](group) for group in groups]
+    scores, truths, found = [], [], []
+    for group, one, asked in zip(groups, folds, draw(folds, seed=seed, most=most), strict=True):
+        if not len(asked):
             continue
-        asked = random.choice(one.asked, share, replace=False)
-        found = estimate_hidden(group, one, asked)
-        scores.append({"group": dict(group.shared), **asdict(score(group.ratios[asked], found))})
         truths.append(group.ratios[asked])
-        values.append(found.value)
-        deviations.append(found.deviation)
-    whole = Estimate(value=numpy.concatenate(values), deviation=numpy.concatenate(deviations))
-    return [*scores, {"group": "all", **asdict(score(numpy.concatenate(truths), whole))}]
+        found.append(estimate_hidden(group, one, asked))
+        scores.append({"group": dict(group.shared), **asdict(score(truths[-1], found[-1]))})
+    if not found:
+        raise InvalidInputError(
+            f"The fold {fold!r} asks nothing of {len(groups)} groups of {FEWEST_ROWS} rows or more.",
+            f"Folds: {', '.join(FOLDS)}.",
+        )
+    return [*scores, {"group": "all", **asdict(score(numpy.concatenate(truths), join(found)))}]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -117,9 +127,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         path = _path(options)
-        found = validate(
-            path, options.table, options.system, options.fold, seed=options.seed, most=options.most
-        )
+        groups = large_groups(path, options.table, options.system)
+        found = validate(groups, options.fold, seed=options.seed, most=options.most)
     except TraceModelError as error:
         if options.json:
             print(json.dumps({"error": error.to_json()}))

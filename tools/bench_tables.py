@@ -7,18 +7,17 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy
 
 from oplib.errors import PerfDataNotAvailableError
-from oplib.op import kind
-from perfdb.efficiency import LAUNCH_MS, Group, groups_of
+from perfdb.efficiency import LAUNCH_MS, Group
 from perfdb.folds import FOLDS, line_of
 from perfdb.foreign import data_folder
-from perfdb.systems import list_systems, load_system
-from perfdb.tables import read_table
-from perfdb.validate import FEWEST_ROWS, validate
+from perfdb.systems import list_systems
+from perfdb.validate import draw, large_groups, validate
 
 ROOT = Path(__file__).resolve().parent.parent
 REFERENCE = ROOT.parent / "shared" / "reference" / "tables"
@@ -48,17 +47,10 @@ def bracket(group: Group, asked: numpy.ndarray) -> numpy.ndarray:
     return (time_ms[low] * (1 - share) + time_ms[high] * share) / time_ms[asked] - 1
 
 
-def brackets(path: Path, name: str, system: str, seed: int, most: int) -> tuple[float, float]:
-    """Median and 90th percentile of `bracket` over rows drawn from the whole table."""
-    random, errors = numpy.random.default_rng(seed), []
-    groups = [g for g in groups_of(read_table(path, kind(name)), load_system(system))
-              if len(g.ratios) >= FEWEST_ROWS]  # fmt: skip
-    asked = [FOLDS["point"](group).asked for group in groups]
-    total = sum(map(len, asked))
-    for group, rows in zip(groups, asked, strict=True):
-        share = min(len(rows), round(most * len(rows) / total))
-        errors.append(bracket(group, random.choice(rows, share, replace=False)))
-    size = numpy.abs(numpy.concatenate(errors))
+def brackets(groups: Sequence[Group], seed: int, most: int) -> tuple[float, float]:
+    """Median and 90th percentile of `bracket` over the rows that the fold `point` asks."""
+    asked = draw([FOLDS["point"](group) for group in groups], seed=seed, most=most)
+    size = numpy.abs(numpy.concatenate(list(map(bracket, groups, asked))))
     return float(numpy.median(size)), float(numpy.percentile(size, 90))
 
 
@@ -92,12 +84,13 @@ def main() -> None:
         system, name = next((s for s in path.parts if s in list_systems()), ""), path.name[:-13]
         if name not in TABLES or system not in options.systems:
             continue
+        groups = large_groups(path, name, system)
         for fold in options.folds:
             start = time.perf_counter()
-            *_, one = validate(path, name, system, fold, seed=options.seed, most=options.most)
+            *_, one = validate(groups, fold, seed=options.seed, most=options.most)
             plain = (None, None)
             if fold == "point":
-                plain = brackets(path, name, system, options.seed, options.most)
+                plain = brackets(groups, options.seed, options.most)
             cells = [one["median"], one["p90"], *plain, *PUBLISHED.get((name, fold), (None, None)),
                      one["within_1_sigma"], one["within_2_sigma"]]  # fmt: skip
             label = "/".join((system, *path.parts[-3:-1], name))
