@@ -20,7 +20,8 @@ class QuantMode:
 
     `compute_dtype` names the peak rate that applies. `output_bits` is the width of the result. Scales: one of
     `scale_bytes` per tensor, per output row, per `group` x `group` block, or per `group` elements of a row;
-    `zero_bits` more per group where zero points are stored; `tensor_scale_bytes` once per tensor on top.
+    `zero_bits` more per group where zero points are stored; `tensor_scale_bytes` once per tensor on top. `nearest` is
+    the mode that takes over where a GPU cannot multiply in this one.
     """
 
     name: str
@@ -33,6 +34,7 @@ class QuantMode:
     group: int = 0
     zero_bits: int = 0
     tensor_scale_bytes: int = 0
+    nearest: str = ""
     doc: str
 
 
@@ -64,6 +66,7 @@ QUANT_MODES: dict[str, QuantMode] = {
             compute_dtype="fp8",
             scales="tensor",
             scale_bytes=4,
+            nearest="fp8_wo",
             doc="fp8 weight and activation, one float32 scale per weight tensor",
         ),
         QuantMode(
@@ -75,6 +78,7 @@ QUANT_MODES: dict[str, QuantMode] = {
             scales="block",
             scale_bytes=4,
             group=128,
+            nearest="fp8",
             doc="fp8 weight and activation, one float32 scale per 128 x 128 weight block",
         ),
         QuantMode(
@@ -97,6 +101,7 @@ QUANT_MODES: dict[str, QuantMode] = {
             scale_bytes=1,
             group=16,
             tensor_scale_bytes=4,
+            nearest="fp8",
             doc="fp4 weight and activation, one fp8 scale per 16 and one float32 per tensor",
         ),
         QuantMode(
@@ -119,6 +124,7 @@ QUANT_MODES: dict[str, QuantMode] = {
             scales="group",
             scale_bytes=1,
             group=32,
+            nearest="mxfp4",
             doc="fp4 weight with one exponent byte per 32, fp8 activation and product",
         ),
         QuantMode(
@@ -129,6 +135,7 @@ QUANT_MODES: dict[str, QuantMode] = {
             compute_dtype="int8",
             scales="row",
             scale_bytes=4,
+            nearest="int8_wo",
             doc="int8 weight and activation, one float32 scale per output row",
         ),
         QuantMode(

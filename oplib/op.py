@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import sympy
 
@@ -21,6 +21,13 @@ __all__ = ["Op", "OpKind", "Param", "kind", "op_kinds"]
 Json = dict[str, Any]  # Any: an object decoded from JSON
 
 _X = sympy.Symbol("x", integer=True, nonnegative=True)
+
+
+class Priced(Protocol):
+    """What prices an op: a `perfdb.database.PerfDatabase`."""
+
+    def query(self, op: Op, *, b: Amount, s: Amount, p: Amount) -> Any:  # Any: its results
+        """All occurrences of the op at a workload."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,6 +111,27 @@ class Op:
     def get_weights(self) -> int:
         """Weight bytes of all occurrences."""
         return self.weight_bytes * self.count
+
+    def query(
+        self,
+        db: Priced,
+        x: Amount | None = None,
+        *,
+        batch_size: Amount = 1,
+        s: Amount = 1,
+        prefix: Amount = 0,
+        beam_width: int = 1,
+    ) -> Any:  # Any: the database's results
+        """What all occurrences take, as a result of `db`; an array of results where a size is an array.
+
+        `batch_size` sequences, each with `s` new tokens over `prefix` cached ones; each of `beam_width` beams is a
+        sequence of its own. `x` new tokens in all, where they are given, replace batch_size*s in an op that varies
+        with their product alone.
+        """
+        sequences = batch_size * beam_width
+        if x is not None and self.axes == ("x",):
+            return db.query(self, b=x, s=1, p=prefix)
+        return db.query(self, b=sequences, s=s, p=prefix)
 
     def to_json(self) -> Json:
         """The OP object of an op list."""

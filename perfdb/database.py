@@ -1,0 +1,244 @@
+"""PerfDatabase: what an op costs on one system, by the tables of one backend, under one mode.
+
+`sol` is the bound. `empirical` divides it by a stated efficiency. `silicon` is measured or estimated between measured
+rows, else an error; it never falls back. `hybrid` is silicon where there is any, else empirical, and each result says
+which in its origin. `sol_full` gives the bound next to its sides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy
+
+from oplib.arithmetic import Amount
+from oplib.errors import InvalidInputError, PerfDataNotAvailableError
+from oplib.kind import Dims, OpKind
+from oplib.op import Op
+from oplib.params import Params, ParamValue
+from perfdb.arrays import Floats
+from perfdb.efficiency import LAUNCH_MS, Group, groups_of
+from perfdb.empirical import efficiency_of
+from perfdb.estimator import Estimator
+from perfdb.foreign import find_table
+from perfdb.performance import PerformanceArray, PerformanceResult, Ranks, origin_rank
+from perfdb.response import Response
+from perfdb.speed_of_light import sides_ms
+from perfdb.substitutes import runnable
+from perfdb.systems import System, load_system
+from perfdb.tables import Table, read_table
+
+MODES = ("sol", "sol_full", "empirical", "silicon", "hybrid")
+COVERAGES = ("exact", "interpolable", "outside", "missing")
+
+Result: TypeAlias = PerformanceResult | PerformanceArray
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """What the database knows of one op: the parameters it is priced with, its responses, and why it has none.
+
+    `power` is the response of log W, where the table has power.
+    """
+
+    params: Params
+    latency: Response | None = None
+    power: Response | None = None
+    missing: str = ""
+    nearest: str = ""
+
+
+class PerfDatabase:
+    """Prices of ops on one system. Tables are read, and knots estimated, when an op first asks for them."""
+
+    def __init__(
+        self,
+        system: System,
+        *,
+        backend: str = "",
+        version: str = "",
+        mode: str = "hybrid",
+        data: Path | None = None,
+    ) -> None:
+        if mode.lower() not in MODES:
+            raise InvalidInputError(f"Unknown mode {mode!r}.", f"Known: {', '.join(MODES)}.")
+        if mode.lower() == "silicon" and not backend:
+            raise InvalidInputError("Mode 'silicon' needs a backend.", "Name one with --backend.")
+        self.system, self.backend, self.version, self.data = system, backend, version, data
+        self.mode = mode.lower()
+        self.notes: dict[str, None] = {}  # a set that keeps the order
+        self._tables: dict[str, Table | str] = {}
+        self._entries: dict[tuple[str, tuple[ParamValue, ...]], Entry] = {}
+
+    @classmethod
+    def load(
+        cls,
+        *,
+        system: str,
+        backend: str = "",
+        version: str = "",
+        mode: str = "hybrid",
+        data: Path | None = None,
+    ) -> PerfDatabase:
+        """The database of a system by name; without a backend no table is asked."""
+        return cls(load_system(system), backend=backend, version=version, mode=mode, data=data)
+
+    def price(self, kind: OpKind, params: Params, dims: Dims) -> Result:
+        """One occurrence: a result, or an array of them where a dim is an array. `params` complete."""
+        entry = self.entry(kind, params, dims)
+        compute, memory = sides_ms(kind, entry.params, dims, self.system)
+        bound = numpy.asarray(numpy.maximum(compute, memory), dtype=numpy.float64)
+        if self.mode in ("sol", "sol_full"):
+            return _result(bound, bound * 0.0, origin_rank("sol"))
+        if self.mode != "empirical" and entry.latency is not None:
+            return self._silicon(entry, dims, bound)
+        if self.mode == "silicon":
+            raise PerfDataNotAvailableError(
+                f"No measurement of {kind.name} with {_spell(entry.params)}: {entry.missing}",
+                entry.nearest,
+            )
+        stated = efficiency_of(kind)
+        latency = numpy.asarray(stated.latency_ms(compute, memory), dtype=numpy.float64)
+        return _result(latency, latency * 0.0 + stated.uncertainty, origin_rank("empirical"))
+
+    def sides(self, kind: OpKind, params: Params, dims: Dims) -> tuple[Result, Result, Result]:
+        """Bound, and its sides by FLOPs and by bytes, of one occurrence."""
+        sides = sides_ms(kind, self.entry(kind, params, dims).params, dims, self.system)
+        compute, memory = (numpy.asarray(side, dtype=numpy.float64) for side in sides)
+        sol = origin_rank("sol")
+        bound, compute, memory = numpy.broadcast_arrays(
+            numpy.maximum(compute, memory), compute, memory
+        )
+        return (
+            _result(bound, bound * 0.0, sol),
+            _result(compute, bound * 0.0, sol),
+            _result(memory, bound * 0.0, sol),
+        )
+
+    def query(self, op: Op, *, b: Amount, s: Amount = 1, p: Amount = 0) -> Any:  # Any: by mode
+        """All occurrences of an op at a workload; under `sol_full` a triple of results, as `sides`."""
+        dims = op.dims_at(b=b, s=s, p=p)
+        if self.mode == "sol_full":
+            return tuple(side * op.count for side in self.sides(op.kind, op.params, dims))
+        return self.price(op.kind, op.params, dims) * op.count
+
+    def coverage(self, op: Op, *, b: Amount, s: Amount = 1, p: Amount = 0) -> str:
+        """How the tables cover an op at a workload: one of COVERAGES, the worst where it is an array."""
+        dims = op.dims_at(b=b, s=s, p=p)
+        entry = self.entry(op.kind, op.params, dims)
+        if entry.latency is None:
+            return "missing"
+        return COVERAGES[int(entry.latency.at(dims)[2].max())]
+
+    def entry(self, kind: OpKind, params: Params, dims: Dims) -> Entry:
+        """What is known of the op with these parameters."""
+        key = (kind.name, tuple(params.values()))
+        if key not in self._entries:
+            self._entries[key] = self._find(kind, params, dims)
+        return self._entries[key]
+
+    def table(self, kind: OpKind) -> Table | str:
+        """The rows of a kind, or why there are none."""
+        if kind.name not in self._tables:
+            self._tables[kind.name] = self._read(kind)
+        return self._tables[kind.name]
+
+    def _read(self, kind: OpKind) -> Table | str:
+        if not self.backend:
+            return "no backend was named"
+        if not kind.coordinates:
+            return f"no table format of {kind.name} is known"
+        try:
+            path = find_table(
+                kind,
+                system=self.system.id,
+                backend=self.backend,
+                version=self.version,
+                data=self.data,
+            )
+        except PerfDataNotAvailableError as error:
+            return error.message
+        return read_table(path, kind)
+
+    def _find(self, kind: OpKind, params: Params, dims: Dims) -> Entry:
+        table = None if self.mode in ("sol", "sol_full", "empirical") else self.table(kind)
+        offered = table if isinstance(table, Table) else None
+        params, notes = runnable(kind, params, self.system, offered)
+        self.notes |= dict.fromkeys(notes)
+        if not isinstance(table, Table):
+            return Entry(params=params, missing=table or "tables were not asked.")
+        if given := [name for name in kind.dim_params if name in dims]:
+            return Entry(params=params, missing=f"{', '.join(given)} varies with the workload.")
+        group = _group(table, params, self.system)
+        if group is None:
+            return Entry(
+                params=params,
+                missing=f"{table.path} has no such rows.",
+                nearest=_nearest(table, params),
+            )
+        power = _powers(group)
+        return Entry(
+            params=params,
+            latency=Response(kind, params, Estimator.fit(group)),
+            power=None if power is None else Response(kind, params, Estimator.fit(power)),
+        )
+
+    def _silicon(self, entry: Entry, dims: Dims, bound: Floats) -> Result:
+        assert entry.latency is not None
+        ratio, deviation, rank = entry.latency.at(dims)
+        latency = numpy.exp(ratio) * (bound + LAUNCH_MS)
+        energy = None
+        if entry.power is not None:
+            energy = latency * numpy.exp(entry.power.at(dims)[0])
+        return _result(latency, numpy.expm1(deviation), rank, energy)
+
+
+def _result(
+    latency: Floats, uncertainty: Floats, rank: Ranks | int, energy: Floats | None = None
+) -> Result:
+    """Arrays as results; a lone number as one result."""
+    ranks = numpy.broadcast_to(numpy.asarray(rank, dtype=numpy.int8), latency.shape)
+    array = PerformanceArray(latency, energy=energy, ranks=ranks, uncertainty=uncertainty)
+    return array if latency.shape else array[()]
+
+
+def _matching(kind: OpKind) -> list[str]:
+    """Parameters in which a row and an op have to agree."""
+    skipped = {*kind.coordinates, *kind.immaterial}
+    return [param.name for param in kind.params if param.name not in skipped]
+
+
+def _group(table: Table, params: Params, system: System) -> Group | None:
+    """The rows that answer an op with these parameters; of groups that differ in what is immaterial the largest."""
+    chosen = numpy.ones(len(table), dtype=bool)
+    for name in _matching(table.kind):
+        chosen &= table.columns[name] == params[name]
+    if not chosen.any():
+        return None
+    groups = list(groups_of(table.take(chosen), system))
+    return max(groups, key=lambda group: len(group.ratios), default=None)
+
+
+def _powers(group: Group) -> Group | None:
+    """The group with log W in place of log ratios, where its table has power."""
+    power = group.rows.power
+    if power is None or not (power > 0).all():
+        return None
+    return replace(group, ratios=numpy.log(power))
+
+
+def _nearest(table: Table, params: Params) -> str:
+    """What the rows have that agree with `params` in most: the values in which they differ."""
+    names = _matching(table.kind)
+    same = numpy.stack([table.columns[name] == params[name] for name in names])
+    best = table.take(same.sum(axis=0) == same.sum(axis=0).max())
+    differs = [name for name in names if (best.columns[name] != params[name]).all()]
+    found = {name: sorted({str(value) for value in best.columns[name]}) for name in differs}
+    return "Nearest: " + "; ".join(f"{name} {', '.join(v[:8])}" for name, v in found.items()) + "."
+
+
+def _spell(params: Mapping[str, ParamValue]) -> str:
+    return " ".join(f"{name}={value}" for name, value in params.items())

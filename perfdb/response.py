@@ -1,0 +1,132 @@
+"""Response: the efficiency of one op over its workload, estimated once per knot and read off between knots.
+
+An estimate solves a system of equations; a sweep asks for millions. So each dim of an op has knots, every value that
+its table measured and more where these lie far apart, and a place between knots is their multilinear mean. A knot is
+estimated when it is first needed, so one price costs a few estimates and a million cost little more.
+
+Letters: q queries, d dims, j corners of a cell.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import pairwise, product
+
+import numpy
+
+from oplib.arithmetic import Amount
+from oplib.kind import OpKind
+from oplib.params import Params
+from perfdb.arrays import Floats, Ints
+from perfdb.estimator import Estimator
+from perfdb.performance import Ranks, origin_rank
+
+WIDEST_GAP = 0.5  # octaves between knots
+BEYOND = 8  # octaves of knots past the measured range; further out the last of them holds
+_SAME = 1e-9  # octaves within which two places are one
+
+MEASURED, INTERPOLATED, EXTRAPOLATED = map(
+    origin_rank, ("measured", "interpolated", "extrapolated")
+)
+
+
+class Response:
+    """Log ratio of latency to bound, its deviation and its origin, of one op at any workload."""
+
+    def __init__(self, kind: OpKind, params: Params, estimator: Estimator) -> None:
+        """`params` complete; the estimator is that of the group that they belong to."""
+        self._estimator = estimator
+        self._dims = [name for name in kind.coordinates if name in kind.dims]
+        self._place = numpy.array(  # of each coordinate; those of dims are filled in
+            [
+                0.0 if name in kind.dims else numpy.log2(float(params[name] or 0))
+                for name in kind.coordinates
+            ]
+        )
+        self._column = [kind.coordinates.index(name) for name in self._dims]
+        self.knots = [_knots(numpy.unique(estimator.points[:, i])) for i in self._column]
+        shape = tuple(len(knots) for knots in self.knots)
+        self._value = numpy.full(shape, numpy.nan)
+        self._deviation = numpy.full(shape, numpy.nan)
+        self._rank = numpy.zeros(shape, dtype=numpy.int8)
+
+    def at(self, dims: Mapping[str, Amount]) -> tuple[Floats, Floats, Ranks]:
+        """Values, deviations and ranks of origin, broadcast over the numbers or arrays of `dims`."""
+        places = [self._locate(name, dims[name]) for name in self._dims]
+        crossing = [bool(share.any()) for _, share in places]
+        if not any(crossing):
+            return self._gather([low for low, _ in places])
+        shape = numpy.broadcast_shapes(*(low.shape for low, _ in places))
+        value, deviation = numpy.zeros(shape), numpy.zeros(shape)
+        rank = numpy.full(shape, INTERPOLATED, dtype=numpy.int8)
+        exact = numpy.ones(shape, dtype=bool)
+        for corner in product(*((0, 1) if crosses else (0,) for crosses in crossing)):
+            weight: Floats = numpy.ones(())
+            for (_, share), high, crosses in zip(places, corner, crossing, strict=True):
+                if crosses:
+                    weight = weight * (share if high else 1.0 - share)
+            part, spread, origin = self._gather(
+                [low + high for (low, _), high in zip(places, corner, strict=True)]
+            )
+            value += weight * part
+            deviation += weight * spread
+            if not any(corner):
+                lowest = origin
+            rank = numpy.maximum(rank, origin * (weight > 0))
+        for _, share in places:
+            exact &= share == 0.0
+        return value, deviation, numpy.where(exact, lowest, rank).astype(numpy.int8)
+
+    def _gather(self, index: list[Ints]) -> tuple[Floats, Floats, Ranks]:
+        """What the knots at these places hold, estimated where no query has needed them so far."""
+        nodes = index[0]
+        for more, count in zip(index[1:], self._value.shape[1:], strict=True):
+            nodes = nodes * count + more
+        value = self._value.ravel()[nodes]
+        if numpy.isnan(value).any():
+            self._fill(numpy.unique(nodes[numpy.isnan(value)]))
+            value = self._value.ravel()[nodes]
+        return value, self._deviation.ravel()[nodes], self._rank.ravel()[nodes]
+
+    def _locate(self, name: str, sizes: Amount) -> tuple[Ints, Floats]:
+        """The knot below each size, and how far the size lies from it towards the next, 0 to below 1."""
+        knots = self.knots[self._dims.index(name)]
+        place = numpy.log2(numpy.asarray(sizes, dtype=numpy.float64) + (name == "p"))
+        place = numpy.clip(place, knots[0], knots[-1])
+        low = numpy.clip(knots.searchsorted(place, side="right") - 1, 0, len(knots) - 2)
+        share = (place - knots[low]) / (knots[low + 1] - knots[low])
+        last = share >= 1.0  # the last knot is the low end of no cell
+        return (low + last, numpy.where(last, 0.0, share)) if last.any() else (low, share)
+
+    def _fill(self, missing: Ints) -> None:
+        """Estimate knots, given by their place in the flat arrays."""
+        indices = numpy.unravel_index(missing, self._value.shape)
+        points = numpy.tile(self._place, (len(missing), 1))
+        for column, knots, index in zip(self._column, self.knots, indices, strict=True):
+            points[:, column] = knots[index]
+        found, known = self._estimator.estimate(points), self._estimator.known(points)
+        lower, upper = self._estimator.lower, self._estimator.upper
+        outside = ((points < lower - _SAME) | (points > upper + _SAME)).any(axis=1)
+        measured = known >= 0
+        self._value.ravel()[missing] = numpy.where(
+            measured, self._estimator.ratios[known], found.value
+        )
+        self._deviation.ravel()[missing] = numpy.where(
+            measured, self._estimator.noise, found.deviation
+        )
+        rank = numpy.where(outside, EXTRAPOLATED, INTERPOLATED)
+        self._rank.ravel()[missing] = numpy.where(measured, MEASURED, rank)
+
+
+def _knots(measured: Floats) -> Floats:
+    """Knots of a coordinate: the places where it was measured, more where two lie far apart, and some beyond."""
+    parts = [_between(low, high) for low, high in pairwise(measured)]
+    below = measured[0] - numpy.arange(BEYOND, 0, -1)
+    above = measured[-1] + numpy.arange(1, BEYOND + 1)
+    return numpy.concatenate([below[below >= 0], *parts, measured[-1:], above])
+
+
+def _between(low: float, high: float) -> Floats:
+    """`low` and evenly spaced places up to `high`, which is left out."""
+    count = max(int(numpy.ceil((high - low) / WIDEST_GAP - _SAME)), 1)
+    return numpy.linspace(low, high, count, endpoint=False)
