@@ -1,42 +1,77 @@
-"""Estimator: log ratios of one group of rows, at any place of its coordinates."""
+"""Estimator: what a group of measured rows says of any place, in log(latency / (bound + launch)).
+
+A measured row is returned as it is. Between rows the estimate is kriging (`perfdb.kriging`). Outside the measured range
+the efficiency at the nearest place inside is held.
+"""
 
 from __future__ import annotations
+
+from dataclasses import dataclass, replace
 
 import numpy
 
 from perfdb.arrays import Floats, Ints
 from perfdb.covariances import covariance_of
 from perfdb.efficiency import Group
-from perfdb.kriging import Covariance, Estimate, Field
-
-_DIGITS = 9  # decimals of an octave to which two places are told apart
+from perfdb.kriging import Estimate, Field
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Estimator:
-    """What is estimated at `points` from the measured `ratios`; `lower` and `upper` [d] bound the measured range,
-    `noise` is the deviation of a repeated measurement."""
+    """Estimates of one group. `lower` and `upper` [d] are the measured range of each coordinate."""
 
-    def __init__(self, points: Floats, ratios: Floats, covariance: Covariance) -> None:
-        self.points, self.ratios, self.noise = points, ratios, covariance.noise
-        self.lower, self.upper = points.min(axis=0), points.max(axis=0)
-        self._field = Field(points, ratios, covariance)
-        rounded = numpy.round(points, _DIGITS)
-        self._rows = {tuple(place): row for row, place in enumerate(rounded.tolist())}
+    group: Group
+    field: Field
+    lower: Floats
+    upper: Floats
 
     @classmethod
     def fit(cls, group: Group) -> Estimator:
-        """That of a group, with the covariance of its kind."""
-        return cls(group.points, group.ratios, covariance_of(group.rows.kind))
+        """The estimator of a group of at least one row."""
+        points = group.points
+        return cls(
+            group=group,
+            field=Field(points, group.ratios, covariance_of(group.rows.kind)),
+            lower=points.min(axis=0),
+            upper=points.max(axis=0),
+        )
 
     def known(self, points: Floats) -> Ints:
-        """The measured row at each of `points` [q, d]; -1 where there is none."""
-        rounded = numpy.round(points, _DIGITS).tolist()
-        return numpy.array([self._rows.get(tuple(place), -1) for place in rounded], dtype=int)
+        """The row measured at each of `points` [q, d], the first where there are several; -1 where there is none."""
+        both = numpy.concatenate([self.group.points, points])
+        codes = numpy.unique(both.round(9), axis=0, return_inverse=True)[1].reshape(-1)
+        count = len(self.group.points)
+        first = numpy.full(int(codes.max()) + 1, -1, dtype=numpy.intp)
+        first[codes[:count][::-1]] = numpy.arange(count)[::-1]
+        found: Ints = first[codes[count:]]
+        return found
 
     def estimate(self, points: Floats) -> Estimate:
-        """Estimates at `points` [q, d]. Outside the measured range the value at the nearest place inside, in each
-        coordinate, holds; the deviation is that of the place, and of how far the field would go on."""
-        held = self._field.estimate(numpy.clip(points, self.lower, self.upper))
-        there = self._field.estimate(points)
-        deviation = numpy.hypot(there.deviation, there.value - held.value)
-        return Estimate(value=held.value, deviation=deviation)
+        """Log ratio and one standard deviation at `points` [q, d]; latency is (bound + launch) · exp(value)."""
+        inside = numpy.clip(points, self.lower, self.upper)
+        found = self.field.estimate(inside)
+        value, deviation = found.value, found.deviation
+        out = (inside != points).any(axis=1)
+        if out.any():  # as far off as the place itself is unknown, and as the field would go on
+            there = self.field.estimate(points[out])
+            deviation[out] = numpy.hypot(there.deviation, there.value - value[out])
+        row = self.known(points)
+        at = row >= 0
+        value[at] = self.group.ratios[row[at]]
+        deviation[at] = self.field.covariance.noise
+        return Estimate(value=value, deviation=deviation)
+
+    def leave_out(self, asked: Ints, hidden: Ints) -> Estimate:
+        """As `estimate` at the rows `asked`, each as if no row of its own set in `hidden` [n] were measured."""
+        return self.field.leave_out(asked, hidden)
+
+
+def subset(group: Group, places: Ints) -> Group:
+    """The rows `places` of a group."""
+    return replace(
+        group,
+        rows=group.rows.take(places),
+        points=group.points[places],
+        ratios=group.ratios[places],
+        bounds=group.bounds[places],
+    )

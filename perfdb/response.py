@@ -44,7 +44,7 @@ class Response:
             ]
         )
         self._column = [kind.coordinates.index(name) for name in self._dims]
-        self.knots = [_knots(numpy.unique(estimator.points[:, i])) for i in self._column]
+        self.knots = [_knots(numpy.unique(estimator.group.points[:, i])) for i in self._column]
         shape = tuple(len(knots) for knots in self.knots)
         self._value = numpy.full(shape, numpy.nan)
         self._deviation = numpy.full(shape, numpy.nan)
@@ -107,15 +107,10 @@ class Response:
         found, known = self._estimator.estimate(points), self._estimator.known(points)
         lower, upper = self._estimator.lower, self._estimator.upper
         outside = ((points < lower - _SAME) | (points > upper + _SAME)).any(axis=1)
-        measured = known >= 0
-        self._value.ravel()[missing] = numpy.where(
-            measured, self._estimator.ratios[known], found.value
-        )
-        self._deviation.ravel()[missing] = numpy.where(
-            measured, self._estimator.noise, found.deviation
-        )
+        self._value.ravel()[missing] = found.value
+        self._deviation.ravel()[missing] = found.deviation
         rank = numpy.where(outside, EXTRAPOLATED, INTERPOLATED)
-        self._rank.ravel()[missing] = numpy.where(measured, MEASURED, rank)
+        self._rank.ravel()[missing] = numpy.where(known >= 0, MEASURED, rank)
 
 
 def _knots(measured: Floats) -> Floats:

@@ -18,11 +18,11 @@ import numpy
 from oplib.errors import InvalidInputError, TraceModelError
 from oplib.op import kind, op_kinds
 from perfdb.arrays import Floats, Ints
-from perfdb.covariances import covariance_of
 from perfdb.efficiency import Group, groups_of
+from perfdb.estimator import Estimator, subset
 from perfdb.folds import FOLDS, Fold
 from perfdb.foreign import find_table
-from perfdb.kriging import Estimate, Field, join
+from perfdb.kriging import Estimate, join
 from perfdb.systems import load_system
 from perfdb.tables import read_table
 
@@ -61,20 +61,12 @@ def score(truth: Floats, found: Estimate) -> Score:
 def estimate_hidden(group: Group, fold: Fold, asked: Ints) -> Estimate:
     """Estimates of the log ratios at `asked`, each from the rows that are not hidden with it.
 
-    Where all are hidden at once they lie outside what is known: the value is that at the nearest place inside, in each
-    coordinate; the deviation is that of the place itself, and how far the field would go on from one to the other.
+    Where all are hidden at once, an estimator that never had them is asked.
     """
-    covariance = covariance_of(group.rows.kind)
     if not fold.outside:
-        return Field(group.points, group.ratios, covariance).leave_out(asked, fold.hidden)
+        return Estimator.fit(group).leave_out(asked, fold.hidden)
     known = numpy.flatnonzero(fold.hidden == 0)
-    inside = group.points[known]
-    field = Field(inside, group.ratios[known], covariance)
-    held = field.estimate(numpy.clip(group.points[asked], inside.min(axis=0), inside.max(axis=0)))
-    there = field.estimate(group.points[asked])
-    return Estimate(
-        value=held.value, deviation=numpy.hypot(there.deviation, there.value - held.value)
-    )
+    return Estimator.fit(subset(group, known)).estimate(group.points[asked])
 
 
 def large_groups(path: Path, op: str, system: str) -> list[Group]:
