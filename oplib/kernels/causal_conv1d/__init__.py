@@ -1,0 +1,23 @@
+"""A short depthwise convolution over time that continues from a state.
+
+Inputs: x[b, channels, s] as a projection leaves it (channels innermost), w[channels, taps], bias[channels] or None,
+state[b, channels, taps - 1].
+"""
+
+from __future__ import annotations
+
+from oplib.kernels.source import Source
+from oplib.kernels.variant import DTYPES, Inputs, Sizes
+from oplib.params import Params, flag, integer, text
+
+
+def inputs(params: Params, dims: Sizes, source: Source) -> Inputs:
+    """x, w, bias and state."""
+    b, s, dtype = dims["b"], dims["s"], DTYPES[text(params, "dtype")]
+    channels, taps = integer(params, "channels"), integer(params, "kernel_size")
+    return {
+        "x": source.activation((b, s, channels), dtype).transpose(1, 2),
+        "w": source.weight((channels, taps), dtype),
+        "bias": source.weight((channels,), dtype) if flag(params, "bias") else None,
+        "state": source.weight((b, channels, taps - 1), dtype),
+    }
