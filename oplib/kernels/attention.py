@@ -29,7 +29,11 @@ def attention_inputs(params: Params, dims: Sizes, source: Source) -> Inputs:
     """
     b, s, dtype = dims["b"], dims["s"], DTYPES[text(params, "dtype")]
     heads, groups = integer(params, "num_heads"), integer(params, "num_kv_heads")
-    d, dv, t = integer(params, "head_dim"), integer(params, "v_head_dim"), keys_at_hand(params, dims)
+    d, dv, t = (
+        integer(params, "head_dim"),
+        integer(params, "v_head_dim"),
+        keys_at_hand(params, dims),
+    )
     sinks = source.weight((heads,), dtype) if flag(params, "sinks") else None
     return {
         "q": source.activation((b, s, heads, d), dtype).transpose(1, 2),

@@ -15,17 +15,22 @@ from oplib.errors import DuplicateNameError, InvalidInputError
 from oplib.kernels.hardware import Hardware
 from oplib.kernels.variant import Sizes, Variant
 from oplib.params import Params
+from oplib.registry import kind
 
 REFERENCE = "eager"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Slot:
-    """What several implementations compute alike: an op kind's name, and its variants by name."""
+    """What several implementations compute alike: an op kind's name, and its variants by name.
+
+    `examples` are small ops of odd sizes, complete parameters and dims, that a variant is checked on.
+    """
 
     name: str
     doc: str
     variants: dict[str, Variant]
+    examples: tuple[tuple[Params, Sizes], ...]
 
     @property
     def reference(self) -> Variant:
@@ -44,28 +49,50 @@ def slots() -> dict[str, Slot]:
 
 
 def load_slot(package: ModuleType) -> Slot:
-    """The slot that a package is: its `inputs`, and a variant per file."""
+    """The slot that a package is: its `inputs`, its `EXAMPLES`, and a variant per file."""
     name = package.__name__.rpartition(".")[2]
-    if not callable(getattr(package, "inputs", None)):  # a package's attributes are its contract
-        raise InvalidInputError(f"{package.__file__} defines no function inputs.")
-    variants = {}
-    for module in sorted(pkgutil.iter_modules(package.__path__), key=lambda m: m.name):
-        file = importlib.import_module(f"{package.__name__}.{module.name}")
-        found = _variant_class(file)
-        variants[module.name] = found(name, module.name, package.inputs)
+    for contract in ("inputs", "EXAMPLES"):
+        if not hasattr(package, contract):
+            raise InvalidInputError(f"{package.__file__} defines no {contract}.")
+    op_kind = kind(name)
+    variants = {file: found(name, file, package.inputs) for file, found in _variants(package)}
     if REFERENCE not in variants:
         raise InvalidInputError(f"{package.__file__} has no variant {REFERENCE}.")
     return Slot(
-        name=name, doc=(package.__doc__ or "").strip().splitlines()[0], variants=variants
+        name=name,
+        doc=(package.__doc__ or "").strip().splitlines()[0],
+        variants=variants,
+        examples=tuple((op_kind.complete(p, d), d) for p, d in package.EXAMPLES),
     )
+
+
+def extend(package_name: str) -> None:
+    """Add the variants of another package with a folder per slot: kernels that live outside this project."""
+    package = importlib.import_module(package_name)
+    for module in sorted(pkgutil.iter_modules(package.__path__), key=lambda m: m.name):
+        known = slot(module.name)
+        folder = importlib.import_module(f"{package_name}.{module.name}")
+        for name, found in _variants(folder):
+            if name in known.variants:
+                raise DuplicateNameError(
+                    f"{module.name} has a variant {name}, and {folder.__name__} another.",
+                    "Rename one of them.",
+                )
+            known.variants[name] = found(known.name, name, known.reference.inputs)
+
+
+def _variants(package: ModuleType) -> Iterator[tuple[str, type[Variant]]]:
+    for module in sorted(pkgutil.iter_modules(package.__path__), key=lambda m: m.name):
+        yield (
+            module.name,
+            _variant_class(importlib.import_module(f"{package.__name__}.{module.name}")),
+        )
 
 
 def slot(name: str) -> Slot:
     """The slot of this name."""
     if name not in slots():
-        raise InvalidInputError(
-            f"No kernel for {name!r}.", f"Slots: {', '.join(slots())}."
-        )
+        raise InvalidInputError(f"No kernel for {name!r}.", f"Slots: {', '.join(slots())}.")
     return slots()[name]
 
 
@@ -124,7 +151,9 @@ def _choice(name: str, device: Hardware, params: Params | None, dims: Sizes | No
     answers = why(name, device, params, dims)
     able = [variant for variant, reason in answers.items() if not reason]
     rest = [f"{variant} {reason}" for variant, reason in answers.items() if reason]
-    return f"Available: {', '.join(able) or 'none'}." + (f" Not: {'; '.join(rest)}." if rest else "")
+    return f"Available: {', '.join(able) or 'none'}." + (
+        f" Not: {'; '.join(rest)}." if rest else ""
+    )
 
 
 def _load(path: str) -> Slot:

@@ -45,7 +45,9 @@ class Needs:
             return f"needs {' or '.join(self.device_types)}, this is {device}"
         if device.capability is not None:
             if device.capability < self.capability:
-                return f"needs compute capability {_dotted(self.capability)} or more, this is {device}"
+                return (
+                    f"needs compute capability {_dotted(self.capability)} or more, this is {device}"
+                )
             if device.capability >= self.capability_below:
                 return f"needs compute capability below {_dotted(self.capability_below)}, this is {device}"
         missing = [name for name in self.packages if importlib.util.find_spec(name) is None]
@@ -76,6 +78,8 @@ class Variant(ABC):
     needs: ClassVar[Needs] = Needs()
     preference: ClassVar[int] = 0
     unverified: ClassVar[str] = ""
+    #: Whether a CUDA graph can hold `run`; one that asks the device for a value cannot be captured.
+    capturable: ClassVar[bool] = True
 
     def __init__(
         self, slot: str, name: str, inputs: Callable[[Params, Sizes, Source], Inputs]

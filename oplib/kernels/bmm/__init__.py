@@ -10,6 +10,11 @@ from oplib.kernels.source import Source
 from oplib.kernels.variant import DTYPES, Inputs, Sizes
 from oplib.params import Params, flag, integer, text
 
+EXAMPLES = (
+    ({"n": 33, "k": 47, "dtype": "bfloat16"}, {"batch": 3, "m": 5}),
+    ({"n": 128, "k": 72, "dtype": "float16", "shared_b": True}, {"batch": 7, "m": 1}),
+)
+
 
 def inputs(params: Params, dims: Sizes, source: Source) -> Inputs:
     """a and b; n and k are dims where they depend on the lengths."""

@@ -10,6 +10,13 @@ from oplib.kernels.source import Source
 from oplib.kernels.variant import DTYPES, Inputs, Sizes
 from oplib.params import Params, flag, integer, text
 
+_FILTER = {"channels": 72, "kernel_size": 4, "dtype": "bfloat16", "activation": "silu"}
+EXAMPLES = (
+    ({**_FILTER, "bias": True}, {"b": 2, "s": 19}),
+    (_FILTER, {"b": 3, "s": 1}),
+    ({**_FILTER, "activation": "", "kernel_size": 3}, {"b": 1, "s": 2}),
+)
+
 
 def inputs(params: Params, dims: Sizes, source: Source) -> Inputs:
     """x, w, bias and state."""

@@ -9,6 +9,8 @@ from oplib.kernels.source import Source
 from oplib.kernels.variant import DTYPES, Inputs, Sizes
 from oplib.params import Params, integer, text
 
+EXAMPLES = (({"num_embeddings": 33, "embedding_dim": 47, "dtype": "bfloat16"}, {"m": 5}),)
+
 
 def inputs(params: Params, dims: Sizes, source: Source) -> Inputs:
     """ids and table."""

@@ -13,6 +13,16 @@ from oplib.kernels.source import Source
 from oplib.kernels.variant import DTYPES, Inputs, Sizes
 from oplib.params import Params, integer, text
 
+_SIZES = {
+    "num_k_heads": 2, "num_v_heads": 4, "head_k_dim": 64, "head_v_dim": 32, "dtype": "bfloat16", "state_dtype": "float32",
+}  # fmt: skip
+EXAMPLES = (
+    ({**_SIZES, "phase": "context"}, {"b": 2, "s": 71}),
+    ({**_SIZES, "phase": "context", "gate": "channel"}, {"b": 1, "s": 5}),
+    ({**_SIZES, "phase": "generation", "chunk_size": 1}, {"b": 3, "s": 1}),
+    ({**_SIZES, "phase": "generation", "chunk_size": 1, "gate": "channel"}, {"b": 3, "s": 1}),
+)
+
 
 def inputs(params: Params, dims: Sizes, source: Source) -> Inputs:
     """Activations, gates and state."""

@@ -42,7 +42,9 @@ class Chunked(Variant):
         for g in range(q.shape[2]):
             new = u[:, :, g] - w[:, :, g] @ state
             outputs.append(reads[:, :, g] @ state + scores[:, :, g] @ new)
-            state = state * total[:, :, g, -1, None, None].exp() + left[:, :, g].transpose(-1, -2) @ new
+            state = (
+                state * total[:, :, g, -1, None, None].exp() + left[:, :, g].transpose(-1, -2) @ new
+            )
         y = torch.cat(outputs, 2)[:, :, :s].transpose(1, 2)
         return y.to(inputs["v"].dtype), state
 

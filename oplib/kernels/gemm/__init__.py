@@ -10,6 +10,15 @@ from oplib.kernels.source import Source
 from oplib.kernels.variant import DTYPES, Inputs, Sizes
 from oplib.params import Params, flag, integer, text
 
+EXAMPLES = (
+    ({"n": 33, "k": 47, "dtype": "bfloat16", "bias": True}, {"m": 5}),
+    ({"n": 264, "k": 200, "dtype": "float16"}, {"m": 1}),
+    ({"n": 48, "k": 144, "dtype": "fp8"}, {"m": 19}),
+    ({"n": 32, "k": 64, "dtype": "fp8", "bias": True}, {"m": 1}),
+    ({"n": 256, "k": 640, "dtype": "fp8_block"}, {"m": 7}),
+    ({"n": 384, "k": 256, "dtype": "fp8_block"}, {"m": 130}),
+)
+
 BLOCK = 128
 QUANTISED = ("fp8", "fp8_block")
 

@@ -9,7 +9,9 @@ from oplib.kernels.gemm import BLOCK
 from oplib.kernels.variant import Inputs, Needs, Outputs, Sizes, Variant
 from oplib.params import Params, integer
 
-_SCALE_ROWS = 4  # cuBLASLt reads the scales of x for 4 rows at a time, and those of w for 4 blocks of k
+_SCALE_ROWS = (
+    4  # cuBLASLt reads the scales of x for 4 rows at a time, and those of w for 4 blocks of k
+)
 
 
 class ScaledMmBlock(Variant):

@@ -12,6 +12,16 @@ from oplib.kernels.source import Source
 from oplib.kernels.variant import DTYPES, Inputs, Sizes
 from oplib.params import Params, integer, text
 
+_SIZES = {
+    "d_inner": 256, "d_state": 64, "num_heads": 4, "head_dim": 64, "n_groups": 2, "chunk_size": 16,
+    "dtype": "bfloat16", "state_dtype": "float32",
+}  # fmt: skip
+EXAMPLES = (
+    ({**_SIZES, "phase": "context"}, {"b": 2, "s": 37}),
+    ({**_SIZES, "phase": "context"}, {"b": 1, "s": 5}),
+    ({**_SIZES, "phase": "generation", "chunk_size": 1}, {"b": 3, "s": 1}),
+)
+
 
 def inputs(params: Params, dims: Sizes, source: Source) -> Inputs:
     """Activations, per-head parameters and state."""

@@ -48,7 +48,9 @@ def chunked(
     size = min(size, s)
     drive, decay, b, c = (_cut(values, size) for values in (drive, decay, b, c))
     total = decay.cumsum(2)
-    between = total[:, :, :, None] - total[:, :, None]  # log of the decay from j to i: [b, chunk, i, j, h]
+    between = (
+        total[:, :, :, None] - total[:, :, None]
+    )  # log of the decay from j to i: [b, chunk, i, j, h]
     lower = torch.ones(size, size, dtype=torch.bool, device=drive.device).tril()
     between = between.masked_fill(~lower[:, :, None], float("-inf")).exp()
     scores = torch.einsum("bgihn,bgjhn->bgijh", c, b) * between

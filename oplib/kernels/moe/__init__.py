@@ -13,6 +13,15 @@ from oplib.kernels.source import Source
 from oplib.kernels.variant import DTYPES, Inputs, Sizes
 from oplib.params import Params, flag, integer, text
 
+_SIZES = {
+    "hidden_size": 64, "intermediate_size": 40, "num_experts": 12, "top_k": 3, "dtype": "bfloat16",
+}  # fmt: skip
+EXAMPLES = (
+    (_SIZES, {"m": 37}),
+    (_SIZES, {"m": 1}),
+    ({**_SIZES, "gated": False, "bias": True, "distribution": "power_law_1.2"}, {"m": 19}),
+)
+
 
 def inputs(params: Params, dims: Sizes, source: Source) -> Inputs:
     """Tokens, logits and weights."""
@@ -23,7 +32,9 @@ def inputs(params: Params, dims: Sizes, source: Source) -> Inputs:
     biased = flag(params, "bias")
     return {
         "x": source.activation((m, hidden), dtype),
-        "logits": _logits(text(params, "distribution"), m, integer(params, "top_k"), experts, source),
+        "logits": _logits(
+            text(params, "distribution"), m, integer(params, "top_k"), experts, source
+        ),
         "up": source.weight((experts, wide, hidden), dtype),
         "down": source.weight((experts, hidden, inner), dtype),
         "up_bias": source.weight((experts, wide), dtype) if biased else None,

@@ -12,6 +12,11 @@ from oplib.params import Params, flag, integer
 class Eager(Variant):
     """A loop over the experts. It asks for each one's tokens on the host, so no CUDA graph holds it."""
 
+    capturable = False
+
+    def refuses(self, params: Params, dims: Sizes) -> str | None:  # noqa: ARG002
+        return unshared(params)
+
     def run(self, inputs: Inputs, params: Params, dims: Sizes) -> Outputs:  # noqa: ARG002
         x = inputs["x"]
         weights, chosen = route(inputs["logits"], integer(params, "top_k"))
@@ -20,13 +25,20 @@ class Eager(Variant):
             token, place = torch.where(chosen == expert)
             if not token.numel():
                 continue
-            biases = [None if b is None else b[expert] for b in (inputs["up_bias"], inputs["down_bias"])]
+            biases = [
+                None if b is None else b[expert] for b in (inputs["up_bias"], inputs["down_bias"])
+            ]
             inner = functional.linear(x[token], inputs["up"][expert], biases[0])
             one = functional.linear(
                 activate(inner, flag(params, "gated")), inputs["down"][expert], biases[1]
             )
             out.index_add_(0, token, one * weights[token, place, None].to(x.dtype))
         return (out,)
+
+
+def unshared(params: Params) -> str | None:
+    """Why a kernel that holds all experts does not do this op."""
+    return "holds all experts of the model" if params.get("ep_size", 1) != 1 else None
 
 
 def route(logits: torch.Tensor, top_k: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch.nn import functional
 
-from oplib.kernels.moe.eager import activate, route
+from oplib.kernels.moe.eager import activate, route, unshared
 from oplib.kernels.variant import Inputs, Needs, Outputs, Sizes, Variant
 from oplib.params import Params, flag, integer
 
@@ -22,7 +22,7 @@ class GroupedMm(Variant):
         sizes = integer(params, "hidden_size"), integer(params, "intermediate_size")
         if any(size % 8 for size in sizes):
             return f"needs sizes in multiples of 8, not {sizes[0]} and {sizes[1]}"
-        return None
+        return unshared(params)
 
     def run(self, inputs: Inputs, params: Params, dims: Sizes) -> Outputs:  # noqa: ARG002
         x, top_k = inputs["x"], integer(params, "top_k")

@@ -15,8 +15,18 @@ from oplib.kernels.source import Source
 from oplib.kernels.variant import Inputs, Sizes
 from oplib.params import Params, text
 
+EXAMPLES = (
+    (
+        {"functions": "add+mean+mul+pow+rsqrt", "dtype": "bfloat16"},
+        {"read": 4 * 37 * 200 + 400, "written": 4 * 37 * 200},
+    ),
+    ({"functions": "mul+silu", "dtype": "bfloat16"}, {"read": 4 * 999, "written": 2 * 999}),
+    ({"functions": "to", "dtype": "float32"}, {"read": 4004, "written": 4004}),
+)
+
 REDUCTIONS = frozenset({"mean", "sum", "softmax", "amax", "norm", "rms_norm", "layer_norm", "var"})
 _WIDTH = 4096  # of a row where the bytes do not tell
+_ROW = 32768  # elements of the widest row that a norm works on
 _TENSORS = 6  # read or written by one cluster, at most
 
 
@@ -46,7 +56,8 @@ def form(params: Params, dims: Sizes) -> Form:
     )
     elements = max(round(written / best[1] / size), 1)
     spare = round(read / size) - best[0] * elements
-    width = spare if reduces and 0 < spare <= elements else min(_WIDTH, elements)
+    width = spare if reduces and 0 < spare <= min(elements, _ROW) else min(_WIDTH, elements)
+    width = next(size for size in range(width, 0, -1) if elements % size == 0 or size == 1)
     return Form(
         read=best[0], written=best[1], rows=max(round(elements / width), 1), width=width,
         scaled=reduces,
@@ -56,7 +67,7 @@ def form(params: Params, dims: Sizes) -> Form:
 def _misfit(read: int, written: int, ins: int, outs: int, *, size: int) -> float:
     """How far `ins` tensors of written/outs bytes are from what is read, in steps of 2 % so that few tensors win."""
     per = written / outs
-    allowance = 32768 * size  # a row of weights
+    allowance = _ROW * size  # a row of weights
     away = max(abs(read - ins * per) - (allowance if read > ins * per else 0), 0)
     return round(away / read / 0.02)
 

@@ -14,6 +14,16 @@ class CompiledCluster(Compiled):
     needs = Needs(
         device_types=("cuda",),
         capability=(8, 0),
-        dtypes=("float32", "bfloat16", "float16", "int64", "int32", "int16", "int8", "uint8", "bool"),
+        dtypes=(
+            "float32",
+            "bfloat16",
+            "float16",
+            "int64",
+            "int32",
+            "int16",
+            "int8",
+            "uint8",
+            "bool",
+        ),
     )
     preference = 10

@@ -29,7 +29,17 @@ class Eager(Variant):
     """
 
     needs = Needs(
-        dtypes=("float32", "bfloat16", "float16", "int64", "int32", "int16", "int8", "uint8", "bool")
+        dtypes=(
+            "float32",
+            "bfloat16",
+            "float16",
+            "int64",
+            "int32",
+            "int16",
+            "int8",
+            "uint8",
+            "bool",
+        )
     )
 
     def run(self, inputs: Inputs, params: Params, dims: Sizes) -> Outputs:  # noqa: ARG002
