@@ -19,6 +19,7 @@ from collector.worker import Answer, Options, Task, now, serve
 from oplib.errors import TraceModelError
 
 Json: TypeAlias = dict[str, Any]  # Any: an object that becomes JSON
+Serving: TypeAlias = Callable[[Connection, Options], None]
 _AHEAD = 2  # tasks that a worker has: one runs while the row of the other is written
 _START_SECONDS = 180.0  # for a process to load torch and open its device
 _START_TRIES = 3
@@ -45,8 +46,8 @@ class Outcome:
 class Process:
     """One worker process and what it was given."""
 
-    def __init__(self, options: Options, case_seconds: float) -> None:
-        self.options, self._case_seconds = options, case_seconds
+    def __init__(self, options: Options, case_seconds: float, serving: Serving) -> None:
+        self.options, self._case_seconds, self._serving = options, case_seconds, serving
         self.given: collections.deque[Task] = collections.deque()
         self.failed_starts = 0
         self._start()
@@ -54,7 +55,9 @@ class Process:
     def _start(self) -> None:
         context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
-        self._process = context.Process(target=serve, args=(theirs, self.options), daemon=True)
+        self._process = context.Process(
+            target=self._serving, args=(theirs, self.options), daemon=True
+        )
         self._process.start()
         theirs.close()
         self.ready = False
@@ -102,9 +105,9 @@ class Runner:
 
     def __init__(
         self, segment: Segment, options: Iterable[Options], limits: Limits,
-        progress: Callable[[Json], None] | None = None,
+        progress: Callable[[Json], None] | None = None, *, serving: Serving = serve,
     ) -> None:  # fmt: skip
-        self._segment, self._limits = segment, limits
+        self._segment, self._limits, self._serving = segment, limits, serving
         self._progress = progress or (lambda row: None)
         self._options = list(options)
         self._no_graph: set[tuple[str, str]] = set()
@@ -116,7 +119,7 @@ class Runner:
         waiting = collections.deque(tasks)
         start = time.monotonic()
         budget = self._limits.budget_seconds
-        processes = [Process(one, self._limits.case_seconds) for one in self._options[: max(len(waiting), 1)]]  # fmt: skip
+        processes = [Process(one, self._limits.case_seconds, self._serving) for one in self._options[: max(len(waiting), 1)]]  # fmt: skip
         try:
             while waiting or any(process.given for process in processes):
                 spent = time.monotonic() - start

@@ -66,7 +66,7 @@ class Answer:
 
 def serve(connection: Connection, options: Options) -> None:
     """Answer tasks until the pipe closes. The process ends with its parent, also where that was killed."""
-    _die_with_parent()
+    die_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
     worker = Worker(options)
     connection.send(Answer(row=worker.provenance(), hello=True))
@@ -95,6 +95,8 @@ class Worker:
         from oplib.kernels.source import PoolSource
 
         self._torch: Any = torch  # Any: the module, loaded in the worker alone
+        if options.device == "cpu":
+            torch.set_num_threads(1)  # threads that wait for each other measure the scheduler
         self.options = options
         for plugin in options.plugins:
             registry.extend(plugin)
@@ -141,7 +143,7 @@ class Worker:
         try:
             row |= self._result(task, row)
         except InvalidInputError as error:
-            row |= {"status": SKIPPED, "reason": str(error)[:_REASON]}
+            row |= {"status": SKIPPED, "reason": error.message[:_REASON]}
         except (MemoryError, torch.OutOfMemoryError) as error:
             row |= {"status": OOM, "reason": _one_line(error)}
             self._empty()
@@ -286,6 +288,6 @@ def _one_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {text}{place}"
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PARENT_DEATH_SIGNAL, signal.SIGKILL)
