@@ -6,7 +6,6 @@ import argparse
 import json
 import random
 import sys
-import time
 import traceback
 from collections.abc import Iterable
 from pathlib import Path
@@ -16,6 +15,7 @@ import oplib
 from collector.log import OK, Json, latest, read_log, verify
 from oplib.case import Case
 from oplib.errors import InvalidInputError, TraceModelError
+from oplib.op import kind
 
 _GPU_SECONDS, _CPU_SECONDS = 1.0, 0.02  # for the samples of a case; a CPU's times are for tests
 WHATS = ("time", "power", "check", "names")
@@ -69,7 +69,11 @@ def parser() -> argparse.ArgumentParser:
         default=[],
         help="use this variant; NAME all: every one that can run",
     )
-    found.add_argument("--device", default="", help="cpu, or GPUs by number: 0,1 (default: all)")
+    found.add_argument(
+        "--device",
+        default="",
+        help="cpu, or GPUs by number: 0,1 (default: all); cpu,cpu is a group of two processes",
+    )
     found.add_argument(
         "--system",
         default="h200_sxm",
@@ -170,7 +174,9 @@ def _tasks(options: Options) -> list[Any]:  # Any: tasks, whose module is loaded
 
     cases: list[Case] = []
     for op in filter(None, (options.ops or "").split(",")):
-        cases += grid_cases(op, options.system, dtypes=filter(None, options.dtypes.split(",")))
+        dtypes = filter(None, options.dtypes.split(","))
+        count = len(_devices(options)) if kind(op).role == "communication" else 1
+        cases += grid_cases(op, options.system, dtypes=dtypes, num_gpus=count)
     if options.cases:
         from oplib.case import read_plan
 
@@ -248,21 +254,19 @@ def _measure(options: Options, tasks: list[Any]) -> int:  # Any: tasks
 def _run(
     options: Options, todo: list[Any], devices: list[str], progress: Any
 ) -> int:  # Any: tasks; Progress
+    from collector.collectives import serve_group
     from collector.log import Segment
     from collector.runner import Limits, Runner, causes, failed_groups
-    from collector.worker import Options as WorkerOptions
 
     segment = Segment(_folder(options))
-    workers = [
-        WorkerOptions(
-            device=device, system="" if device == "cpu" else options.system, seed=options.seed,
-            plugins=tuple(options.plugin), check=options.what in ("time", "power"),
-            seconds=_CPU_SECONDS if device == "cpu" else _GPU_SECONDS,
-        )
-        for device in devices
-    ]  # fmt: skip
     limits = Limits(case_seconds=options.timeout, budget_seconds=options.budget)
-    outcome = Runner(segment, workers, limits, progress).run(todo)
+    alone = [task for task in todo if task.case.kind.role != "communication"]
+    together = [task for task in todo if task.case.kind.role == "communication"]
+    outcome = Runner(segment, _workers(options, devices), limits, progress).run(alone)
+    if together:
+        group = _workers(options, ["+".join(devices)])
+        other = Runner(segment, group, limits, progress, serving=serve_group).run(together)
+        outcome = outcome + other
     segment.close()
     progress.end()
     failed = failed_groups(outcome.rows)
@@ -285,6 +289,22 @@ def _run(
     return 1 if failed else 0
 
 
+def _workers(options: Options, devices: list[str]) -> list[Any]:  # Any: options of workers
+    from collector.worker import Options as WorkerOptions
+
+    return [
+        WorkerOptions(
+            device=device,
+            system="" if device.startswith("cpu") else options.system,
+            seed=options.seed,
+            plugins=tuple(options.plugin),
+            check=options.what in ("time", "power"),
+            seconds=_CPU_SECONDS if device.startswith("cpu") else _GPU_SECONDS,
+        )
+        for device in devices
+    ]
+
+
 def _done(options: Options) -> set[tuple[str, str, str]]:
     """Cases of earlier runs that are not measured again, by what was asked for."""
     folder = _folder(options)
@@ -302,8 +322,10 @@ def _asked(rows: Iterable[Json]) -> list[Json]:
 
 
 def _devices(options: Options) -> list[str]:
-    if options.device == "cpu" or options.dry_run:
-        return ["cpu"]
+    if options.device.startswith("cpu"):
+        return options.device.split(",")
+    if options.dry_run or options.list:
+        return [f"cuda:{number}" for number in (options.device or "0").split(",")]
     import torch
 
     if not torch.cuda.is_available():

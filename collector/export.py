@@ -112,4 +112,5 @@ def measurement(row: Json, power: Json | None, kernels: list[str], shared: Json)
 
 
 def _order(row: Measurement) -> tuple[str, str, str]:
-    return (row.kernel_source, str(sorted(row.params.items())), str(sorted((n, f"{v:012}") for n, v in row.dims.items())))  # fmt: skip
+    dims = sorted((name, f"{size:012}") for name, size in row.dims.items())
+    return row.kernel_source, str(sorted(row.params.items())), str(dims)

@@ -31,13 +31,19 @@ def shapes() -> Mapping[str, list[dict[str, Any]]]:  # Any: decoded JSON
     return found
 
 
-def grid_cases(op: str, system: str, *, dtypes: Iterable[str] = ()) -> list[Case]:
-    """The cases of a kind that have shapes here; `dtypes` replaces the models' own, one case for each."""
-    if op not in shapes():
+def grid_cases(
+    op: str, system: str, *, dtypes: Iterable[str] = (), num_gpus: int = 1
+) -> list[Case]:
+    """The cases of a kind that have shapes here; `dtypes` replaces the models' own, one case for each. Communication
+    has one shape, a group of `num_gpus`."""
+    known: Mapping[str, list[dict[str, Any]]] = shapes()
+    if kind(op).role == "communication":
+        known = {op: [{"params": {"num_gpus": num_gpus}}]}
+    if op not in known:
         raise InvalidInputError(f"No shapes of {op} are known.", f"Known: {', '.join(shapes())}.")
     facts = load_system(system)
     found: dict[str, Case] = {}
-    for shape in shapes()[op]:
+    for shape in known[op]:
         for params in _with_dtypes(shape["params"], tuple(dtypes)):
             for dims in _dims(op, shape):
                 case = Case(op=op, params=params, dims=dims)
@@ -93,5 +99,5 @@ def spread_out(cases: list[Case], seed: int = 0) -> list[Case]:
 
 
 def expected_seconds(case: Case, system: System, per_case: float = 0.012) -> float:
-    """What a case takes, roughly: `per_case` of the host, and twelve graphs of three calls at half the bound's speed."""
+    """What a case takes, roughly: `per_case` of the host, and 36 calls at half the bound's speed."""
     return per_case + 36 * 2 * float(bound_ms(case.kind, case.params, case.dims, system)) / 1e3

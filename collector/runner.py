@@ -1,7 +1,7 @@
-"""The runner: tasks over one process per device, each row in the log before its case counts as done.
+"""The runner: tasks over one process per device; each row is in the log before its case counts as done.
 
-This process alone writes the log. A worker that dies, hangs or asks for it is replaced; the case it was at becomes a row
-with a status, and the one behind it is given out again.
+This process alone writes the log. A worker that dies, hangs or asks for it is replaced; the case it was at becomes a
+row with a status, and the one behind it is given out again.
 """
 
 from __future__ import annotations
@@ -41,6 +41,14 @@ class Outcome:
     rows: list[Json] = field(default_factory=list)
     left: int = 0
     seconds: float = 0.0
+
+    def __add__(self, other: Outcome) -> Outcome:
+        """Both runs, one after the other."""
+        return Outcome(
+            rows=self.rows + other.rows,
+            left=self.left + other.left,
+            seconds=self.seconds + other.seconds,
+        )
 
 
 class Process:
@@ -108,7 +116,7 @@ class Runner:
         progress: Callable[[Json], None] | None = None, *, serving: Serving = serve,
     ) -> None:  # fmt: skip
         self._segment, self._limits, self._serving = segment, limits, serving
-        self._progress = progress or (lambda row: None)
+        self._progress = progress or (lambda _: None)
         self._options = list(options)
         self._no_graph: set[tuple[str, str]] = set()
         self._checked: set[str] = set()
@@ -119,7 +127,10 @@ class Runner:
         waiting = collections.deque(tasks)
         start = time.monotonic()
         budget = self._limits.budget_seconds
-        processes = [Process(one, self._limits.case_seconds, self._serving) for one in self._options[: max(len(waiting), 1)]]  # fmt: skip
+        processes = [
+            Process(one, self._limits.case_seconds, self._serving)
+            for one in self._options[: len(waiting)]
+        ]
         try:
             while waiting or any(process.given for process in processes):
                 spent = time.monotonic() - start
@@ -141,7 +152,8 @@ class Runner:
         self, processes: list[Process], waiting: collections.deque[Task], until: float | None
     ) -> None:
         """Wait for the next thing to happen and deal with it."""
-        next_deadline = min(process.deadline for process in processes if process.given or not process.ready)  # fmt: skip
+        pending = [one for one in processes if one.given or not one.ready]
+        next_deadline = min(one.deadline for one in pending)
         if until is not None:
             next_deadline = min(next_deadline, until)
         by_connection = {process.connection: process for process in processes}
@@ -227,7 +239,6 @@ class Runner:
 
     def _drain(self, processes: list[Process]) -> list[Task]:
         """Rows of cases in flight that end within the grace; the tasks of the others, which leave no row."""
-        none_waiting: collections.deque[Task] = collections.deque()
         until = time.monotonic() + _GRACE_SECONDS
         left: list[Task] = []
         for process in processes:
@@ -245,7 +256,7 @@ class Runner:
                     break
             left += process.given
             process.given.clear()
-        return left + list(none_waiting)
+        return left
 
 
 def causes(rows: Iterable[Json]) -> dict[str, dict[str, int]]:

@@ -10,7 +10,7 @@ import signal
 import socket
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from multiprocessing.connection import Connection
@@ -19,11 +19,20 @@ from typing import Any, Literal, TypeAlias
 from collector.log import ERROR, OK, OOM, SKIPPED, WRONG
 from oplib.case import Case
 from oplib.errors import InvalidInputError
+from oplib.params import Params
 
 Json: TypeAlias = dict[str, Any]  # Any: an object that becomes JSON
 What: TypeAlias = Literal["time", "power", "check", "names"]
 
-_PACKAGES = ("torch", "triton", "flash-linear-attention", "flashinfer-python", "nvidia-cudnn-cu13", "nvidia-cublas", "nvidia-nccl-cu13")  # fmt: skip
+_PACKAGES = (
+    "torch",
+    "triton",
+    "flash-linear-attention",
+    "flashinfer-python",
+    "nvidia-cudnn-cu13",
+    "nvidia-cublas",
+    "nvidia-nccl-cu13",
+)
 _PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of Linux's prctl
 _EXAMPLES = 3  # of the slot's, that a variant is checked on before its first row
 _REASON = 300  # characters of an error that a row keeps
@@ -145,11 +154,11 @@ class Worker:
         except InvalidInputError as error:
             row |= {"status": SKIPPED, "reason": error.message[:_REASON]}
         except (MemoryError, torch.OutOfMemoryError) as error:
-            row |= {"status": OOM, "reason": _one_line(error)}
+            row |= {"status": OOM, "reason": one_line(error)}
             self._empty()
         except Exception as error:  # noqa: BLE001 - becomes the status of this case
             wrong = type(error).__name__ == "WrongResult"
-            row |= {"status": WRONG if wrong else ERROR, "reason": _one_line(error)}
+            row |= {"status": WRONG if wrong else ERROR, "reason": one_line(error)}
             restart = not self._healthy()
         if self.bench.reasons_to_restart:
             row.setdefault("note", self.bench.reasons_to_restart[-1])
@@ -215,8 +224,13 @@ class Worker:
         found = check(
             variant, case.params, case.dims, device=self.options.device, seed=self.options.seed
         )
-        status = OK if found.ok else WRONG
-        return {"status": status, "reason": "" if found.ok else str(found), "error": found.error, "worst": found.worst}  # fmt: skip
+        status, reason = (OK, "") if found.ok else (WRONG, str(found))
+        return {
+            "status": status,
+            "reason": reason,
+            "error": _finite(found.error),
+            "worst": _finite(found.worst),
+        }
 
     def _fault(self, variant: Any) -> str:  # Any: a Variant
         """Why the outputs of a variant are not to be trusted, by a few examples of its slot; empty where they are."""
@@ -234,7 +248,7 @@ class Worker:
                     break
         return self._checked[name]
 
-    def _examples(self, variant: Any) -> list[tuple[Json, Json]]:  # Any: a Variant
+    def _examples(self, variant: Any) -> list[tuple[Params, Mapping[str, int]]]:  # Any: a Variant
         able = [
             (params, dims)
             for params, dims in self._registry.slot(variant.slot).examples
@@ -268,6 +282,11 @@ class Worker:
             self._torch.cuda.empty_cache()
 
 
+def _finite(value: float) -> float | None:
+    """JSON has no NaN."""
+    return value if value == value and abs(value) != float("inf") else None
+
+
 def now() -> str:
     """The time as ISO 8601, in UTC, to the microsecond."""
     return datetime.now(UTC).isoformat(timespec="microseconds")
@@ -281,7 +300,7 @@ def _versions() -> Iterator[tuple[str, str]]:
             continue
 
 
-def _one_line(error: BaseException) -> str:
+def one_line(error: BaseException) -> str:
     frames = traceback.extract_tb(error.__traceback__)
     place = f" ({os.path.basename(frames[-1].filename)}:{frames[-1].lineno})" if frames else ""
     text = " ".join(str(error).split())[:_REASON]

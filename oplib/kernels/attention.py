@@ -72,7 +72,7 @@ def plain_causal(params: Params, dims: Sizes) -> bool:
 class EagerAttention(Variant):
     """Scores, mask, softmax and weighted sum as separate operators, with soft cap and sinks."""
 
-    def refuses(self, params: Params, dims: Sizes) -> str | None:  # noqa: ARG002
+    def refuses(self, params: Params, dims: Sizes) -> str | None:
         if params.get("bias", "none") != "none":
             return f"knows no {params['bias']} bias"
         return None
@@ -80,7 +80,7 @@ class EagerAttention(Variant):
     def prepare(self, inputs: Inputs, params: Params, dims: Sizes) -> Inputs:
         return {**inputs, "mask": visible(params, dims, inputs["q"].device)}
 
-    def run(self, inputs: Inputs, params: Params, dims: Sizes) -> Outputs:  # noqa: ARG002
+    def run(self, inputs: Inputs, params: Params, dims: Sizes) -> Outputs:
         q, k, v = inputs["q"], inputs["k"], inputs["v"]
         groups = q.shape[1] // k.shape[1]
         k, v = k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1)
@@ -117,7 +117,7 @@ class Sdpa(Variant):
         mask = visible(params, dims, inputs["q"].device)
         return {**inputs, "mask": None if mask is None else mask[None, None], "causal": False}
 
-    def run(self, inputs: Inputs, params: Params, dims: Sizes) -> Outputs:  # noqa: ARG002
+    def run(self, inputs: Inputs, params: Params, dims: Sizes) -> Outputs:
         with sdpa_kernel(self.backend):
             out = functional.scaled_dot_product_attention(
                 inputs["q"],
@@ -140,7 +140,7 @@ class Flash(Variant):
         device_types=("cuda",), capability=(8, 0), capability_below=(10, 0), dtypes=GPU_DTYPES
     )
 
-    def refuses(self, params: Params, dims: Sizes) -> str | None:  # noqa: ARG002
+    def refuses(self, params: Params, dims: Sizes) -> str | None:
         if extras := no_extras(params):
             return extras
         if params.get("chunk"):

@@ -1,8 +1,8 @@
 """Checked: how far a variant is from the truth, next to how far the reference is.
 
-The truth is the reference run in float64 on the same inputs. A variant passes where its relative error, of the whole and
-of its worst element, is at most a few times that of the reference in the op's own dtype. Before it runs, the memory that
-its outputs will get is filled with NaN, so that an element that is not written shows.
+The truth is the reference run in float64 on the same inputs. A variant passes where its relative error, of the whole
+and of its worst element, is at most a few times that of the reference in the op's own dtype. Before it runs, the memory
+that its outputs will get is filled with NaN, so that an element that is not written shows.
 """
 
 from __future__ import annotations

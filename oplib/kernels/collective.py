@@ -37,7 +37,7 @@ class Grouped(Variant):
             return "needs a torch with torch.distributed"
         return super().why_not(device, params, dims)
 
-    def refuses(self, params: Params, dims: Sizes) -> str | None:  # noqa: ARG002
+    def refuses(self, params: Params, dims: Sizes) -> str | None:
         size = distributed.get_world_size() if distributed.is_initialized() else 1
         wanted = integer(params, "num_gpus")
         return None if size == wanted else f"needs {wanted} processes, one per GPU, not {size}"

@@ -9,7 +9,7 @@ import torch
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hardware:
-    """A device: `type` is torch's word for it, `capability` the CUDA compute capability, `memory` bytes (0: unknown)."""
+    """A device: `type` is torch's word for it, `capability` that of CUDA, `memory` bytes (0: unknown)."""
 
     type: str
     name: str = ""

@@ -91,7 +91,7 @@ class SdpaLatent(Variant):
     needs = Needs(device_types=("cuda",), capability=(8, 0), dtypes=("bfloat16", "float16"))
     backends: tuple[SDPBackend, ...]
 
-    def refuses(self, params: Params, dims: Sizes) -> str | None:  # noqa: ARG002
+    def refuses(self, params: Params, dims: Sizes) -> str | None:
         if dims and dims["s"] * keys_at_hand(params, dims) > 2**30:
             return "would need too large a mask"
         return None
@@ -107,7 +107,7 @@ class SdpaLatent(Variant):
             return {"q": q, "k": latent, "v": values, "mask": mask, "causal": False}
         return {**inputs, "mask": mask, "causal": plain and dims["s"] > 1}
 
-    def run(self, inputs: Inputs, params: Params, dims: Sizes) -> Outputs:  # noqa: ARG002
+    def run(self, inputs: Inputs, params: Params, dims: Sizes) -> Outputs:
         q, k, v = inputs["q"], inputs["k"], inputs["v"]
         b, heads, s, width = q.shape
         if k.shape[1] != heads:
@@ -127,7 +127,7 @@ class FlashPadded(Variant):
         dtypes=("bfloat16", "float16"),
     )  # fmt: skip
 
-    def refuses(self, params: Params, dims: Sizes) -> str | None:  # noqa: ARG002
+    def refuses(self, params: Params, dims: Sizes) -> str | None:
         if flag(params, "absorbed"):
             return "takes heads up to 256, not a latent"
         return "knows no window" if params["window"] else None

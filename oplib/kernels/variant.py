@@ -30,8 +30,8 @@ DTYPES: Mapping[str, torch.dtype] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Needs:
-    """What a variant runs on: device types, CUDA compute capabilities (first and last), values of the parameter `dtype`,
-    and packages that have to be importable."""
+    """What a variant runs on: device types, CUDA compute capabilities (from, and below which), values of the parameter
+    `dtype`, and packages that have to be importable."""
 
     device_types: tuple[str, ...] = ("cpu", "cuda")
     capability: tuple[int, int] = (0, 0)
@@ -103,11 +103,11 @@ class Variant(ABC):
             return unmet
         return None if params is None else self.refuses(params, dims or {})
 
-    def refuses(self, params: Params, dims: Sizes) -> str | None:  # noqa: ARG002 - most refuse nothing
+    def refuses(self, params: Params, dims: Sizes) -> str | None:
         """Why the implementation does not do this op; `dims` may be empty where only parameters are known."""
         return None
 
-    def prepare(self, inputs: Inputs, params: Params, dims: Sizes) -> Inputs:  # noqa: ARG002
+    def prepare(self, inputs: Inputs, params: Params, dims: Sizes) -> Inputs:
         """The inputs as this variant wants them: layouts, masks. Not timed."""
         return inputs
 

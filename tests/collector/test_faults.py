@@ -23,7 +23,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[int, dict, Path]:
     status = {}
     for name in names:
         more = ["--resume"] if out.exists() else []
-        status[name], printed, _ = collect(
+        status[name], _, _ = collect(
             out, "--cases", str(plan), "--variant", f"gemm={name}", "--timeout", "2", *more
         )
     (folder / "status.json").write_text(json.dumps(status), encoding="utf-8")

@@ -15,13 +15,14 @@ sys.path.insert(
     0, str(Path(__file__).resolve().parent)
 )  # the workers' processes import it by this name
 
-import kill  # noqa: E402
+import kill
 
-from collector.log import Segment, read_log  # noqa: E402
-from collector.runner import Limits, Runner, causes, failed_groups  # noqa: E402
-from collector.worker import Options  # noqa: E402
+from collector.log import Segment, read_log
+from collector.runner import Limits, Runner, causes, failed_groups
+from collector.worker import Options
 
 
+@pytest.mark.slow
 def test_kills_lose_and_repeat_nothing(tmp_path: Path) -> None:
     """Three kills at random moments."""
     found = kill.check(tmp_path, kills=3, seed=7, cases=1500)
@@ -64,6 +65,7 @@ def test_a_group_that_failed_whole_is_told(tmp_path: Path) -> None:
     assert failed_groups(rows) == ["gemm=quick"]
 
 
+@pytest.mark.slow
 def test_a_worker_that_cannot_start_ends_the_run(tmp_path: Path) -> None:
     """Three tries, then an error that says so."""
     from oplib.errors import TraceModelError

@@ -12,9 +12,9 @@ from oplib.params import Params
 class Group(Grouped):
     """torch.distributed.all_reduce, in place: NCCL between GPUs, gloo between CPU processes."""
 
-    def run(self, inputs: Inputs, params: Params, dims: Sizes) -> Outputs:  # noqa: ARG002
+    def run(self, inputs: Inputs, params: Params, dims: Sizes) -> Outputs:
         distributed.all_reduce(inputs["out"])
         return (inputs["out"],)
 
-    def prepare(self, inputs: Inputs, params: Params, dims: Sizes) -> Inputs:  # noqa: ARG002
+    def prepare(self, inputs: Inputs, params: Params, dims: Sizes) -> Inputs:
         return {"out": inputs["x"].clone()}

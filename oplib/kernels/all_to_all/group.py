@@ -13,10 +13,10 @@ from oplib.params import Params
 class Group(Grouped):
     """torch.distributed.all_to_all_single: NCCL between GPUs."""
 
-    def run(self, inputs: Inputs, params: Params, dims: Sizes) -> Outputs:  # noqa: ARG002
+    def run(self, inputs: Inputs, params: Params, dims: Sizes) -> Outputs:
         distributed.all_to_all_single(inputs["out"], inputs["x"])
         return (inputs["out"],)
 
-    def prepare(self, inputs: Inputs, params: Params, dims: Sizes) -> Inputs:  # noqa: ARG002
+    def prepare(self, inputs: Inputs, params: Params, dims: Sizes) -> Inputs:
         cut = parts(inputs["x"], inputs["num_gpus"]).flatten()
         return {"x": cut.clone(), "out": torch.empty_like(cut)}

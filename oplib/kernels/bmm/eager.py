@@ -11,5 +11,5 @@ from oplib.params import Params
 class Eager(Variant):
     """torch.bmm (cuBLAS on a GPU)."""
 
-    def run(self, inputs: Inputs, params: Params, dims: Sizes) -> Outputs:  # noqa: ARG002
+    def run(self, inputs: Inputs, params: Params, dims: Sizes) -> Outputs:
         return (torch.bmm(inputs["a"], inputs["b"]),)

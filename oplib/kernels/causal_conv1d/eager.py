@@ -14,11 +14,11 @@ ACTIVATIONS = {"": lambda y: y, "silu": functional.silu, "swish": functional.sil
 class Eager(Variant):
     """State and input joined, torch's depthwise conv1d (one token: a weighted sum), activation, next state."""
 
-    def refuses(self, params: Params, dims: Sizes) -> str | None:  # noqa: ARG002
+    def refuses(self, params: Params, dims: Sizes) -> str | None:
         known = params["activation"] in ACTIVATIONS
         return None if known else f"knows no activation {params['activation']!r}"
 
-    def run(self, inputs: Inputs, params: Params, dims: Sizes) -> Outputs:  # noqa: ARG002
+    def run(self, inputs: Inputs, params: Params, dims: Sizes) -> Outputs:
         x, w, bias = inputs["x"], inputs["w"], inputs["bias"]
         channels, taps = w.shape
         whole = torch.cat([inputs["state"], x], -1)

@@ -1,8 +1,8 @@
 """The gated delta rule; in generation one step over a state that was not touched lately.
 
 Inputs, K the size of keys, V of values, H value heads: q and k[b, s, num_k_heads, K], v[b, s, H, V], beta[b, s, H] in
-0 to 1, gate[b, s, H] or [b, s, H, K], the float32 logarithm of what is kept; state[b, H, K, V] or None at the start of a
-prompt. The kernels scale q and k to unit length themselves, and q by 1/√K.
+0 to 1, gate[b, s, H] or [b, s, H, K], the float32 logarithm of what is kept; state[b, H, K, V] or None at the start of
+a prompt. The kernels scale q and k to unit length themselves, and q by 1/√K.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from oplib.kernels.variant import DTYPES, Inputs, Sizes
 from oplib.params import Params, integer, text
 
 _SIZES = {
-    "num_k_heads": 2, "num_v_heads": 4, "head_k_dim": 64, "head_v_dim": 32, "dtype": "bfloat16", "state_dtype": "float32",
+    "num_k_heads": 2, "num_v_heads": 4, "head_k_dim": 64, "head_v_dim": 32, "dtype": "bfloat16",
+    "state_dtype": "float32",
 }  # fmt: skip
 EXAMPLES = (
     ({**_SIZES, "phase": "context"}, {"b": 2, "s": 71}),

@@ -15,12 +15,12 @@ class Chunked(Variant):
 
     preference = 5
 
-    def refuses(self, params: Params, dims: Sizes) -> str | None:  # noqa: ARG002
+    def refuses(self, params: Params, dims: Sizes) -> str | None:
         if params["gate"] != "scalar":
             return "takes one decay per head, not one per channel"
         return None if params["phase"] == "context" else "runs prompts, not single tokens"
 
-    def run(self, inputs: Inputs, params: Params, dims: Sizes) -> Outputs:  # noqa: ARG002
+    def run(self, inputs: Inputs, params: Params, dims: Sizes) -> Outputs:
         values = per_head(inputs)
         s = values[0].shape[1]
         size = min(integer(params, "chunk_size"), s)

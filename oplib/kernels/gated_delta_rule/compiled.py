@@ -15,6 +15,6 @@ class CompiledStep(Compiled):
     needs = Needs(device_types=("cuda",), capability=(8, 0))
     preference = 10
 
-    def refuses(self, params: Params, dims: Sizes) -> str | None:  # noqa: ARG002
+    def refuses(self, params: Params, dims: Sizes) -> str | None:
         """The loop over the tokens of a prompt unrolls."""
         return None if params["phase"] == "generation" else "compiles the step of generation only"

@@ -11,7 +11,7 @@ from oplib.params import Params
 class Eager(Variant):
     """One token after the other in torch operators: a few kernels for each."""
 
-    def run(self, inputs: Inputs, params: Params, dims: Sizes) -> Outputs:  # noqa: ARG002
+    def run(self, inputs: Inputs, params: Params, dims: Sizes) -> Outputs:
         q, k, v, beta, gate = per_head(inputs)
         state = inputs["state"]
         if state is None:

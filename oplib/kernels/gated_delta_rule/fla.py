@@ -9,14 +9,14 @@ from oplib.params import Params
 
 
 class Fla(Variant):
-    """flash-linear-attention's Triton kernels, chunked in a prompt and recurrent in generation; keys repeat per head."""
+    """flash-linear-attention's Triton kernels, chunked in a prompt, recurrent in generation; keys repeat per head."""
 
     needs = Needs(
         device_types=("cuda",), capability=(8, 0), dtypes=("bfloat16", "float16"), packages=("fla",)
     )
     preference = 20
 
-    def run(self, inputs: Inputs, params: Params, dims: Sizes) -> Outputs:  # noqa: ARG002
+    def run(self, inputs: Inputs, params: Params, dims: Sizes) -> Outputs:
         function, state = _function(str(params["gate"]), str(params["phase"])), inputs["state"]
         times = inputs["v"].shape[2] // inputs["k"].shape[2]
         q, k = inputs["q"], inputs["k"]

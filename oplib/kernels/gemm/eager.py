@@ -18,7 +18,7 @@ class Eager(Variant):
 
     needs = Needs(dtypes=("float32", "bfloat16", "float16", "fp8", "fp8_block"))
 
-    def run(self, inputs: Inputs, params: Params, dims: Sizes) -> Outputs:  # noqa: ARG002
+    def run(self, inputs: Inputs, params: Params, dims: Sizes) -> Outputs:
         x, w, bias = inputs["x"], inputs["w"], inputs["bias"]
         if "x_scale" in inputs:
             x, w = _widened(x, inputs["x_scale"]), _widened(w, inputs["w_scale"])

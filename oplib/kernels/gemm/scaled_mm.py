@@ -14,12 +14,12 @@ class ScaledMm(Variant):
     needs = Needs(device_types=("cuda",), capability=(8, 9), dtypes=("fp8",))
     preference = 10
 
-    def refuses(self, params: Params, dims: Sizes) -> str | None:  # noqa: ARG002
+    def refuses(self, params: Params, dims: Sizes) -> str | None:
         if integer(params, "n") % 16 or integer(params, "k") % 16:
             return f"needs n and k in multiples of 16, not {params['n']} and {params['k']}"
         return None
 
-    def run(self, inputs: Inputs, params: Params, dims: Sizes) -> Outputs:  # noqa: ARG002
+    def run(self, inputs: Inputs, params: Params, dims: Sizes) -> Outputs:
         out = torch._scaled_mm(
             inputs["x"],
             inputs["w"].t(),

@@ -22,7 +22,7 @@ class ScaledMmBlock(Variant):
     )
     preference = 10
 
-    def refuses(self, params: Params, dims: Sizes) -> str | None:  # noqa: ARG002
+    def refuses(self, params: Params, dims: Sizes) -> str | None:
         if integer(params, "n") % BLOCK or integer(params, "k") % BLOCK:
             return f"needs n and k in multiples of 128, not {params['n']} and {params['k']}"
         if params.get("bias"):
@@ -31,7 +31,7 @@ class ScaledMmBlock(Variant):
             return f"needs torch.nn.functional.scaled_mm, which torch {torch.__version__} lacks"
         return None
 
-    def prepare(self, inputs: Inputs, params: Params, dims: Sizes) -> Inputs:  # noqa: ARG002
+    def prepare(self, inputs: Inputs, params: Params, dims: Sizes) -> Inputs:
         """x padded to rows of 4, scales of x by column, scales of w padded to 4 blocks of k."""
         x, x_scale, w_scale = inputs["x"], inputs["x_scale"], inputs["w_scale"]
         rows, blocks = -x.shape[0] % _SCALE_ROWS, -w_scale.shape[1] % _SCALE_ROWS
@@ -45,7 +45,7 @@ class ScaledMmBlock(Variant):
             "w_scale": functional.pad(w_scale, (0, blocks)).t(),
         }
 
-    def run(self, inputs: Inputs, params: Params, dims: Sizes) -> Outputs:  # noqa: ARG002
+    def run(self, inputs: Inputs, params: Params, dims: Sizes) -> Outputs:
         out = functional.scaled_mm(
             inputs["x"],
             inputs["w"],

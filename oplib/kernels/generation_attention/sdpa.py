@@ -15,7 +15,7 @@ class SdpaAny(Sdpa):
     needs = Needs()
     preference = 5
 
-    def run(self, inputs: Inputs, params: Params, dims: Sizes) -> Outputs:  # noqa: ARG002
+    def run(self, inputs: Inputs, params: Params, dims: Sizes) -> Outputs:
         out = functional.scaled_dot_product_attention(
             inputs["q"],
             inputs["k"],

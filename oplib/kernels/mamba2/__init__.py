@@ -1,7 +1,7 @@
 """The Mamba 2 scan; in generation one step over a state that was not touched lately.
 
-Inputs, H heads of P, G groups, N state elements: x[b, s, H, P], dt[b, s, H], B and C[b, s, G, N], A[H] below zero, D[H],
-dt_bias[H]; state[b, H, P, N] or None at the start of a prompt.
+Inputs, H heads of P, G groups, N state elements: x[b, s, H, P], dt[b, s, H], B and C[b, s, G, N], A[H] below zero,
+D[H], dt_bias[H]; state[b, H, P, N] or None at the start of a prompt.
 """
 
 from __future__ import annotations

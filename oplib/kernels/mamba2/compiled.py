@@ -15,6 +15,6 @@ class CompiledScan(Compiled):
     needs = Needs(device_types=("cuda",), capability=(8, 0))
     preference = 10
 
-    def refuses(self, params: Params, dims: Sizes) -> str | None:  # noqa: ARG002
+    def refuses(self, params: Params, dims: Sizes) -> str | None:
         """The loop over the chunks of a prompt unrolls: a compilation per length, for minutes."""
         return None if params["phase"] == "generation" else "compiles the step of generation only"

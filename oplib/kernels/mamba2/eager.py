@@ -12,7 +12,7 @@ from oplib.params import Params, integer
 class Eager(Variant):
     """The chunked form of the Mamba 2 paper (section 6) in einsums, a loop over chunks; one recurrent step."""
 
-    def run(self, inputs: Inputs, params: Params, dims: Sizes) -> Outputs:  # noqa: ARG002
+    def run(self, inputs: Inputs, params: Params, dims: Sizes) -> Outputs:
         x = inputs["x"]
         wide = torch.float64 if x.dtype == torch.float64 else torch.float32
         dt = functional.softplus(inputs["dt"].to(wide) + inputs["dt_bias"].to(wide))

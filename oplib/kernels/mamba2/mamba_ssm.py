@@ -16,7 +16,7 @@ class MambaSsm(Variant):
     preference = 20
     unverified = "no wheel of it was at hand"
 
-    def run(self, inputs: Inputs, params: Params, dims: Sizes) -> Outputs:  # noqa: ARG002
+    def run(self, inputs: Inputs, params: Params, dims: Sizes) -> Outputs:
         x, state = inputs["x"], inputs["state"]
         if state is None:
             from mamba_ssm.ops.triton.ssd_combined import mamba_chunk_scan_combined

@@ -14,10 +14,10 @@ class Eager(Variant):
 
     capturable = False
 
-    def refuses(self, params: Params, dims: Sizes) -> str | None:  # noqa: ARG002
+    def refuses(self, params: Params, dims: Sizes) -> str | None:
         return unshared(params)
 
-    def run(self, inputs: Inputs, params: Params, dims: Sizes) -> Outputs:  # noqa: ARG002
+    def run(self, inputs: Inputs, params: Params, dims: Sizes) -> Outputs:
         x = inputs["x"]
         weights, chosen = route(inputs["logits"], integer(params, "top_k"))
         out = torch.zeros_like(x)

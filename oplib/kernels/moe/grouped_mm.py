@@ -16,7 +16,7 @@ class GroupedMm(Variant):
     needs = Needs(capability=(8, 0), dtypes=("bfloat16",))
     preference = 10
 
-    def refuses(self, params: Params, dims: Sizes) -> str | None:  # noqa: ARG002
+    def refuses(self, params: Params, dims: Sizes) -> str | None:
         if not hasattr(functional, "grouped_mm"):
             return f"needs torch.nn.functional.grouped_mm, which torch {torch.__version__} lacks"
         sizes = integer(params, "hidden_size"), integer(params, "intermediate_size")
@@ -24,7 +24,7 @@ class GroupedMm(Variant):
             return f"needs sizes in multiples of 8, not {sizes[0]} and {sizes[1]}"
         return unshared(params)
 
-    def run(self, inputs: Inputs, params: Params, dims: Sizes) -> Outputs:  # noqa: ARG002
+    def run(self, inputs: Inputs, params: Params, dims: Sizes) -> Outputs:
         x, top_k = inputs["x"], integer(params, "top_k")
         experts = inputs["up"].shape[0]
         weights, chosen = route(inputs["logits"], top_k)

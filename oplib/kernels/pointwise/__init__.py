@@ -44,8 +44,8 @@ class Form:
 def form(params: Params, dims: Sizes) -> Form:
     """The tensors whose bytes come closest to those of the op.
 
-    A norm reads its weight once, whatever the rows: what is left of `read` beyond whole tensors is taken for it and tells
-    the width of a row.
+    A norm reads its weight once, whatever the rows: what is left of `read` beyond whole tensors is taken for it and
+    tells the width of a row.
     """
     size = storage_bytes(text(params, "dtype"))
     read, written = max(dims["read"], size), max(dims["written"], size)

@@ -42,7 +42,7 @@ class Eager(Variant):
         )
     )
 
-    def run(self, inputs: Inputs, params: Params, dims: Sizes) -> Outputs:  # noqa: ARG002
+    def run(self, inputs: Inputs, params: Params, dims: Sizes) -> Outputs:
         first, *others = inputs["tensors"]
         if not first.is_floating_point():
             joined = first

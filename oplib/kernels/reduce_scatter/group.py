@@ -13,10 +13,10 @@ from oplib.params import Params
 class Group(Grouped):
     """torch.distributed.reduce_scatter_tensor: NCCL between GPUs."""
 
-    def run(self, inputs: Inputs, params: Params, dims: Sizes) -> Outputs:  # noqa: ARG002
+    def run(self, inputs: Inputs, params: Params, dims: Sizes) -> Outputs:
         distributed.reduce_scatter_tensor(inputs["out"], inputs["x"])
         return (inputs["out"],)
 
-    def prepare(self, inputs: Inputs, params: Params, dims: Sizes) -> Inputs:  # noqa: ARG002
+    def prepare(self, inputs: Inputs, params: Params, dims: Sizes) -> Inputs:
         cut = parts(inputs["x"], inputs["num_gpus"])
         return {"x": cut.flatten().clone(), "out": torch.empty_like(cut[0])}
