@@ -57,6 +57,12 @@ def parser() -> argparse.ArgumentParser:
         help="dtypes instead of the models' own, joined by commas",
     )
     found.add_argument(
+        "--models",
+        metavar="NAMES",
+        default="",
+        help="with --ops: shapes of these models only, parts of names joined by commas",
+    )
+    found.add_argument(
         "--what",
         choices=WHATS,
         default="time",
@@ -158,7 +164,8 @@ def _act(options: Options) -> int:
         _say(options, compare(options.compare, _folder(options)))
         return 0
     if options.export and not (options.ops or options.cases or options.examples):
-        return _export(options)
+        _say(options, _tables(options))
+        return 0
     tasks = _tasks(options)
     if options.list:
         for task in tasks:
@@ -176,7 +183,13 @@ def _tasks(options: Options) -> list[Any]:  # Any: tasks, whose module is loaded
     for op in filter(None, (options.ops or "").split(",")):
         dtypes = filter(None, options.dtypes.split(","))
         count = len(_devices(options)) if kind(op).role == "communication" else 1
-        cases += grid_cases(op, options.system, dtypes=dtypes, num_gpus=count)
+        cases += grid_cases(
+            op,
+            options.system,
+            dtypes=dtypes,
+            num_gpus=count,
+            models=filter(None, options.models.split(",")),
+        )
     if options.cases:
         from oplib.case import read_plan
 
@@ -271,6 +284,7 @@ def _run(
     progress.end()
     failed = failed_groups(outcome.rows)
     rate = len(outcome.rows) / outcome.seconds if outcome.seconds else 0.0
+    tables = _tables(options) if options.export else {}
     _say(
         options,
         {
@@ -282,10 +296,9 @@ def _run(
             "groups": causes(outcome.rows),
             "failed_groups": failed,
             "log": str(segment.path),
-        },
+        }
+        | tables,
     )
-    if options.export:
-        _export(options)
     return 1 if failed else 0
 
 
@@ -373,12 +386,11 @@ def _verify(options: Options) -> int:
     return 1 if damaged else 0
 
 
-def _export(options: Options) -> int:
+def _tables(options: Options) -> Json:
     from collector.export import export
 
     written = export([_folder(options)], options.export)
-    _say(options, {"tables": {str(one.path): one.rows for one in written}})
-    return 0
+    return {"tables": {str(one.path): one.rows for one in written}}
 
 
 def _say(options: Options, result: Json) -> None:

@@ -32,10 +32,15 @@ def shapes() -> Mapping[str, list[dict[str, Any]]]:  # Any: decoded JSON
 
 
 def grid_cases(
-    op: str, system: str, *, dtypes: Iterable[str] = (), num_gpus: int = 1
+    op: str,
+    system: str,
+    *,
+    dtypes: Iterable[str] = (),
+    num_gpus: int = 1,
+    models: Iterable[str] = (),
 ) -> list[Case]:
     """The cases of a kind that have shapes here; `dtypes` replaces the models' own, one case for each. Communication
-    has one shape, a group of `num_gpus`."""
+    has one shape, a group of `num_gpus`. `models` are parts of names: only shapes of such models are kept."""
     known: Mapping[str, list[dict[str, Any]]] = shapes()
     if kind(op).role == "communication":
         known = {op: [{"params": {"num_gpus": num_gpus}}]}
@@ -43,7 +48,10 @@ def grid_cases(
         raise InvalidInputError(f"No shapes of {op} are known.", f"Known: {', '.join(shapes())}.")
     facts = load_system(system)
     found: dict[str, Case] = {}
+    wanted = tuple(models)
     for shape in known[op]:
+        if wanted and not any(part in name for part in wanted for name in shape.get("models", ())):
+            continue
         for params in _with_dtypes(shape["params"], tuple(dtypes)):
             for dims in _dims(op, shape):
                 case = Case(op=op, params=params, dims=dims)

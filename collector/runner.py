@@ -63,9 +63,7 @@ class Process:
     def _start(self) -> None:
         context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
-        self._process = context.Process(
-            target=self._serving, args=(theirs, self.options), daemon=True
-        )
+        self._process = context.Process(target=self._serving, args=(theirs, self.options))
         self._process.start()
         theirs.close()
         self.ready = False

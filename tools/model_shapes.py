@@ -3,7 +3,7 @@
     python tools/model_shapes.py CONFIG_FOLDER [...]
 
 Each folder holds a config.json. Models of up to 10 billion parameters count whole, larger ones as the shards that one
-of 2, 4 and 8 GPUs holds. The op lists are those of the `torch` lowering. Minutes for thirty models.
+of 1, 2, 4 and 8 GPUs holds. The op lists are those of the `torch` lowering. Minutes for thirty models.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ sys.path.insert(0, str(ROOT))
 
 Json = dict[str, Any]  # Any: decoded JSON
 WHOLE = 10e9  # parameters of a model that one GPU serves
-SHARDS = (2, 4, 8)
+SHARDS = (1, 2, 4, 8)
 LEFT_OUT = ("group_size", "bias", "tied", "name")  # of a gemm: they hardly change its time
 PLAIN = ("bfloat16", "float16", "float32")
 

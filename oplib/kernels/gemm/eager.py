@@ -6,17 +6,15 @@ import torch
 from torch.nn import functional
 
 from oplib.kernels.gemm import BLOCK
-from oplib.kernels.variant import Inputs, Needs, Outputs, Sizes, Variant
+from oplib.kernels.variant import Inputs, Outputs, Sizes, Variant
 from oplib.params import Params
 
 
 class Eager(Variant):
-    """torch.nn.functional.linear (cuBLAS on a GPU); quantised operands are widened first.
+    """torch.nn.functional.linear (cuBLAS on a GPU).
 
-    Widening makes it the reference of the fp8 modes and no way to run them.
+    As the reference of the fp8 modes it widens the operands first, which is no way to run them.
     """
-
-    needs = Needs(dtypes=("float32", "bfloat16", "float16", "fp8", "fp8_block"))
 
     def run(self, inputs: Inputs, params: Params, dims: Sizes) -> Outputs:
         x, w, bias = inputs["x"], inputs["w"], inputs["bias"]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from oplib.kernels.compiled import Compiled
+from typing import ClassVar
+
+from oplib.kernels.compiled import Compiled, Varies
 from oplib.kernels.pointwise.eager import Eager
 from oplib.kernels.variant import Needs
 
@@ -11,6 +13,7 @@ class CompiledCluster(Compiled):
     """The cluster compiled by torch into one Triton kernel: what a compiled model runs."""
 
     of = Eager
+    varies: ClassVar[Varies] = {"tensors": (0,)}
     needs = Needs(
         device_types=("cuda",),
         capability=(8, 0),

@@ -11,6 +11,8 @@ from oplib.params import Params
 class Unwritten(Variant):
     """Leaves the last row as it finds it."""
 
+    unverified = "made for tests"
+
     def run(self, inputs: Inputs, params: Params, dims: Sizes) -> Outputs:
         right = functional.linear(inputs["x"], inputs["w"], inputs["bias"])
         out = right.new_empty(right.shape)
