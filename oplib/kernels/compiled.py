@@ -19,7 +19,7 @@ class Compiled(Variant):
     """A subclass names the variant that is compiled in `of`, and in `varies` the dimensions that the workload changes.
 
     Parameters are constants of the compiled code, as a model's sizes are; the named dimensions are not, so that one
-    compilation serves all workloads. Each set of parameters has a function of its own: torch counts compilations, and
+    compilation serves all workloads. Each set of sizes has a function of its own: torch counts compilations, and
     looks through them, by function.
     """
 
@@ -47,10 +47,10 @@ class Compiled(Variant):
         return ready
 
     def run(self, inputs: Inputs, params: Params, dims: Sizes) -> Outputs:
-        return self._function(params)(inputs)
+        return self._function(params, inputs)(inputs)
 
-    def _function(self, params: Params) -> Callable[[Inputs], Outputs]:
-        key = tuple(params.items())
+    def _function(self, params: Params, inputs: Inputs) -> Callable[[Inputs], Outputs]:
+        key = (*params.items(), *self._fixed_sizes(inputs))
         if key not in self._functions:
             fixed, plain = dict(params), self._plain
 
@@ -64,6 +64,15 @@ class Compiled(Variant):
             torch._dynamo.config.fail_on_recompile_limit_hit = True  # else it would run uncompiled
             self._functions[key] = torch.compile(call, backend=self.backend)
         return self._functions[key]
+
+    def _fixed_sizes(self, inputs: Inputs) -> Iterator[tuple[Any, ...]]:  # Any: names and sizes
+        """What the code depends on beyond the parameters: sizes that no workload changes, and plain numbers."""
+        for name, value in inputs.items():
+            varying = self.varies.get(name, ())
+            sizes = [
+                tuple(n for i, n in enumerate(t.shape) if i not in varying) for t in _tensors(value)
+            ]
+            yield (name, *sizes) if sizes else (name, value)
 
 
 def _tensors(value: Any) -> Iterator[torch.Tensor]:  # Any: an input
