@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -141,8 +142,12 @@ class CudaBench:
         self._events: list[tuple[Any, Any]] = []
         self._pool: Any = None
         self._keeper: Any = None
-        self.overhead_ms = 0.0
-        self.overhead_ms = self._calibrated()
+        self.overhead_ms, self._captures = 0.0, True
+        try:
+            self.overhead_ms = self._calibrated()
+        except RuntimeError as error:
+            self._captures = False
+            print(f"no CUDA graph can be captured here: {error}", file=sys.stderr)
 
     def once_ms(self, run: Run) -> float:
         run()
@@ -153,8 +158,8 @@ class CudaBench:
         return (time.perf_counter() - start) * 1e3
 
     def bind(self, runs: Sequence[Run], calls: int, *, graph: bool) -> Replay:
-        if not graph:
-            return Plain(runs, calls, "the variant cannot be captured")
+        if not (graph and self._captures):
+            return Plain(runs, calls, "the variant or the device cannot be captured")
         try:
             return Captured(*self._capture(runs, calls))
         except torch.OutOfMemoryError:

@@ -37,6 +37,13 @@ def parser() -> argparse.ArgumentParser:
         description="Measure operations on this host's devices into a log, and write tables of it.",
         epilog="exit status: 0 done, 1 a whole group failed or the log is damaged, 2 misuse or bad input",
     )
+    _add_work(found)
+    _add_results(found)
+    return found
+
+
+def _add_work(found: argparse.ArgumentParser) -> None:
+    """What is measured, and how."""
     found.add_argument("--version", action="version", version=f"%(prog)s {oplib.__version__}")
     found.add_argument("--out", metavar="DIR", type=Path, help="folder of the log")
     found.add_argument(
@@ -114,6 +121,10 @@ def parser() -> argparse.ArgumentParser:
         default=[],
         help="a package with more variants",
     )
+
+
+def _add_results(found: argparse.ArgumentParser) -> None:
+    """What is printed or written instead or afterwards."""
     found.add_argument("--list", action="store_true", help="print the cases and measure nothing")
     found.add_argument(
         "--dry-run",
@@ -135,7 +146,6 @@ def parser() -> argparse.ArgumentParser:
     )
     found.add_argument("--json", action="store_true", help="print the result as JSON on stdout")
     found.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    return found  # fmt: skip
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -221,7 +221,12 @@ class Runner:
     def _write(self, row: Json, task: Task) -> None:
         # a row goes under the variant that was asked for, so that a resumed run finds it again
         row["asked"] = task.variant
-        self._segment.append(row)
+        try:
+            self._segment.append(row)
+        except ValueError as error:  # a number that is none: JSON has no such
+            kept = {k: v for k, v in row.items() if k not in ("timing", "error", "worst")}
+            row = {**kept, "status": ERROR, "reason": f"the row cannot be written: {error}"}
+            self._segment.append(row)
         self._outcome.rows.append(row)
         if row["status"] == OK:
             self._checked.add(f"{row['op']}={row['variant']}")
