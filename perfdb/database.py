@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 
 import numpy
 
-from oplib.arithmetic import Amount
+from oplib.arithmetic import Amount, maximum
 from oplib.errors import InvalidInputError, PerfDataNotAvailableError
 from oplib.kind import Dims, OpKind
 from oplib.op import Op
@@ -26,7 +26,7 @@ from perfdb.estimator import Estimator
 from perfdb.foreign import find_table
 from perfdb.performance import PerformanceArray, PerformanceResult, Ranks, origin_rank
 from perfdb.response import Response
-from perfdb.speed_of_light import sides_ms
+from perfdb.speed_of_light import link_ms, sides_ms
 from perfdb.substitutes import runnable
 from perfdb.systems import System, load_system
 from perfdb.tables import Table, read_table
@@ -89,7 +89,7 @@ class PerfDatabase:
     def price(self, kind: OpKind, params: Params, dims: Dims) -> Result:
         """One occurrence: a result, or an array of them where a dim is an array. `params` complete."""
         entry = self.entry(kind, params, dims)
-        compute, memory = sides_ms(kind, entry.params, dims, self.system)
+        compute, memory = _moved(kind, entry.params, dims, self.system)
         bound = numpy.asarray(numpy.maximum(compute, memory), dtype=numpy.float64)
         if self.mode in ("sol", "sol_full"):
             return _result(bound, bound * 0.0, origin_rank("sol"))
@@ -106,7 +106,7 @@ class PerfDatabase:
 
     def sides(self, kind: OpKind, params: Params, dims: Dims) -> tuple[Result, Result, Result]:
         """Bound, and its sides by FLOPs and by bytes, of one occurrence."""
-        sides = sides_ms(kind, self.entry(kind, params, dims).params, dims, self.system)
+        sides = _moved(kind, self.entry(kind, params, dims).params, dims, self.system)
         compute, memory = (numpy.asarray(side, dtype=numpy.float64) for side in sides)
         sol = origin_rank("sol")
         bound, compute, memory = numpy.broadcast_arrays(
@@ -161,7 +161,10 @@ class PerfDatabase:
             )
         except PerfDataNotAvailableError as error:
             return error.message
-        return read_table(path, kind)
+        try:
+            return read_table(path, kind)
+        except PerfDataNotAvailableError as error:  # a file of several kinds without this one
+            return error.message
 
     def _find(self, kind: OpKind, params: Params, dims: Dims) -> Entry:
         table = None if self.mode in ("sol", "sol_full", "empirical") else self.table(kind)
@@ -196,6 +199,12 @@ class PerfDatabase:
         return _result(latency, numpy.expm1(deviation), rank, energy)
 
 
+def _moved(kind: OpKind, params: Params, dims: Dims, system: System) -> tuple[Amount, Amount]:
+    """As `sides_ms`; the side by bytes is the slower of memory and links."""
+    compute, memory = sides_ms(kind, params, dims, system)
+    return compute, maximum(memory, link_ms(kind, params, dims, system))
+
+
 def _result(
     latency: Floats, uncertainty: Floats, rank: Ranks | int, energy: Floats | None = None
 ) -> Result:
@@ -212,14 +221,20 @@ def _matching(kind: OpKind) -> list[str]:
 
 
 def _group(table: Table, params: Params, system: System) -> Group | None:
-    """The rows that answer an op with these parameters; of groups that differ in what is immaterial the largest."""
+    """The rows that answer an op with these parameters; of groups that differ in what is immaterial the one that
+    agrees in most of it, of several the largest."""
     chosen = numpy.ones(len(table), dtype=bool)
     for name in _matching(table.kind):
         chosen &= table.columns[name] == params[name]
     if not chosen.any():
         return None
     groups = list(groups_of(table.take(chosen), system))
-    return max(groups, key=lambda group: len(group.ratios), default=None)
+
+    def fits(group: Group) -> tuple[int, int]:
+        agreed = sum(group.shared.get(name) == params[name] for name in table.kind.immaterial)
+        return agreed, len(group.ratios)
+
+    return max(groups, key=fits, default=None)
 
 
 def _powers(group: Group) -> Group | None:
