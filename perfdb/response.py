@@ -66,7 +66,10 @@ class Response:
                 if crosses:
                     weight = weight * (share if high else 1.0 - share)
             part, spread, origin = self._gather(
-                [low + high for (low, _), high in zip(places, corner, strict=True)]
+                [
+                    numpy.minimum(low + high, len(knots) - 1)  # beside the last knot nothing weighs
+                    for (low, _), high, knots in zip(places, corner, self.knots, strict=True)
+                ]
             )
             value += weight * part
             deviation += weight * spread
@@ -76,6 +79,28 @@ class Response:
         for _, share in places:
             exact &= share == 0.0
         return value, deviation, numpy.where(exact, lowest, rank).astype(numpy.int8)
+
+    def ranks(self, dims: Mapping[str, Amount]) -> Ranks:
+        """The ranks of origin that `at` gives, without an estimate."""
+        sizes = [
+            numpy.asarray(dims[name], dtype=numpy.float64) + (name == "p") for name in self._dims
+        ]
+        places = numpy.stack(numpy.broadcast_arrays(*sizes), axis=-1).astype(numpy.float64)
+        places = numpy.log2(places)  # [..., dims]
+        lower, upper = self._estimator.lower, self._estimator.upper
+        fixed = numpy.setdiff1d(numpy.arange(len(self._place)), self._column)
+        measured = self._estimator.group.points
+        beside = (self._place[fixed] < lower[fixed] - _SAME) | (
+            self._place[fixed] > upper[fixed] + _SAME
+        )
+        column = self._column
+        beyond = (places < lower[column] - _SAME) | (places > upper[column] + _SAME)
+        rank = numpy.where(beyond.any(axis=-1) | beside.any(), EXTRAPOLATED, INTERPOLATED)
+        same = (numpy.abs(measured[:, fixed] - self._place[fixed]) <= _SAME).all(axis=1)
+        rows = {tuple(row) for row in measured[same][:, column].round(9).tolist()}
+        flat = places.reshape(-1, len(column)).round(9).tolist()
+        exact = numpy.array([tuple(place) in rows for place in flat]).reshape(rank.shape)
+        return numpy.where(exact, MEASURED, rank).astype(numpy.int8)
 
     def _gather(self, index: list[Ints]) -> tuple[Floats, Floats, Ranks]:
         """What the knots at these places hold, estimated where no query has needed them so far."""
