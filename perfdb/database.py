@@ -155,6 +155,10 @@ class PerfDatabase:
             self._tables[kind.name] = self._read(kind)
         return self._tables[kind.name]
 
+    def tables_read(self) -> list[Table]:
+        """The tables that ops have asked for so far."""
+        return [table for table in self._tables.values() if isinstance(table, Table)]
+
     def _read(self, kind: OpKind) -> Table | str:
         if not self.backend:
             return "no backend was named"

@@ -35,7 +35,7 @@ class Response:
 
     def __init__(self, kind: OpKind, params: Params, estimator: Estimator) -> None:
         """`params` complete; the estimator is that of the group that they belong to."""
-        self._estimator = estimator
+        self._kind, self._estimator = kind, estimator
         self._dims = [name for name in kind.coordinates if name in kind.dims]
         self._place = numpy.array(  # of each coordinate; those of dims are filled in
             [
@@ -101,6 +101,28 @@ class Response:
         flat = places.reshape(-1, len(column)).round(9).tolist()
         exact = numpy.array([tuple(place) in rows for place in flat]).reshape(rank.shape)
         return numpy.where(exact, MEASURED, rank).astype(numpy.int8)
+
+    def ranges(self) -> dict[str, tuple[float, float]]:
+        """The least and the largest measured value of each coordinate."""
+        lower, upper = self._sizes(self._estimator.lower), self._sizes(self._estimator.upper)
+        return {name: (lower[name], upper[name]) for name in self._kind.coordinates}
+
+    def nearest(self, dims: Mapping[str, Amount]) -> dict[str, float]:
+        """The coordinates of the measured row that is nearest to one workload, in octaves."""
+        place = self._place.copy()
+        for name, column in zip(self._dims, self._column, strict=True):
+            place[column] = numpy.log2(float(dims[name]) + (name == "p"))
+        measured = self._estimator.group.points
+        row = numpy.abs(measured - place).sum(axis=1).argmin()
+        return self._sizes(measured[row])
+
+    def _sizes(self, place: Floats) -> dict[str, float]:
+        """Coordinates as they were before the logarithm."""
+        values = numpy.exp2(place).round(6)
+        return {
+            name: float(value - (name == "p"))
+            for name, value in zip(self._kind.coordinates, values, strict=True)
+        }
 
     def _gather(self, index: list[Ints]) -> tuple[Floats, Floats, Ranks]:
         """What the knots at these places hold, estimated where no query has needed them so far."""
