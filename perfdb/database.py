@@ -23,7 +23,7 @@ from perfdb.arrays import Floats
 from perfdb.efficiency import LAUNCH_MS, Group, groups_of
 from perfdb.empirical import efficiency_of
 from perfdb.estimator import Estimator
-from perfdb.foreign import find_table
+from perfdb.foreign import find_tables
 from perfdb.performance import PerformanceArray, PerformanceResult, Ranks, origin_rank
 from perfdb.response import Response
 from perfdb.speed_of_light import sides_ms
@@ -155,17 +155,11 @@ class PerfDatabase:
             self._tables[kind.name] = self._read(kind)
         return self._tables[kind.name]
 
-    def tables_read(self) -> list[Table]:
-        """The tables that ops have asked for so far."""
-        return [table for table in self._tables.values() if isinstance(table, Table)]
-
     def _read(self, kind: OpKind) -> Table | str:
         if not self.backend:
             return "no backend was named"
-        if not kind.coordinates:
-            return f"no table format of {kind.name} is known"
         try:
-            path = find_table(
+            paths = find_tables(
                 kind,
                 system=self.system.id,
                 backend=self.backend,
@@ -174,7 +168,13 @@ class PerfDatabase:
             )
         except PerfDataNotAvailableError as error:
             return error.message
-        return read_table(path, kind)
+        missing = ""
+        for path in paths:
+            try:
+                return read_table(path, kind)
+            except PerfDataNotAvailableError as error:  # rows of other kinds alone
+                missing = missing or error.message
+        return missing
 
     def _find(self, kind: OpKind, params: Params, dims: Dims) -> Entry:
         table = None if self.mode in ("sol", "sol_full", "empirical") else self.table(kind)

@@ -9,7 +9,7 @@ kind the backend has no table of is missing, and the share that such kinds have 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -17,17 +17,19 @@ from typing import Any
 import numpy
 
 from oplib.case import Case, Plan
-from oplib.errors import InvalidInputError
+from oplib.errors import InvalidInputError, PerfDataNotAvailableError
 from oplib.op import Op
 from oplib.oplist import OpList
 from perfdb.database import COVERAGES, Entry, PerfDatabase
-from perfdb.performance import PerformanceResult
+from perfdb.foreign import all_tables, settle_version
+from perfdb.performance import PerformanceResult, Ranks
 from perfdb.speed_of_light import bound_ms
 from perfdb.tables import Table
 from tracer.envelope import Envelope, Ints, points
 from tracer.report.view import phase_workload
 
 COVERED = ("exact", "interpolable")
+_FASTEST = 0.95  # of the bound: what clocks above the stated ones may explain
 MEASURED = ("measured", "interpolated")  # origins of prices that rest on rows around them
 
 Json = dict[str, Any]  # Any: an object that becomes JSON
@@ -49,7 +51,7 @@ class Asked:
 
     entry: Entry
     dims: Mapping[str, Ints]
-    ranks: Ints
+    ranks: Ranks
     at_workload: int
     reason: str = ""
     nearest: str = ""
@@ -78,14 +80,14 @@ def check(report: Json, db: PerfDatabase) -> Json:
         "checked": True,
         "system": db.system.id,
         "backend": db.backend,
-        "version": db.version or _versions(db),
+        "version": _version(db),
         "envelope": envelope.to_json(),
         "tables": {name: str(t.path) for name, t in _tables(op_list, db).items()},
         "phases": {phase: _total(rows, phase) for phase in op_list.phases},
         "ops": rows,
         "unmeasured_kinds": _unmeasured(op_list, db, rows),
         "missing": [_missing(point) for point in missing],
-        "notes": list(db.notes),
+        "notes": [*db.notes, *_too_fast(rows)],
     }
 
 
@@ -119,7 +121,7 @@ def ask(op: Op, db: PerfDatabase, workloads: Mapping[str, Ints], at: Mapping[str
     fits[-1] = True  # what was asked stays, even where no GPU holds it
     dims = {name: sizes[fits] for name, sizes in dims.items()}
     if entry.latency is None:
-        ranks = numpy.full(int(fits.sum()), COVERAGES.index("missing"))
+        ranks = numpy.full(int(fits.sum()), COVERAGES.index("missing"), dtype=numpy.int8)
         reason, nearest = entry.missing, entry.nearest.removeprefix("Nearest: ")
     else:
         ranks = entry.latency.ranks(dims)
@@ -134,7 +136,7 @@ def ask(op: Op, db: PerfDatabase, workloads: Mapping[str, Ints], at: Mapping[str
     )
 
 
-def _beyond(entry: Entry, dims: Mapping[str, Ints], ranks: Ints) -> tuple[str, str]:
+def _beyond(entry: Entry, dims: Mapping[str, Ints], ranks: Ranks) -> tuple[str, str]:
     """Which coordinates of the points leave the measured range, and the row next to the furthest."""
     assert entry.latency is not None
     outside = numpy.flatnonzero(ranks == COVERAGES.index("outside"))
@@ -234,6 +236,16 @@ def _total(rows: list[Json], phase: str) -> Json:
     }
 
 
+def _too_fast(rows: list[Json]) -> list[str]:
+    """Ops that the tables say are faster than the speed of light: rows or an op of which one is wrong."""
+    found = {
+        f"{row['op']}: measured at {row['ms'] / row['bound_ms']:.2f} of the speed of light; check these rows"
+        for row in rows
+        if row["origin"] in MEASURED and row["ms"] < row["bound_ms"] * _FASTEST
+    }
+    return sorted(found)
+
+
 def _unmeasured(op_list: OpList, db: PerfDatabase, rows: list[Json]) -> list[Json]:
     """The kinds that the backend has no table of, and what share of each phase is theirs."""
     kinds = {op.op: op.kind for ops in op_list.phases.values() for op in ops}
@@ -267,48 +279,20 @@ def _tables(op_list: OpList, db: PerfDatabase) -> dict[str, Table]:
     return {name: table for name, table in found.items() if isinstance(table, Table)}
 
 
-def _versions(db: PerfDatabase) -> str:
-    """The versions of the tables that were read, where none was asked for."""
-    read = {table.path.parent.name for table in db.tables_read()}
-    return ", ".join(sorted(read))
+def _version(db: PerfDatabase) -> str:
+    """The version that tables were read of first; `tables` names the file of each kind."""
+    there = all_tables(db.system.id, db.data)
+    return settle_version(there, system=db.system.id, backend=db.backend, version=db.version)
 
 
 def open_database(
     system: str, backend: str, *, version: str = "", data: Path | None = None
 ) -> PerfDatabase:
-    """The tables of a backend on a system; InvalidInputError names what there is where they are not."""
-    from perfdb.foreign import data_folder
-
+    """The tables of a backend on a system; InvalidInputError says what there is where they are not."""
     db = PerfDatabase.load(system=system, backend=backend, version=version, data=data)
-    if data is not None and not data.is_dir():
-        raise InvalidInputError(f"--data {str(data)!r} is no folder.", "Name a folder of tables.")
-    folder = data or data_folder()
-    if not (there := set(_releases(folder, system))):
-        systems = sorted(path.name for path in folder.iterdir() if path.is_dir())
-        raise InvalidInputError(
-            f"{folder} has no tables of the system {system!r}.", f"It has: {_listed(systems)}."
-        )
-    backends = sorted({name for name, _ in there})
-    if backend not in backends:
-        raise InvalidInputError(
-            f"No tables of the backend {backend!r} for {system} in {folder}.",
-            f"There are: {_listed(backends)}.",
-        )
-    versions = sorted(release for name, release in there if name == backend)
-    if version and version not in versions:
-        raise InvalidInputError(
-            f"No tables of {backend} {version!r} for {system} in {folder}.",
-            f"There are: {_listed(versions)}.",
-        )
+    try:
+        there = all_tables(system, data)
+    except PerfDataNotAvailableError as error:
+        raise InvalidInputError(error.message, error.hint) from error
+    settle_version(there, system=system, backend=backend, version=version)
     return db
-
-
-def _releases(folder: Path, system: str) -> Iterator[tuple[str, str]]:
-    """Backend and version of each table of a system."""
-    for ending in ("parquet", "txt"):
-        for path in (folder / system).glob(f"**/*_perf.{ending}"):
-            yield path.parent.parent.name, path.parent.name
-
-
-def _listed(names: list[str]) -> str:
-    return ", ".join(names) or "none"

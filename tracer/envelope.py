@@ -94,8 +94,8 @@ def points(op: Op, workloads: Mapping[str, Ints]) -> dict[str, Ints]:
         grid = op.kind.grid()
         axes = [_axis(reached[:, i], grid.get(name, ())) for i, name in enumerate(names)]
         every = numpy.array(list(product(*axes)), dtype=numpy.int64)
-        below = (every[:, None, :] <= reached[None, :, :]).all(axis=-1).any(axis=1)
-        chosen = every[below]
+        below = (every[:, None, :] <= reached[None, :, :]).all(axis=2)
+        chosen = every[numpy.any(below, axis=1)]
     return {name: chosen[:, i] for i, name in enumerate(names)}
 
 
