@@ -23,7 +23,7 @@ from perfdb.arrays import Floats
 from perfdb.efficiency import LAUNCH_MS, Group, groups_of
 from perfdb.empirical import efficiency_of
 from perfdb.estimator import Estimator
-from perfdb.foreign import find_table
+from perfdb.foreign import find_tables
 from perfdb.performance import PerformanceArray, PerformanceResult, Ranks, origin_rank
 from perfdb.response import Response
 from perfdb.speed_of_light import link_ms, sides_ms
@@ -51,6 +51,14 @@ class Entry:
     nearest: str = ""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fit:
+    """The estimators of one group of rows: of latency, and of log W where the table has power."""
+
+    latency: Estimator
+    power: Estimator | None
+
+
 class PerfDatabase:
     """Prices of ops on one system. Tables are read, and knots estimated, when an op first asks for them."""
 
@@ -72,6 +80,7 @@ class PerfDatabase:
         self.notes: dict[str, None] = {}  # a set that keeps the order
         self._tables: dict[str, Table | str] = {}
         self._entries: dict[tuple[str, tuple[ParamValue, ...]], Entry] = {}
+        self._fits: dict[tuple[str, tuple[ParamValue, ...]], Fit | None] = {}
 
     @classmethod
     def load(
@@ -131,7 +140,7 @@ class PerfDatabase:
         entry = self.entry(op.kind, op.params, dims)
         if entry.latency is None:
             return "missing"
-        return COVERAGES[int(entry.latency.at(dims)[2].max())]
+        return COVERAGES[int(entry.latency.ranks(dims).max())]
 
     def entry(self, kind: OpKind, params: Params, dims: Dims) -> Entry:
         """What is known of the op with these parameters."""
@@ -149,10 +158,8 @@ class PerfDatabase:
     def _read(self, kind: OpKind) -> Table | str:
         if not self.backend:
             return "no backend was named"
-        if not kind.coordinates:
-            return f"no table format of {kind.name} is known"
         try:
-            path = find_table(
+            paths = find_tables(
                 kind,
                 system=self.system.id,
                 backend=self.backend,
@@ -161,10 +168,13 @@ class PerfDatabase:
             )
         except PerfDataNotAvailableError as error:
             return error.message
-        try:
-            return read_table(path, kind)
-        except PerfDataNotAvailableError as error:  # a file of several kinds without this one
-            return error.message
+        missing = ""
+        for path in paths:
+            try:
+                return read_table(path, kind)
+            except PerfDataNotAvailableError as error:  # rows of other kinds alone
+                missing = missing or error.message
+        return missing
 
     def _find(self, kind: OpKind, params: Params, dims: Dims) -> Entry:
         table = None if self.mode in ("sol", "sol_full", "empirical") else self.table(kind)
@@ -175,19 +185,34 @@ class PerfDatabase:
             return Entry(params=params, missing=table or "tables were not asked.")
         if given := [name for name in kind.dim_params if name in dims]:
             return Entry(params=params, missing=f"{', '.join(given)} varies with the workload.")
-        group = _group(table, params, self.system)
-        if group is None:
+        fit = self._fit(table, params)
+        if fit is None:
             return Entry(
                 params=params,
                 missing=f"{table.path} has no such rows.",
                 nearest=_nearest(table, params),
             )
-        power = _powers(group)
         return Entry(
             params=params,
-            latency=Response(kind, params, Estimator.fit(group)),
-            power=None if power is None else Response(kind, params, Estimator.fit(power)),
+            latency=Response(kind, params, fit.latency),
+            power=None if fit.power is None else Response(kind, params, fit.power),
         )
+
+    def _fit(self, table: Table, params: Params) -> Fit | None:
+        """The estimators of the rows that agree with `params`: one pair for all ops between these rows."""
+        key = (table.kind.name, tuple(params[name] for name in _matching(table.kind)))
+        if key not in self._fits:
+            group = _group(table, params, self.system)
+            power = None if group is None else _powers(group)
+            self._fits[key] = (
+                None
+                if group is None
+                else Fit(
+                    latency=Estimator.fit(group),
+                    power=None if power is None else Estimator.fit(power),
+                )
+            )
+        return self._fits[key]
 
     def _silicon(self, entry: Entry, dims: Dims, bound: Floats) -> Result:
         assert entry.latency is not None
