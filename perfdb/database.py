@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 
 import numpy
 
-from oplib.arithmetic import Amount, maximum
+from oplib.arithmetic import Amount
 from oplib.errors import InvalidInputError, PerfDataNotAvailableError
 from oplib.kind import Dims, OpKind
 from oplib.op import Op
@@ -26,7 +26,7 @@ from perfdb.estimator import Estimator
 from perfdb.foreign import find_tables
 from perfdb.performance import PerformanceArray, PerformanceResult, Ranks, origin_rank
 from perfdb.response import Response
-from perfdb.speed_of_light import link_ms, sides_ms
+from perfdb.speed_of_light import busy_ms
 from perfdb.substitutes import runnable
 from perfdb.systems import System, load_system
 from perfdb.tables import Table, read_table
@@ -98,7 +98,7 @@ class PerfDatabase:
     def price(self, kind: OpKind, params: Params, dims: Dims) -> Result:
         """One occurrence: a result, or an array of them where a dim is an array. `params` complete."""
         entry = self.entry(kind, params, dims)
-        compute, memory = _moved(kind, entry.params, dims, self.system)
+        compute, memory = busy_ms(kind, entry.params, dims, self.system)
         bound = numpy.asarray(numpy.maximum(compute, memory), dtype=numpy.float64)
         if self.mode in ("sol", "sol_full"):
             return _result(bound, bound * 0.0, origin_rank("sol"))
@@ -114,8 +114,8 @@ class PerfDatabase:
         return _result(latency, latency * 0.0 + stated.uncertainty, origin_rank("empirical"))
 
     def sides(self, kind: OpKind, params: Params, dims: Dims) -> tuple[Result, Result, Result]:
-        """Bound, and its sides by FLOPs and by bytes, of one occurrence."""
-        sides = _moved(kind, self.entry(kind, params, dims).params, dims, self.system)
+        """Bound, and its sides by FLOPs and by bytes over memory or links, of one occurrence."""
+        sides = busy_ms(kind, self.entry(kind, params, dims).params, dims, self.system)
         compute, memory = (numpy.asarray(side, dtype=numpy.float64) for side in sides)
         sol = origin_rank("sol")
         bound, compute, memory = numpy.broadcast_arrays(
@@ -222,12 +222,6 @@ class PerfDatabase:
         if entry.power is not None:
             energy = latency * numpy.exp(entry.power.at(dims)[0])
         return _result(latency, numpy.expm1(deviation), rank, energy)
-
-
-def _moved(kind: OpKind, params: Params, dims: Dims, system: System) -> tuple[Amount, Amount]:
-    """As `sides_ms`; the side by bytes is the slower of memory and links."""
-    compute, memory = sides_ms(kind, params, dims, system)
-    return compute, maximum(memory, link_ms(kind, params, dims, system))
 
 
 def _result(
