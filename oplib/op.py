@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
-
-import sympy
+from typing import TYPE_CHECKING, Any, Protocol
 
 from oplib.arithmetic import Amount
 from oplib.cost import Cost
@@ -14,13 +12,14 @@ from oplib.errors import InvalidInputError, OpListFormatError
 from oplib.kind import OpKind
 from oplib.params import Param, ParamValue
 from oplib.registry import kind, op_kinds
-from oplib.symbols import B, P, S, evaluate, format_expr, parse_expr
+from oplib.spelled import Spelled
+
+if TYPE_CHECKING:
+    import sympy
 
 __all__ = ["Op", "OpKind", "Param", "kind", "op_kinds"]
 
 Json = dict[str, Any]  # Any: an object decoded from JSON
-
-_X = sympy.Symbol("x", integer=True, nonnegative=True)
 
 
 class Priced(Protocol):
@@ -62,20 +61,31 @@ class Op:
         params = op_kind.validate(self.params, self.dims)
         object.__setattr__(self, "kind", op_kind)
         object.__setattr__(self, "params", params)
-        object.__setattr__(self, "dims", {k: sympy.sympify(v) for k, v in self.dims.items()})
+        if not isinstance(self.dims, Spelled):
+            from sympy import sympify
+
+            object.__setattr__(self, "dims", {k: sympify(v) for k, v in self.dims.items()})
 
     @property
     def flops(self) -> sympy.Expr:
         """Work of one occurrence as an expression in b, s, p."""
-        return sympy.sympify(self.kind.flops(self.params, self.dims))
+        from sympy import sympify
+
+        return sympify(self.kind.flops(self.params, self.dims))
 
     @property
     def bytes(self) -> sympy.Expr:
         """Bytes moved by one occurrence as an expression in b, s, p."""
-        return sympy.sympify(self.kind.bytes(self.params, self.dims))
+        from sympy import sympify
+
+        return sympify(self.kind.bytes(self.params, self.dims))
 
     def dims_at(self, *, b: Amount, s: Amount, p: Amount) -> dict[str, Amount]:
         """The dims at a workload, as numbers or arrays."""
+        if isinstance(self.dims, Spelled):
+            return self.dims.at(b=b, s=s, p=p)
+        from oplib.symbols import evaluate
+
         return {name: evaluate(dim, b=b, s=s, p=p) for name, dim in self.dims.items()}
 
     def flops_at(self, *, b: Amount, s: Amount = 1, p: Amount = 0) -> Amount:
@@ -98,6 +108,8 @@ class Op:
     @property
     def axes(self) -> tuple[str, ...]:
         """What the cost varies with: ("x",) if b and s only occur as x = b*s, else those of b, s, p that occur."""
+        from oplib.symbols import B, P, S
+
         used = set().union(*(dim.free_symbols for dim in self.dims.values()))
         if {B, S} == used and all(_only_product(dim) for dim in self.dims.values()):
             return ("x",)
@@ -135,6 +147,8 @@ class Op:
 
     def to_json(self) -> Json:
         """The OP object of an op list."""
+        from oplib.symbols import format_expr
+
         return {
             "op": self.op,
             "name": self.name,
@@ -160,7 +174,7 @@ class Op:
                 name=_typed(data, "name", str),
                 count=_typed(data, "count", int),
                 params=_typed(data, "params", dict),
-                dims={k: parse_expr(v) for k, v in _typed(data, "dims", dict).items()},
+                dims=Spelled.read(_typed(data, "dims", dict)),
                 weight_bytes=_typed(data, "weight_bytes", int, 0),
                 where=_texts(data, "where"),
                 source=_typed(data, "source", str, ""),
@@ -176,7 +190,11 @@ class Op:
 
 def _only_product(dim: sympy.Expr) -> bool:
     """Whether b and s occur in `dim` only as b*s: writing x/b for s must remove b."""
-    in_x = dim.xreplace({S: _X / B})
+    import sympy
+
+    from oplib.symbols import B, S
+
+    in_x = dim.xreplace({S: sympy.Symbol("x", integer=True, nonnegative=True) / B})
     return B not in in_x.free_symbols or B not in sympy.expand(in_x).free_symbols
 
 
