@@ -116,6 +116,13 @@ class Op:
         return tuple(str(symbol) for symbol in (B, S, P) if symbol in used)
 
     @property
+    def symbols(self) -> frozenset[str]:
+        """Those of b, s and p that occur in the dims."""
+        if isinstance(self.dims, Spelled):
+            return self.dims.symbols
+        return frozenset(str(name) for dim in self.dims.values() for name in dim.free_symbols)
+
+    @property
     def scale_factor(self) -> int:
         """How many occurrences one phase runs."""
         return self.count

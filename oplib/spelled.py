@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import math
 import operator
+import re
 from collections.abc import Callable, Iterator, Mapping
 from fractions import Fraction
 from typing import Any, TypeAlias
@@ -67,6 +68,12 @@ class Spelled(Mapping[str, Any]):  # Any: sympy expressions
 
             at = {name: numpy.asarray(number, dtype=float) for name, number in at.items()}
         return {name: plain(node(at, exact)) for name, node in self._nodes.items()}
+
+    @property
+    def symbols(self) -> frozenset[str]:
+        """Those of b, s and p that occur."""
+        spelled = " ".join(map(str, self._texts.values()))
+        return frozenset(re.findall(r"\b[bsp]\b", spelled))
 
     def __getitem__(self, name: str) -> Any:
         if name not in self._expressions:
