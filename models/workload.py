@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy
 
@@ -87,9 +86,11 @@ class Points:
         )
 
 
-def as_amount(text: str) -> Any:  # Any: an int or a tuple of them
-    """Whole numbers separated by commas: `8`, or `1,2,4` for a sweep."""
-    parts = [part.strip() for part in text.split(",")]
-    if not all(part.isdecimal() for part in parts) or not parts:
-        raise ValueError(text)
-    return tuple(int(part) for part in parts)
+def grid(
+    *, batch: Sequence[int], isl: Sequence[int], osl: Sequence[int], prefix: Sequence[int]
+) -> Workload:
+    """Every combination of the sizes, as an array [batch, isl, osl, prefix] of workloads."""
+    axes = numpy.ix_(
+        *(numpy.asarray(sizes, dtype=numpy.int64) for sizes in (batch, isl, osl, prefix))
+    )
+    return Workload(batch=axes[0], isl=axes[1], osl=axes[2], prefix=axes[3])

@@ -57,3 +57,13 @@ def _release(version: str) -> tuple[tuple[int, str], ...]:
         (int(part), "") if part.isdigit() else (-1, part)
         for part in re.findall(r"\d+|[a-z]+", version.lower())
     )
+
+
+def releases(system: str, data: Path | None = None) -> dict[str, list[str]]:
+    """Backends with tables of a system, and the versions of each, oldest first."""
+    folder = data or data_folder()
+    found: dict[str, set[str]] = {}
+    for suffix in ("parquet", "txt"):
+        for path in folder.glob(f"{system}/**/*_perf.{suffix}"):
+            found.setdefault(path.parts[-3], set()).add(path.parts[-2])
+    return {backend: sorted(found[backend], key=_release) for backend in sorted(found)}

@@ -1,0 +1,194 @@
+"""`price-model`: from a saved op list, or any model path, to what serving it costs."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from itertools import product
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from oplib.command_line import Parser, Progress, check_writable, run_command
+from oplib.errors import InvalidInputError, PerfDataNotAvailableError
+
+if TYPE_CHECKING:
+    from models.outcome import Outcome
+
+Json = dict[str, Any]  # Any: an object that becomes JSON
+LAYOUT = ("tp", "pp", "ep", "dp")
+WORKLOAD = ("batch", "isl", "osl", "prefix")
+MODES = ("sol", "sol_full", "empirical", "silicon", "hybrid")
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    found = Parser(
+        prog="price-model",
+        description="Price serving a language model: time to first token, time per token, throughput, memory, op by op.",
+        epilog="exit status: 0 done, 1 no measurement answers in mode silicon, 2 misuse or bad input",
+    )
+    found.add_argument("model", help="saved report or op list, Hub id, folder, or a config.json")
+    found.add_argument("--system", default="h200_sxm", help="GPU (default h200_sxm)")
+    found.add_argument(
+        "--backend", default="", help="whose measured tables: trtllm, vllm, sglang (default none)"
+    )
+    found.add_argument("--version", default="", help="version of the backend (default newest)")
+    found.add_argument(
+        "--mode",
+        type=str.lower,
+        choices=MODES,
+        default="hybrid",
+        help="measured where possible (hybrid, default) or only (silicon), stated efficiency, speed of light",
+    )
+    for name, meaning in zip(
+        LAYOUT,
+        ("tensor parallel", "pipeline parallel", "expert parallel", "attention data parallel"),
+        strict=True,
+    ):
+        found.add_argument(
+            f"--{name}", metavar="N", type=_sizes, default=(1,), help=f"{meaning} size (default 1)"
+        )
+    for name, default, meaning in (
+        ("batch", 1, "sequences on each data-parallel replica"),
+        ("isl", 1024, "new tokens per sequence"),
+        ("osl", 128, "tokens of each answer"),
+        ("prefix", 0, "tokens per sequence that are cached before"),
+    ):
+        found.add_argument(
+            f"--{name}",
+            metavar="N",
+            type=_sizes,
+            default=(default,),
+            help=f"{meaning} (default {default}); commas make a sweep of this or any size above",
+        )
+    found.add_argument(
+        "--versus",
+        metavar="CHANGES",
+        help="compare with a second run: key=value,... of the options above, or another model",
+    )
+    found.add_argument("--data", metavar="FOLDER", type=Path, help="folder of measured tables")
+    found.add_argument("--json", action="store_true", help="print the prices as JSON on stdout")
+    found.add_argument(
+        "--csv", metavar="FILE", type=Path, help="write the ops, or a row per run of a sweep"
+    )
+    found.add_argument("--html", metavar="FILE", type=Path, help="write a self-contained page")
+    found.add_argument(
+        "--trace",
+        metavar="FILE",
+        type=Path,
+        help="write both passes for Perfetto or chrome://tracing",
+    )
+    found.add_argument("--revision", help="branch, tag or commit of a Hub model")
+    found.add_argument(
+        "--trust-remote-code", action="store_true", help="run code that the model ships"
+    )
+    found.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    return found
+
+
+def _sizes(text: str) -> tuple[int, ...]:
+    """Whole numbers separated by commas."""
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isascii() and part.isdecimal() and len(part) < 11 for part in parts):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a whole number, nor several separated by commas"
+        )
+    return tuple(dict.fromkeys(int(part) for part in parts))
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command; returns the exit status."""
+    return run_command("price-model", _run, argv)
+
+
+def _run(argv: list[str]) -> int:
+    arguments = parser().parse_args(argv)
+    check_writable(arguments.csv, arguments.html, arguments.trace)
+    progress = Progress()
+    try:
+        outcomes = _price(arguments, progress)
+    finally:
+        progress.done()
+    _write(outcomes, arguments)
+    return 0
+
+
+def _price(arguments: argparse.Namespace, progress: Progress) -> list[Outcome]:
+    from models.layout import Layout
+    from models.outcome import run
+    from models.source import read_source
+    from models.workload import Workload, grid
+    from perfdb.database import PerfDatabase
+    from perfdb.systems import load_system
+
+    load_system(arguments.system)  # a wrong name is said before seconds of work
+    _check_backend(arguments)
+    workload = grid(**{name: getattr(arguments, name) for name in WORKLOAD})
+    db = PerfDatabase.load(
+        system=arguments.system,
+        backend=arguments.backend,
+        version=arguments.version,
+        mode=arguments.mode,
+        data=arguments.data,
+    )
+    layouts = [
+        Layout(**dict(zip(LAYOUT, sizes, strict=True)))
+        for sizes in product(*(getattr(arguments, name) for name in LAYOUT))
+    ]
+    source = read_source(arguments.model, lambda path: _trace(path, arguments, progress))
+    progress("price")
+    return run(source, db, layouts, workload)
+
+
+def _check_backend(arguments: argparse.Namespace) -> None:
+    """Refuse a backend or a version without tables, before the work."""
+    if not arguments.backend:
+        if arguments.version:
+            raise InvalidInputError("--version has no backend.", "Name it with --backend.")
+        return
+    from perfdb.foreign import releases
+
+    try:
+        found = releases(arguments.system, arguments.data)
+    except PerfDataNotAvailableError as error:
+        raise InvalidInputError(error.message, error.hint) from error
+    if arguments.backend not in found:
+        raise InvalidInputError(
+            f"No tables of backend {arguments.backend!r} for {arguments.system}.",
+            f"There are: {', '.join(found) or 'none'}.",
+        )
+    versions = found[arguments.backend]
+    if arguments.version and arguments.version not in versions:
+        raise InvalidInputError(
+            f"No tables of {arguments.backend} {arguments.version!r} for {arguments.system}.",
+            f"Versions: {', '.join(versions)}.",
+        )
+
+
+def _trace(path: str, arguments: argparse.Namespace, progress: Progress) -> Json:
+    progress("load torch and transformers")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    from tracer.analysis import Options, analyse
+
+    report: Json = analyse(
+        path,
+        Options(system=arguments.system),
+        progress,
+        revision=arguments.revision,
+        trust_remote_code=arguments.trust_remote_code,
+    )
+    return report
+
+
+def _write(outcomes: list[Outcome], arguments: argparse.Namespace) -> None:
+    from models.outcome import reports
+
+    found = [report for outcome in outcomes for report in reports(outcome)]
+    if arguments.json:
+        print(json.dumps(found[0] if len(found) == 1 else found, indent=1))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
