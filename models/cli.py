@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 Json = dict[str, Any]  # Any: an object that becomes JSON
 LAYOUT = ("tp", "pp", "ep", "dp")
 WORKLOAD = ("batch", "isl", "osl", "prefix")
+CHANGEABLE = ("model", "system", "backend", "version", "mode")  # beside sizes, in --versus
 MODES = ("sol", "sol_full", "empirical", "silicon", "hybrid")
 
 
@@ -26,7 +27,7 @@ def parser() -> argparse.ArgumentParser:
     """The command line."""
     found = Parser(
         prog="price-model",
-        description="Price serving a language model: time to first token, time per token, throughput, memory, op by op.",
+        description="Price serving a language model, op by op: time to first token, time per token, throughput, memory.",
         epilog="exit status: 0 done, 1 no measurement answers in mode silicon, 2 misuse or bad input",
     )
     found.add_argument("model", help="saved report or op list, Hub id, folder, or a config.json")
@@ -109,17 +110,44 @@ def _run(argv: list[str]) -> int:
     progress = Progress()
     try:
         outcomes = _price(arguments, progress)
+        others = _price(_changed(arguments), progress) if arguments.versus else []
     finally:
         progress.done()
-    _write(outcomes, arguments)
+    _write(outcomes, others, arguments)
     return 0
+
+
+def _changed(arguments: argparse.Namespace) -> argparse.Namespace:
+    """The arguments of the second run that `--versus` describes."""
+    found = argparse.Namespace(**vars(arguments))
+    for part in arguments.versus.split(","):
+        name, equals, value = part.partition("=")
+        if not equals:
+            name, value = "model", part
+        if name in (*LAYOUT, *WORKLOAD):
+            setattr(found, name, _one_size(name, value))
+        elif name in CHANGEABLE:
+            setattr(found, name, value.lower() if name == "mode" else value)
+        else:
+            raise InvalidInputError(
+                f"--versus changes {name!r}, which is no option of a run.",
+                f"It takes {', '.join((*CHANGEABLE, *LAYOUT, *WORKLOAD))}.",
+            )
+    return found
+
+
+def _one_size(name: str, value: str) -> tuple[int, ...]:
+    try:
+        return _sizes(value)
+    except argparse.ArgumentTypeError as error:
+        raise InvalidInputError(f"--versus {name}: {error}.") from error
 
 
 def _price(arguments: argparse.Namespace, progress: Progress) -> list[Outcome]:
     from models.layout import Layout
     from models.outcome import run
     from models.source import read_source
-    from models.workload import Workload, grid
+    from models.workload import grid
     from perfdb.database import PerfDatabase
     from perfdb.systems import load_system
 
@@ -182,12 +210,60 @@ def _trace(path: str, arguments: argparse.Namespace, progress: Progress) -> Json
     return report
 
 
-def _write(outcomes: list[Outcome], arguments: argparse.Namespace) -> None:
+def _write(outcomes: list[Outcome], others: list[Outcome], arguments: argparse.Namespace) -> None:
+    from models.compare import differences
     from models.outcome import reports
 
-    found = [report for outcome in outcomes for report in reports(outcome)]
+    found, second = (
+        [r for outcome in runs for r in reports(outcome)] for runs in (outcomes, others)
+    )
+    for name, targets in (
+        ("versus", second),
+        ("trace", [arguments.trace] if arguments.trace else []),
+    ):
+        if targets and max(len(found), len(second)) > 1:
+            raise InvalidInputError(
+                f"--{name} is for one run, and this is a sweep of {max(len(found), len(second))}.",
+                "Give one size of each.",
+            )
+    changed = differences(found[0], second[0]) if second else []
+    if arguments.csv is not None:
+        from models.report.sheet import render_csv
+
+        arguments.csv.write_text(render_csv(found + second), encoding="utf-8")
+    if arguments.trace is not None:
+        from models.report.timeline import timeline
+
+        text = json.dumps(timeline(found[0], outcomes[0].source.layers))
+        arguments.trace.write_text(text, encoding="utf-8")
+    if arguments.html is not None:
+        from models.report.page import render_page
+
+        page = render_page(outcomes, found, second, changed)
+        arguments.html.write_text(page, encoding="utf-8")
     if arguments.json:
-        print(json.dumps(found[0] if len(found) == 1 else found, indent=1))
+        shown: Any = found[0] if len(found) == 1 else found
+        if second:
+            shown = {**found[0], "versus": second[0], "differences": changed}
+        print(json.dumps(shown, indent=1))
+    else:
+        _print(outcomes, found, second, changed)
+
+
+def _print(
+    outcomes: list[Outcome], found: list[Json], second: list[Json], changed: list[Json]
+) -> None:
+    from rich.console import Console
+
+    from models.report.terminal import render_run, render_sweep, render_versus
+
+    console = Console()
+    if second:
+        render_versus(found[0], second[0], changed, console)
+    elif len(found) > 1:
+        render_sweep(found, console)
+    else:
+        render_run(found[0], outcomes[0].source, console)
 
 
 if __name__ == "__main__":

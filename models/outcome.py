@@ -1,4 +1,4 @@
-"""Outcome: a model under one layout, priced for arrays of workloads, and the objects that `price-model --json` prints."""
+"""Outcome: a model under one layout, priced for arrays of workloads, and what `price-model --json` prints of it."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from models.sharding import stages_of
 from models.source import Source
 from models.workload import Workload
 from oplib.oplist import PHASES
+from perfdb.arrays import Floats
 from perfdb.database import PerfDatabase
 from perfdb.performance import ORIGINS, PerformanceArray, PerformanceResult
 
@@ -34,11 +35,10 @@ class Outcome:
     memory: Memory
 
     @property
-    def rates(self) -> tuple[Any, Any]:
-        """Tokens of answers per second: arrays per GPU and per user."""
-        layout, request = self.layout, self.price.request.latency
-        per_gpu = self.price.tokens_per_s_per_gpu(gpus=layout.gpus, replicas=layout.dp)
-        return per_gpu, self.price.workload.osl / (request * 1e-3)
+    def per_gpu(self) -> Floats:
+        """Tokens of answers per second and GPU, one for each workload."""
+        layout = self.layout
+        return self.price.tokens_per_s_per_gpu(gpus=layout.gpus, replicas=layout.dp)
 
 
 def run(
@@ -60,7 +60,7 @@ def run(
 def reports(outcome: Outcome) -> Iterator[Json]:
     """The object of each workload, in the order of its flattened array."""
     found, workload = outcome.price, outcome.price.workload
-    per_gpu, per_user = (numpy.ravel(rate) for rate in outcome.rates)
+    per_gpu = numpy.ravel(outcome.per_gpu)
     totals = {"ttft": found.ttft, "tpot": found.tpot, "request": found.request}
     totals = {name: flat(total, workload) for name, total in totals.items()}
     rows = [
