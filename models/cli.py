@@ -27,7 +27,7 @@ def parser() -> argparse.ArgumentParser:
     """The command line."""
     found = Parser(
         prog="price-model",
-        description="Price serving a language model, op by op: time to first token, time per token, throughput, memory.",
+        description="Price serving a language model, op by op: latency, throughput, memory.",
         epilog="exit status: 0 done, 1 no measurement answers in mode silicon, 2 misuse or bad input",
     )
     found.add_argument("model", help="saved report or op list, Hub id, folder, or a config.json")

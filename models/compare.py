@@ -53,15 +53,19 @@ def by_kind(found: Sequence[Json]) -> list[Json]:
 
 
 def frontier(reports: Sequence[Report]) -> set[int]:
-    """Places of the runs that fit and that no fitting run beats or equals in tokens/s per user and per GPU both."""
-    fitting = [
-        (report["tokens_per_s_per_user"], report["tokens_per_s_per_gpu"], place)
-        for place, report in enumerate(reports)
-        if report["tokens_per_s_per_user"] is not None and report["memory"]["fits"] is not False
-    ]
-    kept, most = set(), 0.0
-    for _, per_gpu, place in sorted(fitting, key=lambda run: (-run[0], -run[1], run[2])):
-        if per_gpu > most:
-            kept.add(place)
-            most = per_gpu
+    """Places of the runs that fit and that no fitting run of the same lengths beats, or equals, in tokens/s per user
+    and in tokens/s per GPU both."""
+    lengths: dict[tuple[int, ...], list[tuple[float, float, int]]] = {}
+    for place, report in enumerate(reports):
+        if report["tokens_per_s_per_user"] is not None and report["memory"]["fits"]:
+            key = tuple(report["workload"][name] for name in ("isl", "osl", "prefix"))
+            rates = (report["tokens_per_s_per_user"], report["tokens_per_s_per_gpu"], place)
+            lengths.setdefault(key, []).append(rates)
+    kept = set()
+    for runs in lengths.values():
+        most = 0.0
+        for _, per_gpu, place in sorted(runs, key=lambda run: (-run[0], -run[1], run[2])):
+            if per_gpu > most:
+                kept.add(place)
+                most = per_gpu
     return kept

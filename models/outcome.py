@@ -95,6 +95,7 @@ def reports(outcome: Outcome) -> Iterator[Json]:
             **_energy(outcome, request, workload, at),
             "uncertainty": request.uncertainty,
             "origin": request.origin,
+            "origins": _mixed(phases, int(steps)),
             "memory": outcome.memory.at(place),
             "phases": phases,
             "ops": ops,
@@ -172,6 +173,20 @@ def _phase(total: PerformanceResult, rows: Sequence[_Rows], place: int) -> Json:
         "origins": {origin: share for origin, share in shares.items() if share},
         "ops": ops,
     }
+
+
+def _mixed(phases: Json, steps: int) -> dict[str, float]:
+    """Shares of a request's time by origin."""
+    weights = {
+        phase: found["ms"] * (steps if phase == "generation" else 1)
+        for phase, found in phases.items()
+    }
+    shares = {
+        origin: sum(weights[phase] * phases[phase]["origins"].get(origin, 0.0) for phase in phases)
+        for origin in ORIGINS
+    }
+    total = sum(shares.values())
+    return {origin: share / total for origin, share in shares.items() if share}
 
 
 def _energy(outcome: Outcome, request: PerformanceResult, workload: Workload, at: Any) -> Json:

@@ -35,6 +35,7 @@ class Position:
             "bound": "compute" if self.compute_ms[place] > self.memory_ms[place] else "memory",
             "bound_ms": float(self.bound_ms[place]),
             "achieved": float(self.achieved[place]),
+            "flops": float(self.flops[place]),
             "intensity": float(self.flops[place]) / moved if moved else None,
         }
 

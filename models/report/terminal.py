@@ -7,10 +7,12 @@ from itertools import groupby
 from typing import Any
 
 from rich.console import Console
+from rich.text import Text
 
 from models.compare import by_kind, frontier
 from models.report.words import (
     PHASES,
+    SHORT_ORIGINS,
     fit_words,
     layout_words,
     machine_words,
@@ -25,7 +27,6 @@ from oplib.console import add_columns, bar, cut, new_table, print_heading, print
 from oplib.wording import duration, scaled
 
 Report = Mapping[str, Any]  # an object that `price-model --json` prints
-SHORT_ORIGINS = {"interpolated": "interpol", "extrapolated": "extrapol", "empirical": "empiric"}
 MOST_RUNS, MOST_OPS = 40, 15  # rows of a sweep and of a comparison
 
 
@@ -44,23 +45,30 @@ def render_run(report: Report, source: Source, console: Console) -> None:
 
 def _totals(report: Report, console: Console) -> None:
     console.print()
+    rate = f"{report['tokens_per_s_per_gpu']:.4g} tokens/s per GPU"
+    if report["tokens_per_s_per_user"] is not None:
+        rate += f", {report['tokens_per_s_per_user']:.4g} per user"
+    memory = report["memory"]
+    table = new_table()
+    add_columns(table, _=10, __=14, ___=console.width - 27)
     for label, ms, phase in (
         ("TTFT", report["ttft_ms"], "context"),
         ("TPOT", report["tpot_ms"], "generation"),
     ):
         if ms is not None:
             of = report["phases"][phase]
-            spread = f"{duration(ms)} ± {of['uncertainty']:.0%}"
-            print_line(console, f"{label:11}{spread:18}{origin_words(of['origins'])}")
+            origins = origin_words(of["origins"], short=True)
+            table.add_row(label, f"{duration(ms)} ± {of['uncertainty']:.0%}", origins)
     request = f"{duration(report['request_ms'])} ± {report['uncertainty']:.0%}"
-    print_line(console, f"{'request':11}{request}")
-    rate = f"{report['tokens_per_s_per_gpu']:.4g} tokens/s per GPU"
-    if report["tokens_per_s_per_user"] is not None:
-        rate += f", {report['tokens_per_s_per_user']:.4g} per user"
-    print_line(console, f"{'throughput':11}{rate}")
-    print_line(console, f"{'energy':11}{_energy_words(report)}")
-    style = "" if report["memory"]["fits"] else "bold red"
-    print_line(console, f"{'memory':11}{memory_words(report['memory'])}", style=style)
+    table.add_row("request", request, rate)
+    table.add_row(
+        "memory",
+        scaled(memory["total"], "B"),
+        Text(fit_words(memory), "" if memory["fits"] else "bold red"),
+    )
+    table.add_row("", "", memory_words(memory))
+    table.add_row("energy", _energy_words(report), "")
+    console.print(table)
 
 
 def _energy_words(report: Report) -> str:
@@ -73,28 +81,25 @@ def _energy_words(report: Report) -> str:
 
 
 def _layer_kinds(report: Report, source: Source, console: Console) -> None:
-    """ms of each kind of layer in both phases."""
+    """ms of each kind of layer in both phases, and its share of each."""
     print_heading(console, "Layer kinds")
     sums: dict[str, dict[str, float]] = {}
     for op in report["ops"]:
         into = sums.setdefault(op["layer"], dict.fromkeys(report["phases"], 0.0))
         into[op["phase"]] += op["ms"]
     table = new_table()
-    width = min(max(len(source.layer_title(layer)) for layer in sums), console.width - 36)
-    add_columns(table, layers=max(width, 6), **dict.fromkeys(report["phases"], -10), share=-5, _=5)
-    total = {phase: report["phases"][phase]["ms"] for phase in report["phases"]}
+    longest = max(len(source.layer_title(layer)) for layer in sums)
+    width = max(min(longest, console.width - 38), 6)
+    add_columns(table, layers=width, context=-9, share=-5)
+    if "generation" in report["phases"]:
+        add_columns(table, generation=-10, share_=-5)
     for layer, parts in sums.items():
-        shares = [parts[phase] / total[phase] for phase in parts if total[phase]]
-        share = shares[-1] if shares else 0.0
-        table.add_row(
-            cut(source.layer_title(layer), max(width, 6), console),
-            *(duration(ms) for ms in parts.values()),
-            percent(share),
-            bar(share, 5, console),
-        )
+        cells = []
+        for phase, ms in parts.items():
+            total = report["phases"][phase]["ms"]
+            cells += [duration(ms), percent(ms / total if total else 0.0)]
+        table.add_row(cut(source.layer_title(layer), width, console), *cells)
     console.print(table)
-    if len(total) > 1:
-        print_line(console, "shares are of generation", indent=2, style="dim")
 
 
 def _phase(report: Report, phase: str, source: Source, console: Console) -> None:
@@ -141,7 +146,7 @@ def render_sweep(reports: Sequence[Report], console: Console) -> None:
     print_line(console, f"{first['system']}, {first['backend'] or 'no tables'}, {first['mode']}")
     print_line(
         console,
-        f"{len(reports)} runs, {unfit} do not fit in memory; * no other that fits is as fast for a user and a GPU",
+        f"{len(reports)} runs, {unfit} do not fit; * best: none of these lengths beats it",
     )
     order = sorted(
         range(len(reports)),
@@ -149,7 +154,7 @@ def render_sweep(reports: Sequence[Report], console: Console) -> None:
     )
     console.print()
     table = new_table()
-    layout = max(len(layout_words(report)) for report in reports)
+    layout = max(6, *(len(layout_words(report)) for report in reports))
     add_columns(
         table, _=1, layout=layout, batch=-5, isl=-6, osl=-5, TTFT=-7, TPOT=-7,
         **{"tok/s/GPU": -9, "per user": -8, "memory": 11},

@@ -10,6 +10,7 @@ from oplib.wording import scaled
 
 Report = Mapping[str, Any]  # an object that `price-model --json` prints
 
+SHORT_ORIGINS = {"interpolated": "interpol", "extrapolated": "extrapol", "empirical": "empiric"}
 PHASES = {"context": "Context", "generation": "Generation, the mean step"}
 
 
@@ -39,17 +40,10 @@ def workload_words(report: Report) -> str:
 
 
 def memory_words(memory: Mapping[str, Any]) -> str:
-    """Parts, sum and verdict."""
-    parts = [
-        f"{scaled(memory[part], 'B')} {label}"
-        for part, label in (
-            ("weights", "weights"),
-            ("kv_cache", "KV cache"),
-            ("activations", "activations"),
-        )
-        if memory[part] is not None
-    ]
-    return f"{' + '.join(parts)} = {scaled(memory['total'], 'B')}: {fit_words(memory)}"
+    """`65.5 GB weights, 18.2 GB KV cache, ...`."""
+    labels = {"weights": "weights", "kv_cache": "KV cache", "activations": "activations"}
+    parts = {label: memory[part] for part, label in labels.items() if memory[part] is not None}
+    return ", ".join(f"{scaled(size, 'B')} {label}" for label, size in parts.items())
 
 
 def fit_words(memory: Mapping[str, Any]) -> str:
@@ -60,9 +54,20 @@ def fit_words(memory: Mapping[str, Any]) -> str:
     return f"does not fit by {-free / 2**30:.1f} GiB"
 
 
-def origin_words(origins: Mapping[str, float]) -> str:
+def origin_words(origins: Mapping[str, float], *, short: bool = False) -> str:
     """`measured 51%, interpolated 42%`: shares of the time of a phase."""
-    return ", ".join(f"{origin} {share:.0%}" for origin, share in origins.items())
+    words = SHORT_ORIGINS if short else {}
+    return ", ".join(
+        f"{words.get(origin, origin)} {share:.0%}" for origin, share in origins.items()
+    )
+
+
+def table_share(report: Report) -> float:
+    """Share of a request's time that stands on measured rows."""
+    origins = report["origins"]
+    return float(
+        sum(origins.get(name, 0.0) for name in ("measured", "interpolated", "extrapolated"))
+    )
 
 
 def percent(value: float) -> str:
