@@ -13,7 +13,7 @@ def printable(text: str, console: Console) -> str:
     return text.encode(console.encoding, "replace").decode(console.encoding)
 
 
-def print_line(console: Console, text: str | Text, *, indent: int = 0, style: str = "") -> None:
+def line(console: Console, text: str | Text, *, indent: int = 0, style: str = "") -> None:
     """One paragraph; wrapped lines keep the indent, and nothing in it is markup."""
     body = text if isinstance(text, Text) else Text(text, style=style)
     body.plain = printable(body.plain, console)
@@ -30,13 +30,13 @@ def cut(text: str, width: int, console: Console, *, head: bool = False) -> Text:
     return Text(text)
 
 
-def print_heading(console: Console, title: str) -> None:
+def heading(console: Console, title: str) -> None:
     """A blank line and a title."""
     console.print()
-    print_line(console, title, style="bold")
+    line(console, title, style="bold")
 
 
-def new_table(*, show_header: bool = True) -> Table:
+def plain_table(*, show_header: bool = True) -> Table:
     """A table without lines."""
     return Table(
         box=None,
@@ -48,7 +48,7 @@ def new_table(*, show_header: bool = True) -> Table:
     )
 
 
-def add_columns(table: Table, **columns: int) -> None:
+def columns(table: Table, **columns: int) -> None:
     """Columns of fixed widths, negative for right-aligned; cells are cut before they come here."""
     for name, width in columns.items():
         table.add_column(

@@ -42,11 +42,17 @@ class OpKind(ABC):
     #: convolutions stay whole in the counted forward: their work is reported as uncounted.
     counted: ClassVar[bool] = True
     #: Parameters and dims between whose measured values times are interpolated; the other parameters must match.
+    #: A kind that names none has its dims.
     coordinates: ClassVar[tuple[str, ...]] = ()
     #: Parameters that hardly change the time: a table without their column, or with another value, still answers.
     immaterial: ClassVar[tuple[str, ...]] = ()
     #: Parameters that an op may give as dims instead, when they depend on the lengths.
     dim_params: ClassVar[tuple[str, ...]] = ()
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        if not cls.coordinates:
+            cls.coordinates = getattr(cls, "dims", ())  # a body that kinds share may have none
 
     @abstractmethod
     def flops(self, params: Params, dims: Dims) -> Amount:
@@ -55,6 +61,13 @@ class OpKind(ABC):
     @abstractmethod
     def bytes(self, params: Params, dims: Dims) -> Amount:
         """Bytes moved by one occurrence."""
+
+    def link_bytes(self, params: Params, dims: Dims, *, switch_reduces: bool = False) -> Amount:  # noqa: ARG002
+        """Bytes that one GPU sends to the others in one occurrence; only communication kinds send any.
+
+        `switch_reduces` says that the switch between the GPUs adds and copies what it passes on.
+        """
+        return 0
 
     @abstractmethod
     def compute_dtype(self, params: Params) -> str:
@@ -74,8 +87,13 @@ class OpKind(ABC):
 
     @property
     def table_format(self) -> TableFormat:
-        """How files of measurements spell this kind."""
+        """How files of measurements spell this kind; our own tables are written so."""
         return TableFormat(stem=f"{self.name}_perf")
+
+    @property
+    def table_formats(self) -> tuple[TableFormat, ...]:
+        """Every file that holds rows of this kind, the one that is asked first in front; never two of one stem."""
+        return (self.table_format,)
 
     def complete(self, params: Params, dims: Dims | None = None) -> dict[str, ParamValue]:
         """Checked `params` with the defaults filled in, in the order of declaration."""

@@ -23,7 +23,7 @@ from models.report.words import (
     workload_words,
 )
 from models.source import Source
-from oplib.console import add_columns, bar, cut, new_table, print_heading, print_line
+from oplib.console import bar, columns, cut, heading, line, plain_table
 from oplib.wording import duration, scaled
 
 Report = Mapping[str, Any]  # an object that `price-model --json` prints
@@ -32,12 +32,12 @@ MOST_RUNS, MOST_OPS = 40, 15  # rows of a sweep and of a comparison
 
 def render_run(report: Report, source: Source, console: Console) -> None:
     """One run: totals, layer kinds, and the ops of both phases."""
-    print_line(console, model_name(report), style="bold")
-    print_line(console, machine_words(report))
-    print_line(console, workload_words(report))
+    line(console, model_name(report), style="bold")
+    line(console, machine_words(report))
+    line(console, workload_words(report))
     _totals(report, console)
     for note in report["notes"]:
-        print_line(console, f"note: {note}", indent=2, style="dim")
+        line(console, f"note: {note}", indent=2, style="dim")
     _layer_kinds(report, source, console)
     for phase in report["phases"]:
         _phase(report, phase, source, console)
@@ -49,8 +49,8 @@ def _totals(report: Report, console: Console) -> None:
     if report["tokens_per_s_per_user"] is not None:
         rate += f", {report['tokens_per_s_per_user']:.4g} per user"
     memory = report["memory"]
-    table = new_table()
-    add_columns(table, _=10, __=14, ___=console.width - 27)
+    table = plain_table()
+    columns(table, _=10, __=14, ___=console.width - 27)
     for label, ms, phase in (
         ("TTFT", report["ttft_ms"], "context"),
         ("TPOT", report["tpot_ms"], "generation"),
@@ -82,17 +82,17 @@ def _energy_words(report: Report) -> str:
 
 def _layer_kinds(report: Report, source: Source, console: Console) -> None:
     """ms of each kind of layer in both phases, and its share of each."""
-    print_heading(console, "Layer kinds")
+    heading(console, "Layer kinds")
     sums: dict[str, dict[str, float]] = {}
     for op in report["ops"]:
         into = sums.setdefault(op["layer"], dict.fromkeys(report["phases"], 0.0))
         into[op["phase"]] += op["ms"]
-    table = new_table()
+    table = plain_table()
     longest = max(len(source.layer_title(layer)) for layer in sums)
     width = max(min(longest, console.width - 38), 6)
-    add_columns(table, layers=width, context=-9, share=-5)
+    columns(table, layers=width, context=-9, share=-5)
     if "generation" in report["phases"]:
-        add_columns(table, generation=-10, share_=-5)
+        columns(table, generation=-10, share_=-5)
     for layer, parts in sums.items():
         cells = []
         for phase, ms in parts.items():
@@ -104,7 +104,7 @@ def _layer_kinds(report: Report, source: Source, console: Console) -> None:
 
 def _phase(report: Report, phase: str, source: Source, console: Console) -> None:
     ops = [op for op in report["ops"] if op["phase"] == phase]
-    print_heading(console, f"{PHASES[phase]}: {duration(report['phases'][phase]['ms'])}")
+    heading(console, f"{PHASES[phase]}: {duration(report['phases'][phase]['ms'])}")
     kinds = min(16, max(len(_kind(op)) for op in ops))
     names = min(max(len(op["name"]) for op in ops), console.width - kinds - 50)
     for number, ((stage, layer), group) in enumerate(
@@ -112,9 +112,9 @@ def _phase(report: Report, phase: str, source: Source, console: Console) -> None
     ):
         title = source.layer_title(layer)
         stages = f"stage {stage}, " if max(op["stage"] for op in ops) else ""
-        print_line(console, f"-- {stages}{title}", style="cyan")
-        table = new_table(show_header=number == 0)
-        add_columns(
+        line(console, f"-- {stages}{title}", style="cyan")
+        table = plain_table(show_header=number == 0)
+        columns(
             table, name=names, op=kinds, count=-5, time=-7, share=-5, **{"±": -5}, origin=8,
             bound=7, of=-4,
         )  # fmt: skip
@@ -142,9 +142,9 @@ def render_sweep(reports: Sequence[Report], console: Console) -> None:
     best = frontier(reports)
     first = reports[0]
     unfit = sum(report["memory"]["fits"] is False for report in reports)
-    print_line(console, model_name(first), style="bold")
-    print_line(console, f"{first['system']}, {first['backend'] or 'no tables'}, {first['mode']}")
-    print_line(
+    line(console, model_name(first), style="bold")
+    line(console, f"{first['system']}, {first['backend'] or 'no tables'}, {first['mode']}")
+    line(
         console,
         f"{len(reports)} runs, {unfit} do not fit; * best: none of these lengths beats it",
     )
@@ -153,9 +153,9 @@ def render_sweep(reports: Sequence[Report], console: Console) -> None:
         key=lambda place: (place not in best, -(reports[place]["tokens_per_s_per_gpu"])),
     )
     console.print()
-    table = new_table()
+    table = plain_table()
     layout = max(6, *(len(layout_words(report)) for report in reports))
-    add_columns(
+    columns(
         table, _=1, layout=layout, batch=-5, isl=-6, osl=-5, TTFT=-7, TPOT=-7,
         **{"tok/s/GPU": -9, "per user": -8, "memory": 11},
     )  # fmt: skip
@@ -163,9 +163,9 @@ def render_sweep(reports: Sequence[Report], console: Console) -> None:
         table.add_row(*_run_cells(reports[place], place in best))
     console.print(table)
     if len(reports) > MOST_RUNS:
-        print_line(console, f"and {len(reports) - MOST_RUNS} more: --csv or --json has them all")
+        line(console, f"and {len(reports) - MOST_RUNS} more: --csv or --json has them all")
     for note in dict.fromkeys(note for report in reports for note in report["notes"]):
-        print_line(console, f"note: {note}", indent=2, style="dim")
+        line(console, f"note: {note}", indent=2, style="dim")
 
 
 def _run_cells(report: Report, best: bool) -> list[str]:
@@ -193,10 +193,10 @@ def render_versus(
     """Two runs side by side, and which kinds and ops make the difference."""
     for label, report in (("first", first), ("second", second)):
         words = f"{model_name(report)}: {machine_words(report)}, {workload_words(report)}"
-        print_line(console, f"{label:8}{words}")
+        line(console, f"{label:8}{words}")
     console.print()
-    table = new_table()
-    add_columns(table, _=12, first=-10, second=-10, ratio=-7)
+    table = plain_table()
+    columns(table, _=12, first=-10, second=-10, ratio=-7)
     for label, key in (
         ("TTFT ms", "ttft_ms"),
         ("TPOT ms", "tpot_ms"),
@@ -210,18 +210,18 @@ def render_versus(
         table.add_row(label, *cells, ratio)
     console.print(table)
     for label, report in (("first", first), ("second", second)):
-        print_line(console, f"{label:8}memory {fit_words(report['memory'])}")
+        line(console, f"{label:8}memory {fit_words(report['memory'])}")
     _differences("What makes the difference, by kind, ms of a request", by_kind(found), console)
     _differences("and by op", list(found), console)
 
 
 def _differences(title: str, found: Sequence[Mapping[str, Any]], console: Console) -> None:
-    print_heading(console, title)
+    heading(console, title)
     total = sum(abs(item["ms"]) for item in found)
     labels = [item.get("name") or item["op"] for item in found]
     width = min(max(map(len, labels), default=4), max(console.width - 54, 12))
-    table = new_table()
-    add_columns(
+    table = plain_table()
+    columns(
         table, phase=10, op=width, first=-9, second=-9, more=-9, share=-5, _=5
     )  # fmt: skip
     for item, label in list(zip(found, labels, strict=True))[:MOST_OPS]:
@@ -239,4 +239,4 @@ def _differences(title: str, found: Sequence[Mapping[str, Any]], console: Consol
         )
     console.print(table)
     if len(found) > MOST_OPS:
-        print_line(console, f"and {len(found) - MOST_OPS} more, see --json", indent=2, style="dim")
+        line(console, f"and {len(found) - MOST_OPS} more, see --json", indent=2, style="dim")
