@@ -8,7 +8,9 @@ The tree (the exit status of a command in brackets; `kind` is the word in the `-
     │   ├── UnsupportedModelError          the configuration is readable, no model can be built from it
     │   ├── OpListFormatError              an op list or an expression in it cannot be read
     │   ├── UnknownOpKindError             no file of oplib/ops defines this name
-    │   └── UnknownSystemError             no file of perfdb/systems defines this name
+    │   ├── UnknownSystemError             no file of perfdb/systems defines this name
+    │   ├── UnknownBackendError            no tables of this serving engine on this system
+    │   └── UnknownVersionError            no tables of this version of the engine on this system
     ├── DuplicateNameError [1]             two files define one name: our mistake, not the user's
     └── PerfDataNotAvailableError [1]      the request is fine, no measurement answers it
 
@@ -74,6 +76,18 @@ class UnknownSystemError(InvalidInputError):
     """No system has this name."""
 
     kind = "unknown_system"
+
+
+class UnknownBackendError(InvalidInputError):
+    """No serving engine of this name has tables on the system."""
+
+    kind = "unknown_backend"
+
+
+class UnknownVersionError(InvalidInputError):
+    """The serving engine has no tables of this version on the system."""
+
+    kind = "unknown_version"
 
 
 class DuplicateNameError(TraceModelError):

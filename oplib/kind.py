@@ -56,6 +56,13 @@ class OpKind(ABC):
     def bytes(self, params: Params, dims: Dims) -> Amount:
         """Bytes moved by one occurrence."""
 
+    def link_bytes(self, params: Params, dims: Dims, *, switch_reduces: bool = False) -> Amount:  # noqa: ARG002
+        """Bytes that one GPU sends to the others in one occurrence; only communication kinds send any.
+
+        `switch_reduces` says that the switch between the GPUs adds and copies what it passes on.
+        """
+        return 0
+
     @abstractmethod
     def compute_dtype(self, params: Params) -> str:
         """The dtype whose peak rate bounds the work."""
@@ -74,8 +81,13 @@ class OpKind(ABC):
 
     @property
     def table_format(self) -> TableFormat:
-        """How files of measurements spell this kind."""
+        """How files of measurements spell this kind; our own tables are written so."""
         return TableFormat(stem=f"{self.name}_perf")
+
+    @property
+    def table_formats(self) -> tuple[TableFormat, ...]:
+        """Every file that holds rows of this kind, the one that is asked first in front; never two of one stem."""
+        return (self.table_format,)
 
     def complete(self, params: Params, dims: Dims | None = None) -> dict[str, ParamValue]:
         """Checked `params` with the defaults filled in, in the order of declaration."""

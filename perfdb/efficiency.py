@@ -16,7 +16,7 @@ import numpy
 from oplib.errors import InvalidInputError
 from oplib.kind import OpKind
 from oplib.params import ParamValue
-from perfdb.arrays import Floats, Ints
+from perfdb.arrays import Floats
 from perfdb.speed_of_light import bound_ms
 from perfdb.systems import System
 from perfdb.tables import Table
@@ -40,7 +40,7 @@ def groups_of(table: Table, system: System) -> Iterator[Group]:
     out."""
     kind = table.kind
     names = [param.name for param in kind.params if param.name not in kind.coordinates]
-    for shared, places in _split(table, names):
+    for shared, places in table.split(names):
         rows = table.take(places)
         bounds = bounds_of(rows, system)
         known = numpy.isfinite(bounds)
@@ -66,7 +66,7 @@ def coordinates(kind: OpKind, columns: Mapping[str, Any]) -> Floats:  # Any: num
 def bounds_of(table: Table, system: System) -> Floats:
     """The bound of each row in ms; nan where its parameters describe no op."""
     kind, bounds = table.kind, numpy.full(len(table), numpy.nan)
-    for params, places in _split(table, [param.name for param in kind.params]):
+    for params, places in table.split([param.name for param in kind.params]):
         try:
             complete = kind.complete(params)
         except InvalidInputError:
@@ -74,21 +74,3 @@ def bounds_of(table: Table, system: System) -> Floats:
         dims = {name: table.columns[name][places].astype(numpy.float64) for name in kind.dims}
         bounds[places] = bound_ms(kind, complete, dims, system)
     return bounds
-
-
-def _split(table: Table, names: list[str]) -> Iterator[tuple[dict[str, ParamValue], Ints]]:
-    """Each combination of values in the columns `names`, and the places of the rows that have it."""
-    codes = numpy.zeros(len(table), dtype=numpy.int64)
-    for name in names:
-        distinct, inverse = numpy.unique(table.columns[name], return_inverse=True)
-        codes = codes * len(distinct) + inverse
-        codes = numpy.unique(codes, return_inverse=True)[1]
-    order = numpy.argsort(codes, kind="stable")
-    starts = numpy.flatnonzero(numpy.diff(codes[order], prepend=-1))
-    for places in numpy.split(order, starts[1:]):
-        yield {name: _plain(table.columns[name][places[0]]) for name in names}, places
-
-
-def _plain(value: Any) -> ParamValue:  # Any: a numpy scalar or an object
-    plain: ParamValue = value.item() if isinstance(value, numpy.generic) else value
-    return plain

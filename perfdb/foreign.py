@@ -1,15 +1,40 @@
-"""Tables of the installed package aiconfigurator-core: `<system>/<family>/<backend>/<version>/*.parquet`."""
+"""Where tables are: our own folder, then the installed package aiconfigurator-core, or a folder that the user names.
+
+Ours is `perfdb/data/<system>/<backend>/<version>/<stem>.txt`; the package's has a family in between,
+`<system>/<family>/<backend>/<version>/<stem>.parquet`. Every folder may have either.
+"""
 
 from __future__ import annotations
 
 import importlib.util
 import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
-from oplib.errors import PerfDataNotAvailableError
+from oplib.errors import (
+    PerfDataNotAvailableError,
+    UnknownBackendError,
+    UnknownSystemError,
+    UnknownVersionError,
+)
 from oplib.kind import OpKind
+from perfdb.systems import list_systems
 
 PACKAGE = "aiconfigurator_core"
+OWN_DATA = Path(__file__).with_name("data")
+_ENDINGS = (".txt", ".parquet")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Location:
+    """One table file and what its folders say of it; `root` is the place of its folder in the order of search."""
+
+    system: str
+    backend: str
+    version: str
+    root: int
+    path: Path
 
 
 def data_folder() -> Path:
@@ -23,37 +48,158 @@ def data_folder() -> Path:
     return Path(next(iter(found.submodule_search_locations))) / "systems" / "data"
 
 
+def data_folders(data: Path | None = None) -> list[Path]:
+    """Folders of tables in the order of search: `data` alone, or ours and the package's, as far as they are there."""
+    if data is not None:
+        if not data.is_dir():
+            raise UnknownSystemError(f"{data} is no folder.", "--data names a folder of tables.")
+        return [data]
+    own = [OWN_DATA] if OWN_DATA.is_dir() else []
+    try:
+        return [*own, data_folder()]
+    except PerfDataNotAvailableError:
+        if own:
+            return own
+        raise
+
+
+def available(data: Path | None = None) -> list[tuple[str, str, str, list[str]]]:
+    """What there is: (system, backend, version, stems of its tables), sorted; versions by their numbers."""
+    found: dict[tuple[str, str, str], set[str]] = {}
+    for folder in data_folders(data):
+        for system in _folders(folder):
+            for one in _locations(folder, system.name):
+                found.setdefault((one.system, one.backend, one.version), set()).add(one.path.stem)
+    keys = sorted(found, key=lambda key: (key[0], key[1], release(key[2])))
+    return [(*key, sorted(found[key])) for key in keys]
+
+
 def find_table(
     kind: OpKind, *, system: str, backend: str, version: str = "", data: Path | None = None
 ) -> Path:
-    """The file of a kind's measurements: of this version, or of the newest there is."""
-    folder = data or data_folder()
-    stem = kind.table_format.stem
-    found = {
-        path.parent.name: path
-        for suffix in ("parquet", "txt")
-        for path in folder.glob(f"{system}/**/{backend}/*/{stem}.{suffix}")
-    }
-    if version in found:
-        return found[version]
-    if version or not found:
-        there = sorted(
-            {
-                "/".join((path.relative_to(folder).parts[0], *path.parts[-3:-1]))
-                for path in folder.glob(f"**/{stem}.*")
-            }
-        )
-        wanted = "/".join(part for part in (system, backend, version) if part)
-        raise PerfDataNotAvailableError(
-            f"No table {stem} of {wanted} in {folder}.",
-            f"There are: {', '.join(there) or 'none of this op'}.",
-        )
-    return found[max(found, key=_release)]
+    """The file of a kind's measurements that is asked first: the head of `find_tables`."""
+    return find_tables(kind, system=system, backend=backend, version=version, data=data)[0]
 
 
-def _release(version: str) -> tuple[tuple[int, str], ...]:
-    """Orders versions by their numbers; `1.3.0rc20` comes after `1.3.0rc3`."""
-    return tuple(
-        (int(part), "") if part.isdigit() else (-1, part)
+def find_tables(
+    kind: OpKind, *, system: str, backend: str, version: str = "", data: Path | None = None
+) -> list[Path]:
+    """Every file with measurements of a kind, the one that counts most in front.
+
+    The formats of the kind in their order, then versions: the named one alone, or, where none is named, the main
+    version (`main_version`), then older ones from new to old, then newer ones. A table that belongs to another
+    backend (NCCL's) goes by the newest version of its own. Of two folders with the same file the first of
+    `data_folders` counts.
+    """
+    there = all_tables(system, data)
+    if not any(one.backend == backend for one in there):
+        backends = sorted({one.backend for one in there})
+        raise UnknownBackendError(
+            f"No tables of the backend {backend!r} on {system}.",
+            f"There are: {', '.join(backends)}.",
+        )
+    main = version or main_version(there, backend)
+    if not any(one.backend == backend and one.version == main for one in there):
+        raise UnknownVersionError(
+            f"No tables of {backend} {version} on {system}.",
+            f"There are: {', '.join(versions_of(there, backend))}.",
+        )
+    paths: list[Path] = []
+    for form in kind.table_formats:
+        owner = form.backend or backend
+        of_stem = [one for one in there if one.backend == owner and one.path.stem == form.stem]
+        found: dict[str, Path] = {}
+        for one in sorted(of_stem, key=lambda one: one.root):
+            found.setdefault(one.version, one.path)
+        if version and owner == backend:
+            found = {version: found[version]} if version in found else {}
+            paths.extend(found.values())
+        else:
+            newest = max(found, key=release, default="")
+            wanted = main if owner == backend else newest
+            paths.extend(found[name] for name in _by_closeness(found, wanted))
+    if not paths:
+        raise _no_table(kind, system, backend, main, data)
+    return paths
+
+
+def main_version(there: list[Location], backend: str) -> str:
+    """The version of a backend with most tables, the newest of equals: later ones often add a single op."""
+    stems: dict[str, set[str]] = {}
+    for one in there:
+        if one.backend == backend:
+            stems.setdefault(one.version, set()).add(one.path.stem)
+    return max(stems, key=lambda name: (len(stems[name]), release(name)))
+
+
+def versions_of(there: list[Location], backend: str) -> list[str]:
+    """The versions of a backend, oldest first."""
+    return sorted({one.version for one in there if one.backend == backend}, key=release)
+
+
+def all_tables(system: str, data: Path | None = None) -> list[Location]:
+    """Every table of a system; an unknown system, or one without tables, is an error that lists the others."""
+    folders = data_folders(data)
+    there = [
+        location
+        for root, folder in enumerate(folders)
+        for location in _locations(folder, system, root)
+    ]
+    if there:
+        return there
+    with_tables = sorted(
+        {s.name for f in folders for s in _folders(f) if any(_locations(f, s.name))}
+    )
+    hint = f"Systems with tables: {', '.join(with_tables) or 'none'}."
+    if system not in list_systems() and system not in with_tables:
+        raise UnknownSystemError(f"Unknown system {system!r}.", hint)
+    raise PerfDataNotAvailableError(f"No tables of {system}.", hint)
+
+
+def release(version: str) -> tuple[tuple[int, str], ...]:
+    """Orders versions by their numbers: `1.3.0rc3`, `1.3.0rc20`, `1.3.0`, `1.3.0.post1`, `1.3.1`."""
+    parts = [
+        (int(part), "") if part.isdigit() else (0 if part == "post" else -1, part)
         for part in re.findall(r"\d+|[a-z]+", version.lower())
+    ]
+    return (*parts, (0, "")) if parts else ()
+
+
+def _by_closeness(found: Mapping[str, Path], wanted: str) -> list[str]:
+    """The wanted version and older ones, newest first, then newer ones from the nearest on."""
+    older = [name for name in found if release(name) <= release(wanted)]
+    newer = [name for name in found if release(name) > release(wanted)]
+    return [*sorted(older, key=release, reverse=True), *sorted(newer, key=release)]
+
+
+def _scan(folder: Path, system: str) -> tuple[tuple[str, str, Path], ...]:
+    found = []
+    for pattern in ("*/*/*", "*/*/*/*"):
+        for path in sorted((folder / system).glob(pattern)):
+            if path.suffix in _ENDINGS:
+                found.append((path.parts[-3], path.parts[-2], path))
+    return tuple(found)
+
+
+def _locations(folder: Path, system: str, root: int = 0) -> Iterator[Location]:
+    for backend, version, path in _scan(folder, system):
+        yield Location(system=system, backend=backend, version=version, root=root, path=path)
+
+
+def _folders(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.is_dir())
+
+
+def _no_table(
+    kind: OpKind, system: str, backend: str, version: str, data: Path | None
+) -> PerfDataNotAvailableError:
+    stems = [form.stem for form in kind.table_formats]
+    there = [
+        f"{place[0]}/{place[1]}/{place[2]}"
+        for place in available(data)
+        if set(stems) & set(place[3])
+    ]
+    return PerfDataNotAvailableError(
+        f"No table {' or '.join(stems)} of {system}/{backend}/{version}, so {kind.name} has no measurements there.",
+        f"There are: {', '.join(there) or 'none of this op'}.",
     )

@@ -1,10 +1,11 @@
-"""The time no op can beat: the longer of its FLOPs at peak and its bytes at bandwidth."""
+"""The time no op can beat: the longest of FLOPs at peak, bytes at bandwidth and bytes sent at the rate of the links."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import Literal, TypeAlias
 
 from oplib.arithmetic import Amount, maximum
 from oplib.errors import InvalidInputError
@@ -26,15 +27,18 @@ WIDER: Mapping[str, str] = MappingProxyType(
     }
 )
 
+Side: TypeAlias = Literal["compute", "memory", "link"]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SpeedOfLight:
-    """Milliseconds of one occurrence; `bound` is the longer side, `ran_as` the rate in force."""
+    """Milliseconds of one occurrence; `bound` is the longest side, `ran_as` the rate in force."""
 
     ms: float
     compute_ms: float
     memory_ms: float
-    bound: str
+    link_ms: float
+    bound: Side
     compute_dtype: str
     ran_as: str
 
@@ -59,20 +63,37 @@ def sides_ms(kind: OpKind, params: Params, dims: Dims, system: System) -> tuple[
     return compute, kind.bytes(params, dims) / system.memory_bandwidth.base * 1e3
 
 
+def link_ms(kind: OpKind, params: Params, dims: Dims, system: System) -> Amount:
+    """Milliseconds of what a GPU sends to others at the one-way rate of its links; 0 for kinds that send nothing."""
+    sent = kind.link_bytes(params, dims, switch_reduces=system.switch_reduces)
+    return sent / system.interconnect_bw_one_way.base * 1e3
+
+
 def bound_ms(kind: OpKind, params: Params, dims: Dims, system: System) -> Amount:
-    """The longer of `sides_ms`."""
-    return maximum(*sides_ms(kind, params, dims, system))
+    """The longest of `sides_ms` and `link_ms`."""
+    on_chip = maximum(*sides_ms(kind, params, dims, system))
+    if kind.role != "communication":
+        return on_chip
+    return maximum(on_chip, link_ms(kind, params, dims, system))
 
 
 def speed_of_light(op: Op, system: System, *, b: int, s: int, p: int) -> SpeedOfLight:
     """The bound of one occurrence of `op` for the workload b, s, p; `op.count` multiplies."""
     compute_dtype = op.kind.compute_dtype(op.params)
-    compute_ms, memory_ms = sides_ms(op.kind, op.params, op.dims_at(b=b, s=s, p=p), system)
+    dims = op.dims_at(b=b, s=s, p=p)
+    compute, memory = sides_ms(op.kind, op.params, dims, system)
+    sides: dict[Side, float] = {
+        "memory": float(memory),
+        "link": float(link_ms(op.kind, op.params, dims, system)),
+        "compute": float(compute),
+    }
+    bound = max(sides, key=lambda side: sides[side])
     return SpeedOfLight(
-        ms=float(max(compute_ms, memory_ms)),
-        compute_ms=float(compute_ms),
-        memory_ms=float(memory_ms),
-        bound="compute" if compute_ms > memory_ms else "memory",
+        ms=sides[bound],
+        compute_ms=sides["compute"],
+        memory_ms=sides["memory"],
+        link_ms=sides["link"],
+        bound=bound,
         compute_dtype=compute_dtype,
         ran_as=find_rate(compute_dtype, system),
     )

@@ -44,7 +44,10 @@ class Quantity:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class System:
-    """One GPU in its server. `peak` is dense FLOP/s by compute dtype; links are per direction."""
+    """One GPU in its server. `peak` is dense FLOP/s by compute dtype; links are per direction.
+
+    `switch_reduces` says that the switch between GPUs adds and copies what it passes on (NVLink SHARP).
+    """
 
     id: str
     name: str
@@ -58,6 +61,7 @@ class System:
     tdp: Quantity
     interconnect: str
     interconnect_bw_one_way: Quantity
+    switch_reduces: bool
     host_link: str
     host_bw_one_way: Quantity
 
@@ -120,6 +124,7 @@ def parse_system(name: str, data: Mapping[str, Any]) -> System:  # Any: what a T
         tdp=read("chip", "tdp"),
         interconnect=data["interconnect"]["kind"],
         interconnect_bw_one_way=read("interconnect", "bw_one_way"),
+        switch_reduces=data["interconnect"].get("switch_reduces", False),
         host_link=data["host_link"]["kind"],
         host_bw_one_way=read("host_link", "bw_one_way"),
     )

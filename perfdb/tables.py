@@ -6,32 +6,35 @@ dims of the kind (`oplib.table_format`); latency is in ms, power in W.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, cast
 
 import numpy
 from numpy.typing import NDArray
 
-from oplib.errors import InvalidInputError
+from oplib.errors import InvalidInputError, PerfDataNotAvailableError
 from oplib.kind import OpKind
-from oplib.params import Param, Required
-from oplib.table_format import SameAs
-from perfdb.arrays import Floats
-
-Column: TypeAlias = NDArray[Any]  # Any: numbers, or texts as objects
+from oplib.params import Param, ParamValue, Required
+from oplib.table_format import SameAs, TableFormat, Value
+from perfdb.arrays import Floats, Ints
+from perfdb.columns import Coded, Column, Decoded, code_of
+from perfdb.table_columns import FINGERPRINT, RawColumns, read_columns
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Table:
-    """Rows of one kind. `columns` holds an array per parameter and dim, `kernel` which implementation ran, `row` the
-    place of each in its file, counted from 1. `power` is None where the file has none."""
+    """Rows of one kind. `params` holds a column per parameter, `dims` an array per dim, `fingerprint` what ran
+    (framework, version, device, kernel_source), `row` the place of each in its file, counted from 1. `power` is None
+    where the file has none."""
 
     kind: OpKind
     path: Path
-    columns: Mapping[str, Column]
-    kernel: Column
+    params: Mapping[str, Coded]
+    dims: Mapping[str, Column]
+    fingerprint: Mapping[str, Coded]
     row: NDArray[numpy.int64]
     latency: Floats
     power: Floats | None
@@ -39,91 +42,139 @@ class Table:
     def __len__(self) -> int:
         return len(self.latency)
 
+    @property
+    def columns(self) -> Mapping[str, Column]:
+        """Parameters and dims by name, as plain arrays."""
+        return Decoded(self.params, self.dims)
+
+    @property
+    def kernel(self) -> Column:
+        """Which implementation ran, per row."""
+        return self.fingerprint["kernel_source"].decode()
+
     def take(self, chosen: Column) -> Table:
         """The rows that a mask or an index array chooses."""
         return Table(
             kind=self.kind,
             path=self.path,
-            columns={name: column[chosen] for name, column in self.columns.items()},
-            kernel=self.kernel[chosen],
+            params={name: column.take(chosen) for name, column in self.params.items()},
+            dims={name: column[chosen] for name, column in self.dims.items()},
+            fingerprint={name: column.take(chosen) for name, column in self.fingerprint.items()},
             row=self.row[chosen],
             latency=self.latency[chosen],
             power=None if self.power is None else self.power[chosen],
         )
 
+    def split(self, names: list[str]) -> Iterator[tuple[dict[str, ParamValue], Ints]]:
+        """Each combination of values of the parameters `names`, and the places of the rows that have it."""
+        codes = code_of([self.params[name] for name in names], len(self))
+        order = numpy.argsort(codes, kind="stable")
+        starts = numpy.flatnonzero(numpy.diff(codes[order], prepend=-1))
+        for places in numpy.split(order, starts[1:]) if len(order) else []:
+            first = places[0]
+            yield {name: _value_at(self.params[name], first) for name in names}, places
+
 
 def read_table(path: Path, kind: OpKind) -> Table:
     """The rows of `kind` in a file; a file that lacks a column, or holds none of its rows, is refused."""
-    raw = _read_columns(path)
-    form = kind.table_format
-    count = len(next(iter(raw.values()), ()))
-    belongs = numpy.ones(count, dtype=bool)
-    for column, texts in form.rows.items():
-        belongs &= numpy.isin(_column(raw, column, path), texts)
+    form = format_of(path, kind)
+    raw = read_columns(path, wanted_columns(kind, form))
+    belongs = _belongs(raw, form)
     if not belongs.any():
-        raise InvalidInputError(f"{path} has no rows of {kind.name}.", f"It has {count} rows.")
-    columns = {dim: _column(raw, form.column(dim), path) for dim in kind.dims}
-    for param in kind.params:
-        columns[param.name] = _parameter(raw, param, kind, path, count)
+        raise PerfDataNotAvailableError(
+            f"{path} has no rows of {kind.name}.", f"It has {len(raw)} of other ops."
+        )
+    if not belongs.all():
+        raw = raw.take(belongs)
+    params = {param.name: _parameter(raw, param, kind, form) for param in kind.params}
     for name, value in form.absent.items():
         if isinstance(value, SameAs) and form.column(name) not in raw:
-            columns[name] = columns[value.name]
-    table = Table(
+            params[name] = params[value.name]
+    return Table(
         kind=kind,
         path=path,
-        columns=columns,
-        kernel=raw.get("kernel_source", numpy.full(count, "", dtype=object)),
-        row=numpy.arange(1, count + 1),
-        latency=_numbers(raw, "latency", path),
-        power=_numbers(raw, "power", path) if "power" in raw else None,
+        params=params,
+        dims={dim: _dim(raw, dim, form) for dim in kind.dims},
+        fingerprint={name: raw.coded(name, missing="") for name in FINGERPRINT},
+        row=numpy.flatnonzero(belongs) + 1,
+        latency=raw.numbers("latency"),
+        power=raw.numbers("power") if "power" in raw else None,
     )
-    return table.take(belongs)
 
 
-def _read_columns(path: Path) -> dict[str, Column]:
-    import pyarrow
-    from pyarrow import csv, parquet
-
-    try:
-        if path.suffix == ".parquet":
-            table = parquet.read_table(path)
-        else:
-            table = csv.read_csv(path)
-    except (OSError, pyarrow.ArrowInvalid) as error:
-        raise InvalidInputError(f"{path} cannot be read as a table: {error}") from error
-    return {
-        name: column.to_numpy()
-        for name, column in zip(table.column_names, table.columns, strict=True)
-    }
+def format_of(path: Path, kind: OpKind) -> TableFormat:
+    """The format of `kind` that a file's name asks for."""
+    forms = {form.stem: form for form in kind.table_formats}
+    if path.stem not in forms:
+        raise InvalidInputError(
+            f"{path} is no table of {kind.name}.", f"Its tables: {', '.join(forms)}."
+        )
+    return forms[path.stem]
 
 
-def _column(raw: Mapping[str, Column], name: str, path: Path) -> Column:
-    if name not in raw:
-        raise InvalidInputError(f"{path} has no column {name!r}.", f"It has: {', '.join(raw)}.")
-    return raw[name]
+def wanted_columns(kind: OpKind, form: TableFormat) -> list[str]:
+    """The columns of a file that say something of `kind`."""
+    derived = [column for one in form.derived.values() for column in one.columns]
+    named = [
+        form.column(name)
+        for name in (*(param.name for param in kind.params), *kind.dims)
+        if name not in form.derived
+    ]
+    return list(dict.fromkeys([*FINGERPRINT, *form.rows, *derived, *named, "latency", "power"]))
 
 
-def _numbers(raw: Mapping[str, Column], name: str, path: Path) -> Floats:
-    try:
-        return _column(raw, name, path).astype(numpy.float64)
-    except (TypeError, ValueError) as error:
-        raise InvalidInputError(f"Column {name!r} of {path} holds no numbers: {error}") from error
+def _belongs(raw: RawColumns, form: TableFormat) -> NDArray[numpy.bool_]:
+    belongs = numpy.ones(len(raw), dtype=bool)
+    for column, patterns in form.rows.items():
+        belongs &= raw.coded(column).each(_matcher(patterns)).decode().astype(bool)
+    return belongs
 
 
-def _parameter(
-    raw: Mapping[str, Column], param: Param, kind: OpKind, path: Path, count: int
-) -> Column:
+def _matcher(patterns: tuple[str, ...]) -> Callable[[Any], bool]:  # Any: what a file has there
+    return lambda text: any(fnmatchcase(str(text), pattern) for pattern in patterns)
+
+
+def _dim(raw: RawColumns, name: str, form: TableFormat) -> Column:
+    if name in form.derived:
+        return cast(Column, form.derived[name].read(raw))
+    return raw.numbers(form.column(name))
+
+
+def _parameter(raw: RawColumns, param: Param, kind: OpKind, form: TableFormat) -> Coded:
     """A parameter over all rows: its column in our spelling, or what it is where the file lacks the column."""
-    form = kind.table_format
+    if param.name in form.derived:
+        found = form.derived[param.name].read(raw)
+        return found if isinstance(found, Coded) else _typed(Coded.of(found), param)
     if form.column(param.name) in raw:
-        column = raw[form.column(param.name)]
-        for theirs, ours in form.spellings.get(param.name, {}).items():
-            column = numpy.where(column == theirs, ours, column)
-        return column
+        spellings = form.spellings.get(param.name, {})
+        column = raw.coded(form.column(param.name))
+        spelled = column.each(lambda text: spellings.get(text, text)) if spellings else column
+        return _typed(spelled, param)
     value = form.absent.get(param.name, param.default)
     if isinstance(value, Required):
         raise InvalidInputError(
-            f"{path} has no column {form.column(param.name)!r}, and {kind.name} needs it.",
-            f"It has: {', '.join(raw)}.",
+            f"{raw.path} has no column {form.column(param.name)!r}, and {kind.name} needs it.",
+            f"It has: {', '.join(raw.names)}.",
         )
-    return numpy.full(count, 0 if isinstance(value, SameAs) else value, dtype=object)
+    return Coded.constant(0 if isinstance(value, SameAs) else value, len(raw))
+
+
+def _typed(column: Coded, param: Param) -> Coded:
+    """Numbers of a file in the type of the parameter: 1 is true where it is a bool, 2.0 is 2 where it is an int."""
+
+    def convert(value: Any) -> Value:  # Any: what a file has there
+        if param.type is bool and value in (0, 1, "True", "False", "true", "false"):
+            return value in (1, "True", "true")
+        if param.type is int and isinstance(value, float) and value.is_integer():
+            return int(value)
+        if param.type is float and isinstance(value, int) and not isinstance(value, bool):
+            return float(value)
+        return cast(Value, value)
+
+    return column.each(convert)
+
+
+def _value_at(column: Coded, place: int) -> ParamValue:
+    value = column.values[column.codes[place]]
+    plain: ParamValue = value.item() if isinstance(value, numpy.generic) else value
+    return plain

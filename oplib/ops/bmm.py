@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import ClassVar
 
 from oplib.arithmetic import Amount, bytes_of_bits
 from oplib.dtypes import quant_mode
 from oplib.kind import Dims, OpKind, Role
 from oplib.params import QUANT_MODE, Param, Params, flag, text
+from oplib.table_format import Array, Columns, Derived, TableFormat
+
+# Columns of each product and length of each sum in the published rows, which are DeepSeek-V3's: before attention
+# queries go from 128 features of a head into the latent of 512, after it the result comes back.
+_ABSORBED = {"mla_gen_pre": (512, 128), "mla_gen_post": (128, 512)}
 
 
 class Bmm(OpKind):
@@ -49,6 +55,22 @@ class Bmm(OpKind):
     )
     dims: ClassVar[tuple[str, ...]] = ("batch", "m")
     dim_params: ClassVar[tuple[str, ...]] = ("n", "k")
+    coordinates: ClassVar[tuple[str, ...]] = ("batch", "m", "n", "k")
+
+    @property
+    def table_formats(self) -> tuple[TableFormat, ...]:
+        """Our own, and the published products of an absorbed MLA, one per head, whose `op_name` tells the sizes."""
+        published = TableFormat(
+            stem="mla_bmm_perf",
+            columns={"batch": "num_heads", "m": "num_tokens", "dtype": "bmm_dtype"},
+            derived={
+                "n": Derived(columns=("op_name",), read=_size(0)),
+                "k": Derived(columns=("op_name",), read=_size(1)),
+            },
+            absent={"shared_b": True},
+            rows={"op_name": tuple(_ABSORBED)},
+        )
+        return self.table_format, published
 
     def flops(self, params: Params, dims: Dims) -> Amount:
         n, k = self.size("n", params, dims), self.size("k", params, dims)
@@ -67,3 +89,7 @@ class Bmm(OpKind):
 
     def grid(self) -> dict[str, tuple[int, ...]]:
         return {"batch": (8, 16, 32, 64, 128), "m": tuple(2**i for i in range(14))}
+
+
+def _size(which: int) -> Callable[[Columns], Array]:
+    return lambda raw: raw.each("op_name", lambda text: _ABSORBED[text][which])

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import ClassVar
 
 from oplib.arithmetic import Amount
 from oplib.dtypes import storage_bytes
 from oplib.kind import Dims, OpKind, Role
 from oplib.params import ACTIVATION_DTYPE, Param, Params, flag, integer, text
+from oplib.table_format import Array, Columns, Derived, TableFormat
 
 
 class CausalConv1d(OpKind):
@@ -47,6 +49,23 @@ class CausalConv1d(OpKind):
         Param(name="activation", type=str, default="", doc="function of the result; empty: none"),
     )
     dims: ClassVar[tuple[str, ...]] = ("b", "s")
+    coordinates: ClassVar[tuple[str, ...]] = ("b", "s", "channels")
+    immaterial: ClassVar[tuple[str, ...]] = ("bias", "activation")
+
+    @property
+    def table_formats(self) -> tuple[TableFormat, ...]:
+        """Our own, and the convolution rows of the published tables of linear attention: over q, k and v together, or
+        over x, B and C. A row of KDA's context is three launches, one for each."""
+        return (
+            self.table_format,
+            _published(
+                "gdn_perf", ("num_k_heads", "head_k_dim", "num_v_heads", "head_v_dim"), _qkv
+            ),
+            _published(
+                "kda_perf", ("num_k_heads", "head_k_dim", "num_v_heads", "head_v_dim"), _qkv
+            ),
+            _published("mamba2_perf", ("nheads", "head_dim", "n_groups", "d_state"), _xbc),
+        )
 
     def flops(self, params: Params, dims: Dims) -> Amount:
         filters = integer(params, "channels") * integer(params, "kernel_size")
@@ -66,3 +85,25 @@ class CausalConv1d(OpKind):
             "b": (1, 2, 4, 8, 16, 32, 64, 128, 256),
             "s": (1, 128, 512, 2048, 8192),
         }
+
+
+def _published(
+    stem: str, columns: tuple[str, ...], channels: Callable[[Columns], Array]
+) -> TableFormat:
+    return TableFormat(
+        stem=stem,
+        columns={"b": "batch_size", "s": "seq_len", "kernel_size": "d_conv"},
+        derived={"channels": Derived(columns=columns, read=channels)},
+        absent={"dtype": "bfloat16"},
+        rows={"kernel_source": ("causal_conv1d_*",)},
+    )
+
+
+def _qkv(raw: Columns) -> Array:
+    keys = raw.numbers("num_k_heads") * raw.numbers("head_k_dim")
+    return 2 * keys + raw.numbers("num_v_heads") * raw.numbers("head_v_dim")
+
+
+def _xbc(raw: Columns) -> Array:
+    groups = raw.numbers("n_groups") * raw.numbers("d_state")
+    return raw.numbers("nheads") * raw.numbers("head_dim") + 2 * groups

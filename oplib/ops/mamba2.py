@@ -10,6 +10,7 @@ from oplib.errors import InvalidInputError
 from oplib.kind import Dims
 from oplib.params import ACTIVATION_DTYPE, PHASE, STATE_DTYPE, Param, Params, integer, text
 from oplib.recurrence import ChunkedRecurrence
+from oplib.table_format import Derived, TableFormat
 
 _FLOAT32 = 4
 
@@ -57,6 +58,33 @@ class Mamba2(ChunkedRecurrence):
         STATE_DTYPE,
         PHASE,
     )
+
+    coordinates: ClassVar[tuple[str, ...]] = ("b", "s", "d_inner", "num_heads", "n_groups")
+    immaterial: ClassVar[tuple[str, ...]] = ("state_dtype",)
+
+    @property
+    def table_formats(self) -> tuple[TableFormat, ...]:
+        """Our own, and the published table of Mamba 2, which so far has rows of the convolution alone."""
+        published = TableFormat(
+            stem="mamba2_perf",
+            columns={"b": "batch_size", "s": "seq_len", "num_heads": "nheads"},
+            derived={
+                "d_inner": Derived(
+                    columns=("nheads", "head_dim"),
+                    read=lambda raw: raw.numbers("nheads") * raw.numbers("head_dim"),
+                )
+            },
+            absent={"dtype": "bfloat16", "state_dtype": "float32"},
+            rows={
+                "kernel_source": ("*scan*", "*state_update*"),
+                "phase": ("context", "generation"),
+            },
+        )
+        return self.table_format, published
+
+    @property
+    def table_format(self) -> TableFormat:
+        return TableFormat(stem="mamba2_scan_perf")
 
     def check(self, params: Params) -> None:
         heads, size = integer(params, "num_heads"), integer(params, "head_dim")

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from oplib.arithmetic import Amount, bytes_of_bits, power_of_ratio
+from oplib.arithmetic import Amount, bytes_of_bits
 from oplib.dtypes import quant_mode, weight_bytes
 from oplib.errors import InvalidInputError
+from oplib.expert_loads import DISTRIBUTIONS, distinct_experts
 from oplib.kind import Dims, OpKind, Role
 from oplib.params import GROUP_SIZE, QUANT_MODE, Param, Params, flag, integer, text
+from oplib.table_format import Array, Columns, Derived, TableFormat
 
 _ROUTE_BITS = 32 + 32  # one int32 expert id and one float32 weight per token and chosen expert
 
@@ -21,17 +23,22 @@ class Moe(OpKind):
         down_e(act(up_e(x[t]))) where not gated. The selection, the permutation and the weighted sum are part of it;
         the router's linear layer is a gemm of its own, and so are shared experts.
     Shapes:
-        m tokens of hidden_size, experts of intermediate_size. Varies with x = b*s.
+        m tokens of hidden_size, experts of intermediate_size. Varies with x = b*s. With expert parallelism m counts the
+        tokens of all ep_size GPUs, num_experts and top_k are the model's, and this GPU holds num_experts/ep_size
+        experts and runs the pairs that fall on them. With tensor parallelism intermediate_size is what this GPU holds
+        of each expert.
     FLOPs:
         Each of the m·top_k (token, expert) pairs multiplies three hidden_size x intermediate_size matrices (gate, up,
-        down), or two where not gated: 2·m·top_k·hidden_size·intermediate_size·(3 or 2). Activation, bias, selection
-        and weighted sum are ignored, and so is padding of an expert's tokens to a tile.
+        down), or two where not gated: 2·m·top_k/ep_size·hidden_size·intermediate_size·(3 or 2). Activation, bias,
+        selection and weighted sum are ignored, and so are padding of an expert's tokens to a tile and that one GPU of a
+        skewed distribution gets more pairs than the others: this is the mean of the GPUs.
     Bytes:
-        Weights of the experts that any token chose. With k of E drawn evenly, one token leaves an expert out with
-        probability 1 - k/E, m tokens with (1 - k/E)^m, so E·(1 - (1 - k/E)^m) experts are read in expectation.
-        Plus input and output m·hidden_size, the m·top_k·intermediate_size values between the two products written
-        and read once, and 8 bytes of routing per pair. That a skewed distribution touches fewer experts at small m
-        is ignored here: the tables carry it.
+        Weights of the experts that any token chose, in expectation (`oplib.expert_loads`): balanced means drawn evenly,
+        so one token leaves an expert out with probability 1 - k/E, m tokens with (1 - k/E)^m, and
+        E·(1 - (1 - k/E)^m) experts are read; a power law has its own popularity of each. A GPU reads its share of
+        them, 1/ep_size. Plus input and output, hidden_size per token with any expert here, a share
+        1 - (1 - 1/ep_size)^k of m; the intermediate_size values between the two products of each pair here, written and
+        read once; and 8 bytes of routing per pair. Tokens without an expert here are ignored.
     Weights:
         num_experts times the (3 or 2) matrices in the storage of the mode, plus biases.
     Valid range:
@@ -50,6 +57,7 @@ class Moe(OpKind):
         Param(name="intermediate_size", type=int, doc="features inside one expert"),
         Param(name="num_experts", type=int, doc="routed experts"),
         Param(name="top_k", type=int, doc="experts per token"),
+        Param(name="ep_size", type=int, default=1, doc="GPUs that the experts are divided over"),
         Param(name="gated", type=bool, default=True, doc="an expert has a gate projection"),
         QUANT_MODE,
         GROUP_SIZE,
@@ -59,37 +67,109 @@ class Moe(OpKind):
             type=str,
             default="balanced",
             doc="how tokens spread over the experts when measured",
-            allowed=("balanced", "power_law_1.01", "power_law_1.2"),
+            allowed=DISTRIBUTIONS,
         ),
     )
     dims: ClassVar[tuple[str, ...]] = ("m",)
+    coordinates: ClassVar[tuple[str, ...]] = (
+        "m",
+        "hidden_size",
+        "intermediate_size",
+        "num_experts",
+        "top_k",
+        "ep_size",
+    )
+    immaterial: ClassVar[tuple[str, ...]] = ("bias", "group_size")
+
+    @property
+    def table_format(self) -> TableFormat:
+        """A published row is one GPU of moe_tp_size·moe_ep_size: it is given the num_tokens of all, holds
+        inter_size/moe_tp_size of num_experts/moe_ep_size experts and, in a skewed distribution, is the one with most
+        pairs. Its `balanced` deals the experts out in turn, so that min(E, m·k) of them are read, up to 1.6 times what
+        is expected here. Only TensorRT-LLM's rows say that experts have no gate, in the kernel's name; all others are
+        taken as gated."""
+        return TableFormat(
+            stem="moe_perf",
+            columns={
+                "m": "num_tokens",
+                "top_k": "topk",
+                "ep_size": "moe_ep_size",
+                "dtype": "moe_dtype",
+            },
+            spellings={"dtype": {"w4a16_mxfp4": "mxfp4", "w4a8_mxfp4_mxfp8": "w4a8_mxfp4"}},
+            derived={
+                "intermediate_size": Derived(
+                    columns=("inter_size", "moe_tp_size"),
+                    read=lambda raw: raw.numbers("inter_size") // raw.numbers("moe_tp_size"),
+                    write=_whole_experts,
+                ),
+                "gated": Derived(
+                    columns=("kernel_source", "gated"),
+                    read=_gated,
+                    write=lambda values: {"gated": values.each("gated", bool)},
+                ),
+            },
+        )
 
     def check(self, params: Params) -> None:
-        if integer(params, "top_k") > integer(params, "num_experts"):
+        experts = integer(params, "num_experts")
+        if integer(params, "top_k") > experts:
             raise InvalidInputError(
-                f"moe has top_k {params['top_k']} of {params['num_experts']} experts.",
+                f"moe has top_k {params['top_k']} of {experts} experts.",
                 "top_k is at most num_experts.",
+            )
+        if experts % integer(params, "ep_size"):
+            raise InvalidInputError(
+                f"moe has {experts} experts on {params['ep_size']} GPUs.",
+                "Every GPU has the same whole number of experts.",
             )
 
     def flops(self, params: Params, dims: Dims) -> Amount:
         matrix = integer(params, "hidden_size") * integer(params, "intermediate_size")
-        return 2 * dims["m"] * integer(params, "top_k") * matrix * _matrices(params)
+        pairs = dims["m"] * integer(params, "top_k")
+        return _share(2 * pairs * matrix * _matrices(params), params)
 
     def bytes(self, params: Params, dims: Dims) -> Amount:
         hidden, inner = integer(params, "hidden_size"), integer(params, "intermediate_size")
         experts, top_k = integer(params, "num_experts"), integer(params, "top_k")
         mode, m = quant_mode(text(params, "dtype")), dims["m"]
-        untouched = power_of_ratio(experts - top_k, experts, m)
-        between = top_k * inner * (mode.output_bits + mode.activation_bits)
-        token_bits = hidden * (mode.activation_bits + mode.output_bits) + between
-        activations = bytes_of_bits(m * (token_bits + top_k * _ROUTE_BITS))
-        return expert_bytes(params) * experts * (1 - untouched) + activations
+        read = distinct_experts(text(params, "distribution"), experts, top_k, m)
+        pair_bits = top_k * (inner * (mode.output_bits + mode.activation_bits) + _ROUTE_BITS)
+        token_bits = hidden * (mode.activation_bits + mode.output_bits)
+        activations = bytes_of_bits(
+            m * (_tokens_here(token_bits, params) + _share(pair_bits, params))
+        )
+        return _share(expert_bytes(params) * read, params) + activations
 
     def compute_dtype(self, params: Params) -> str:
         return quant_mode(text(params, "dtype")).compute_dtype
 
     def grid(self) -> dict[str, tuple[int, ...]]:
         return {"m": tuple(2**i for i in range(15))}
+
+
+def _share(whole: Amount, params: Params) -> Amount:
+    """What falls on one of the GPUs that the experts are divided over, in the mean."""
+    gpus = integer(params, "ep_size")
+    return whole if gpus == 1 else whole / gpus
+
+
+def _tokens_here(whole: Amount, params: Params) -> Amount:
+    """The part of something of every token that belongs to tokens with an expert on this GPU."""
+    gpus = integer(params, "ep_size")
+    return whole if gpus == 1 else whole * (1 - (1 - 1 / gpus) ** integer(params, "top_k"))
+
+
+def _gated(raw: Columns) -> Array:
+    if "gated" in raw:
+        return raw.each("gated", bool)
+    return raw.each("kernel_source", lambda text: "nongated" not in text)
+
+
+def _whole_experts(values: Columns) -> dict[str, Array]:
+    """Experts that are not cut: the size that this GPU holds is all of it."""
+    sizes = values.numbers("intermediate_size")
+    return {"inter_size": sizes, "moe_tp_size": sizes // sizes}
 
 
 def _matrices(params: Params) -> int:

@@ -40,6 +40,8 @@ def complete_params(draw, name):
     for heads, groups in DIVIDED:
         if params.get(groups) and heads in params:
             params[heads] *= params[groups]
+    if name == "moe":
+        params["num_experts"] *= params["ep_size"]
     if name == "mamba2":
         params["d_inner"] = params["num_heads"] * params["head_dim"]
     if params.get("window") and "chunk" in params:
@@ -65,10 +67,13 @@ def price(name, params, dims):
 @each_kind
 @given(data=st.data())
 def test_costs_are_never_negative(name, data):
-    """Nothing runs for free: bytes are positive, work is not negative."""
-    flops, moved = price(name, *draw_case(data, name))
+    """Nothing runs for free but talking to oneself: bytes are positive, work is not negative."""
+    params, dims = draw_case(data, name)
+    flops, moved = price(name, params, dims)
+    sent = kind(name).link_bytes(params, dims)
     assert flops >= 0
-    assert moved > 0
+    assert moved > 0 or params.get("num_gpus") == 1
+    assert (sent > 0) == (params.get("num_gpus", 1) > 1)
 
 
 @each_kind

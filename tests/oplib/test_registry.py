@@ -19,6 +19,9 @@ from oplib.registry import collect
 
 HERE = Path(__file__).parent
 NAMES = (
+    "all_gather",
+    "all_reduce",
+    "all_to_all",
     "bmm",
     "causal_conv1d",
     "compressed_attention",
@@ -36,7 +39,9 @@ NAMES = (
     "mamba2",
     "mlstm",
     "moe",
+    "p2p",
     "pointwise",
+    "reduce_scatter",
     "rg_lru",
     "sparse_attention",
     "sparse_indexer",

@@ -3,7 +3,7 @@
 import numpy
 import pytest
 
-from oplib.errors import InvalidInputError, PerfDataNotAvailableError
+from oplib.errors import InvalidInputError, UnknownVersionError
 from oplib.op import kind, op_kinds
 from perfdb.foreign import find_table
 from perfdb.tables import read_table
@@ -67,7 +67,7 @@ def test_the_newest_version_is_found(tmp_path):
     where = {"system": "h200_sxm", "backend": "trtllm", "data": tmp_path}
     assert find_table(kind("gemm"), **where).parent.name == "1.3.0rc20"
     assert find_table(kind("gemm"), **where, version="1.2.0").parent.name == "1.2.0"
-    with pytest.raises(PerfDataNotAvailableError, match=r"h200_sxm/trtllm/1\.3\.0rc3"):
+    with pytest.raises(UnknownVersionError, match=r"1\.2\.0, 1\.3\.0rc3, 1\.3\.0rc20"):
         find_table(kind("gemm"), **where, version="9")
 
 
@@ -75,10 +75,15 @@ def test_each_format_speaks_of_its_own_kind():
     """A column, spelling or assumed value is that of a parameter or dim, and every coordinate is one."""
     for name, one in op_kinds().items():
         own = {param.name for param in one.params} | set(one.dims)
-        form = one.table_format
-        assert set(form.columns) | set(form.spellings) | set(form.absent) <= own, name
+        for form in one.table_formats:
+            assert set(form.columns) | set(form.spellings) | set(form.absent) <= own, name
+            assert set(form.derived) <= own, name
+        stems = [form.stem for form in one.table_formats]
+        assert one.table_format.stem in stems, name
+        assert len(set(stems)) == len(stems), name
         assert set(one.coordinates) | set(one.immaterial) <= own, name
         assert not set(one.coordinates) & set(one.immaterial), name
         for param in one.params:
-            for value in form.spellings.get(param.name, {}).values():
-                param.check(value, name)
+            for form in one.table_formats:
+                for value in form.spellings.get(param.name, {}).values():
+                    param.check(value, name)

@@ -90,7 +90,7 @@ def test_the_command(table, capsys):
     printed = capsys.readouterr()
     assert json.loads(printed.out)["error"]["kind"] == "invalid_input"
     assert "gemm" in printed.err
-    assert validate.main([*where, "--table", "bmm"]) == 2
+    assert validate.main([*where, "--table", "embedding"]) == 2
     assert validate.main(["--system", "h9000", "--backend", "toy", "--table", "gemm"]) == 2
     assert "h200_sxm" in capsys.readouterr().err
 

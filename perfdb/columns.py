@@ -1,0 +1,93 @@
+"""Columns of a table: parameters as codes into their few distinct values, so that 100,000 rows of text cost little."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy
+from numpy.typing import NDArray
+
+from oplib.table_format import Value
+
+Column: TypeAlias = NDArray[Any]  # Any: numbers, or texts as objects
+Codes: TypeAlias = NDArray[numpy.int32]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Coded:
+    """A column of n rows: row i has `values[codes[i]]`. Values are distinct; numbers are in an array of numbers."""
+
+    values: Column
+    codes: Codes
+
+    @classmethod
+    def of(cls, column: Column) -> Coded:
+        """The codes of a plain column."""
+        values, codes = numpy.unique(column, return_inverse=True)
+        return cls(values=values, codes=codes.astype(numpy.int32))
+
+    @classmethod
+    def constant(cls, value: Any, count: int) -> Coded:  # Any: a parameter value
+        """One value in each of `count` rows."""
+        return cls(values=_array([value]), codes=numpy.zeros(count, dtype=numpy.int32))
+
+    def __len__(self) -> int:
+        return len(self.codes)
+
+    def decode(self) -> Column:
+        """The plain column."""
+        return self.values[self.codes]
+
+    def take(self, chosen: Column) -> Coded:
+        """The rows that a mask or an index array chooses."""
+        return Coded(values=self.values, codes=self.codes[chosen])
+
+    def each(self, value: Callable[[Any], Value]) -> Coded:
+        """`value` of what each row has; values that become equal share a code."""
+        found = [value(_plain(one)) for one in self.values]
+        distinct = list(dict.fromkeys(found))
+        place = numpy.array([distinct.index(one) for one in found], dtype=numpy.int32)
+        return Coded(values=_array(distinct), codes=place[self.codes])
+
+
+class Decoded(Mapping[str, Column]):
+    """Parameters and dims of rows by name, each a plain array once it is asked for."""
+
+    def __init__(self, coded: Mapping[str, Coded], plain: Mapping[str, Column]) -> None:
+        self._coded, self._plain = coded, plain
+
+    def __getitem__(self, name: str) -> Column:
+        return self._plain[name] if name in self._plain else self._coded[name].decode()
+
+    def __iter__(self) -> Iterator[str]:
+        yield from self._coded
+        yield from self._plain
+
+    def __len__(self) -> int:
+        return len(self._coded) + len(self._plain)
+
+
+def code_of(columns: list[Coded], count: int) -> Codes:
+    """One code per combination of values in `columns`, from 0 and without gaps, in the order of the values."""
+    codes = numpy.zeros(count, dtype=numpy.int64)
+    for column in columns:
+        if len(column.values) == 1:
+            continue
+        codes = codes * len(column.values) + column.codes
+        used = numpy.zeros(int(codes.max(initial=0)) + 1, dtype=numpy.int64)
+        used[codes] = 1
+        codes = (numpy.cumsum(used) - 1)[codes]
+    return codes.astype(numpy.int32)
+
+
+def _array(values: list[Any]) -> Column:  # Any: parameter values
+    numbers = all(
+        isinstance(value, int | float) and not isinstance(value, bool) for value in values
+    )
+    return numpy.array(values) if numbers else numpy.array(values, dtype=object)
+
+
+def _plain(value: Any) -> Any:  # Any: a numpy scalar or an object
+    return value.item() if isinstance(value, numpy.generic) else value

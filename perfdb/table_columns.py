@@ -1,0 +1,135 @@
+"""The columns of a table file as it is: CSV or Parquet, only those that are wanted, texts as codes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy
+
+from oplib.errors import InvalidInputError
+from oplib.table_format import Value
+from perfdb.columns import Coded, Column
+
+if TYPE_CHECKING:
+    import pyarrow
+
+FINGERPRINT = ("framework", "version", "device", "kernel_source")
+
+
+class RawColumns:
+    """Columns of a file by name; a column that is asked for and is not there is an error that names the file."""
+
+    def __init__(self, path: Path, columns: Mapping[str, Any], names: list[str]) -> None:
+        """`columns` are pyarrow arrays, or `Coded` once they are known; `names` are all that the file has."""
+        self.path, self.names = path, names
+        self._columns = dict(columns)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._columns
+
+    def __len__(self) -> int:
+        return len(next(iter(self._columns.values()), ()))
+
+    def numbers(self, name: str) -> Column:
+        """A column of numbers; integers stay integers, latency and power are always float64."""
+        column = self._column(name)
+        try:
+            coded = isinstance(column, Coded)
+            plain: Column = column.decode() if coded else column.to_numpy(zero_copy_only=False)
+            if plain.dtype.kind not in "if" or name in ("latency", "power"):
+                plain = plain.astype(numpy.float64)
+        except (TypeError, ValueError) as error:
+            raise InvalidInputError(
+                f"Column {name!r} of {self.path} holds no numbers: {error}"
+            ) from error
+        return plain
+
+    def coded(self, name: str, missing: Value | None = None) -> Coded:
+        """A column of few distinct values; `missing` in each row where the file has none."""
+        if name not in self._columns and missing is not None:
+            return Coded.constant(missing, len(self))
+        column = self._column(name)
+        if not isinstance(column, Coded):
+            column = self._columns[name] = _encode(column)
+        return column
+
+    def each(self, name: str, value: Callable[[Any], Value]) -> Column:
+        """`value` of what each row has in a column."""
+        return self.coded(name).each(value).decode()
+
+    def take(self, chosen: Column) -> RawColumns:
+        """The rows that a mask chooses."""
+        return RawColumns(
+            self.path,
+            {
+                name: column.take(chosen) if isinstance(column, Coded) else column.filter(chosen)
+                for name, column in self._columns.items()
+            },
+            self.names,
+        )
+
+    def _column(self, name: str) -> Any:  # Any: Coded, or an array of pyarrow, which has no types
+        if name not in self._columns:
+            raise InvalidInputError(
+                f"{self.path} has no column {name!r}.", f"It has: {', '.join(self.names)}."
+            )
+        return self._columns[name]
+
+
+def read_columns(path: Path, wanted: list[str] | None = None) -> RawColumns:
+    """The columns `wanted` of a file, as far as it has them; all of them where not given."""
+    import pyarrow
+
+    try:
+        table, names = (_read_parquet if path.suffix == ".parquet" else _read_csv)(path, wanted)
+    except (OSError, pyarrow.ArrowInvalid) as error:
+        raise InvalidInputError(f"{path} cannot be read as a table: {error}") from error
+    columns = {
+        name: column.combine_chunks()
+        for name, column in zip(table.column_names, table.columns, strict=True)
+    }
+    for name, column in columns.items():
+        if column.null_count:
+            raise InvalidInputError(
+                f"Column {name!r} of {path} is empty in {column.null_count} rows.",
+                "Every row states all that it was measured with.",
+            )
+    return RawColumns(path, columns, names)
+
+
+def _read_parquet(path: Path, wanted: list[str] | None) -> tuple[pyarrow.Table, list[str]]:
+    from pyarrow import parquet, types
+
+    schema = parquet.read_schema(path)
+    kept = [name for name in schema.names if wanted is None or name in wanted]
+    texts = [name for name in kept if types.is_string(schema.field(name).type)]
+    with parquet.ParquetFile(path, read_dictionary=texts) as file:
+        return file.read(columns=kept, use_threads=False), schema.names
+
+
+def _read_csv(path: Path, wanted: list[str] | None) -> tuple[pyarrow.Table, list[str]]:
+    import pyarrow
+    from pyarrow import csv, types
+
+    texts = dict.fromkeys(FINGERPRINT, pyarrow.string())
+    options = csv.ConvertOptions(strings_can_be_null=False, column_types=texts)
+    table = csv.read_csv(path, convert_options=options)
+    for place, name in enumerate(table.column_names):  # empty in every row: a text that is empty
+        if types.is_null(table.column(name).type):
+            empty = pyarrow.array([""] * len(table), type=pyarrow.string())
+            table = table.set_column(place, name, empty)
+    kept = [name for name in table.column_names if wanted is None or name in wanted]
+    return table.select(kept), table.column_names
+
+
+def _encode(column: Any) -> Coded:  # Any: an array of pyarrow, which has no types
+    import pyarrow
+
+    encoded = column if isinstance(column, pyarrow.DictionaryArray) else column.dictionary_encode()
+    values = encoded.dictionary.to_numpy(zero_copy_only=False)
+    order = numpy.argsort(values, kind="stable")
+    place = numpy.empty(len(order), dtype=numpy.int32)
+    place[order] = numpy.arange(len(order), dtype=numpy.int32)
+    return Coded(values=values[order], codes=place[encoded.indices.to_numpy()])
