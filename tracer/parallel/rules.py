@@ -66,6 +66,8 @@ def apply(spread: Spread, node: fx.Node) -> States:
     if found is None and name in targets.MATHEMATICS:
         found = elementwise
     if found is None:
+        if any(isinstance(spread.of(v), Split) for v in node.all_input_nodes):
+            spread.unknown.add(targets.full_name(node))
         return whole(spread, node)
     return found(spread, node)
 
@@ -80,6 +82,12 @@ def whole(spread: Spread, node: fx.Node) -> State:
     for value in node.all_input_nodes:
         spread.needs_whole(value, node)
     return None
+
+
+@rule("skipped", "block_selection", "grouped_linear")
+def _whole(spread: Spread, node: fx.Node) -> State:
+    """Layers that stand for others, the choice among blocks of keys, rows sorted by expert: known to need all."""
+    return whole(spread, node)
 
 
 def _argument(node: fx.Node, at: int, name: str, default: Any) -> Any:

@@ -27,12 +27,13 @@ MOST_PASSES = 64
 class Spread:
     """The states of the values of a trace; `columns`, `rows` and `batches` say how its products are split.
 
-    `ends` gives what follows a product: "all_reduce", "all_gather", or "joined" where a later one's reduction takes its
+    `kept` are modules that stay whole whatever the graph allows. `ends` gives what follows a product: "all_reduce", "all_gather", or "joined" where a later one's reduction takes its
     partial sums along. `reasons` says where each product that is kept whole was needed so.
     """
 
-    def __init__(self, flow: Flow, plan: Plan, known: Collection[str] = ()) -> None:
+    def __init__(self, flow: Flow, plan: Plan, kept: Collection[str] = ()) -> None:
         self.flow, self.plan = flow, plan
+        self.unknown: set[str] = set()
         self.columns: set[fx.Node] = set()
         self.gathered: set[fx.Node] = set()
         self.sliced_rows: set[fx.Node] = set()
@@ -41,7 +42,8 @@ class Spread:
         self.linears = [n for n in flow.nodes if _is_linear(flow, n)]
         self.linear_nodes = frozenset(self.linears)
         for node in self.linears:
-            if shape(node)[-1] > 1 and not plan.keeps_whole(self.module(node)):
+            module = self.module(node)
+            if shape(node)[-1] > 1 and not plan.keeps_whole(module) and module not in kept:
                 self.columns.add(node)
         self.stacks = {n for n in flow.nodes if _is_stack(flow, n)}
         self._settle()
@@ -287,6 +289,31 @@ class Spread:
                 units = 1
             found.append((min(units, max(size, 1)), size))
         return found
+
+    def way(self, node: fx.Node) -> str:
+        """How a linear layer is split: "row", "column", "column, gathered", "rows of tokens" or "" for not at all."""
+        if node in self.rows:
+            return "row"
+        if node in self.batches:
+            return "rows of tokens"
+        if node in self.columns:
+            return "column, gathered" if node in self.gathered else "column"
+        return ""
+
+    def portions(self, node: fx.Node) -> dict[int, int]:
+        """Features of a linear layer's weight by the number of parts they are dealt in."""
+        if node in self.rows:
+            return self.row_parts(node)
+        return self.column_parts(node) if node in self.columns and node not in self.batches else {}
+
+    def agrees(self, node: fx.Node) -> bool:
+        """Whether a linear layer is split as the plan says."""
+        module, way = self.module(node), self.way(node)
+        if self.plan.gathers(module):
+            return way == "column, gathered" or node in self.logits
+        if self.plan.is_column(module):
+            return way == "column"
+        return way == "row" if self.plan.is_row(module) else way == ""
 
     def row_parts(self, node: fx.Node) -> dict[int, int]:
         """Input features of a row-parallel product by the number of parts they are dealt in."""
