@@ -152,12 +152,12 @@ def _price(arguments: argparse.Namespace, progress: Progress) -> list[Outcome]:
     from perfdb.systems import load_system
 
     load_system(arguments.system)  # a wrong name is said before seconds of work
-    _check_backend(arguments)
+    version = _version(arguments)
     workload = grid(**{name: getattr(arguments, name) for name in WORKLOAD})
     db = PerfDatabase.load(
         system=arguments.system,
         backend=arguments.backend,
-        version=arguments.version,
+        version=version,
         mode=arguments.mode,
         data=arguments.data,
     )
@@ -170,29 +170,28 @@ def _price(arguments: argparse.Namespace, progress: Progress) -> list[Outcome]:
     return run(source, db, layouts, workload)
 
 
-def _check_backend(arguments: argparse.Namespace) -> None:
-    """Refuse a backend or a version without tables, before the work."""
+def _version(arguments: argparse.Namespace) -> str:
+    """The version whose tables are asked first; a backend or a version without tables is refused before the work."""
     if not arguments.backend:
-        if arguments.version:
-            raise InvalidInputError("--version has no backend.", "Name it with --backend.")
-        return
-    from perfdb.foreign import releases
+        for name in ("version", "data"):
+            if getattr(arguments, name):
+                raise InvalidInputError(
+                    f"--{name} is about measured tables, and no backend is named.",
+                    "Name one with --backend.",
+                )
+        return ""
+    from perfdb.foreign import all_tables, settle_version
 
     try:
-        found = releases(arguments.system, arguments.data)
+        there = all_tables(arguments.system, arguments.data)
     except PerfDataNotAvailableError as error:
         raise InvalidInputError(error.message, error.hint) from error
-    if arguments.backend not in found:
-        raise InvalidInputError(
-            f"No tables of backend {arguments.backend!r} for {arguments.system}.",
-            f"There are: {', '.join(found) or 'none'}.",
-        )
-    versions = found[arguments.backend]
-    if arguments.version and arguments.version not in versions:
-        raise InvalidInputError(
-            f"No tables of {arguments.backend} {arguments.version!r} for {arguments.system}.",
-            f"Versions: {', '.join(versions)}.",
-        )
+    return settle_version(
+        there,
+        system=arguments.system,
+        backend=arguments.backend,
+        version=arguments.version,
+    )
 
 
 def _trace(path: str, arguments: argparse.Namespace, progress: Progress) -> Json:

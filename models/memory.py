@@ -40,7 +40,8 @@ def memory_of(source: Source, layout: Layout, workload: Workload, system: System
         "bytes_per_sequence", 0
     )
     kv = numpy.broadcast_to(numpy.asarray(kv, dtype=float), workload.shape or (1,)).ravel()
-    weights = sum(op.get_weights() for op in source.op_list.ops("context"))
+    kv = kv / layout.tp
+    weights = sum(op.get_weights() for op in source.op_list.ops("context")) / layout.tp
     return Memory(
         weights=weights,
         kv_cache=kv,

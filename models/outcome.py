@@ -12,10 +12,9 @@ from models.layout import Layout
 from models.memory import Memory, memory_of
 from models.pricing import OpPrice, PhasePrice, Price, price
 from models.roofline import Position, position
-from models.sharding import stages_of
 from models.source import Source
 from models.workload import Workload
-from oplib.oplist import PHASES
+from oplib.oplist import PHASES, OpList
 from perfdb.arrays import Floats
 from perfdb.database import PerfDatabase
 from perfdb.performance import ORIGINS, PerformanceArray, PerformanceResult
@@ -38,7 +37,7 @@ class Outcome:
     def per_gpu(self) -> Floats:
         """Tokens of answers per second and GPU, one for each workload."""
         layout = self.layout
-        return self.price.tokens_per_s_per_gpu(gpus=layout.gpus, replicas=layout.dp)
+        return self.price.tokens_per_s_per_gpu(gpus=layout.num_gpus, replicas=layout.dp)
 
 
 def run(
@@ -55,6 +54,15 @@ def run(
         )
         for layout in layouts
     ]
+
+
+def stages_of(source: Source, layout: Layout) -> tuple[OpList, ...]:
+    """The op list of a rank of each pipeline stage."""
+    if layout == Layout():
+        return (source.op_list,)
+    from models.sharding import shard  # loads sympy, which a single GPU does without
+
+    return shard(source.op_list, layout, source.layers)
 
 
 def reports(outcome: Outcome) -> Iterator[Json]:
@@ -85,7 +93,7 @@ def reports(outcome: Outcome) -> Iterator[Json]:
             "version": outcome.db.version,
             "mode": outcome.db.mode,
             "layout": outcome.layout.to_json(),
-            "gpus": outcome.layout.gpus,
+            "gpus": outcome.layout.num_gpus,
             "workload": workload.at(at if workload.shape else ()),
             "ttft_ms": float(totals["ttft"][place]),
             "tpot_ms": float(totals["tpot"][place]) if steps else None,
@@ -195,7 +203,7 @@ def _energy(outcome: Outcome, request: PerformanceResult, workload: Workload, at
         return {"energy": None, "joules_per_token": None}
     shape, layout = workload.shape or (1,), outcome.layout
     tokens = int(numpy.broadcast_to(workload.batch * workload.osl, shape)[at]) * layout.dp
-    energy = request.energy * layout.gpus / len(outcome.price.stages)
+    energy = request.energy * layout.num_gpus / len(outcome.price.stages)
     return {"energy": energy, "joules_per_token": energy * 1e-3 / tokens}
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from oplib.arithmetic import Amount
 from oplib.cost import Cost
@@ -12,7 +12,7 @@ from oplib.errors import InvalidInputError, OpListFormatError
 from oplib.kind import OpKind
 from oplib.params import Param, ParamValue
 from oplib.registry import kind, op_kinds
-from oplib.spelled import Spelled
+from oplib.spelled import Spelled, Term
 
 if TYPE_CHECKING:
     import sympy
@@ -20,6 +20,12 @@ if TYPE_CHECKING:
 __all__ = ["Op", "OpKind", "Param", "kind", "op_kinds"]
 
 Json = dict[str, Any]  # Any: an object decoded from JSON
+
+#: By parameter, dim or "weight_bytes": by the number of parts, how much is dealt in so many.
+Shards: TypeAlias = "Mapping[str, Mapping[int, sympy.Expr]]"
+
+PARALLEL = ("", "column", "row", "heads", "experts", "vocabulary", "split")
+COLLECTIVES = ("", "all_reduce", "all_gather", "joined")
 
 
 class Priced(Protocol):
@@ -36,6 +42,13 @@ class Op:
     FLOPs, bytes and `weight_bytes` are for one occurrence; `count` says how often it occurs in a phase. `params`
     may leave defaults out and are completed here; dims may be numbers. `layer` is the stack and the representative
     index, `model.layers.0`, and empty outside the stacks.
+
+    How it is split over tensor-parallel ranks: `parallel` is "" (each rank does all of it), "column" (output features),
+    "row" (input features), "heads", "experts", "vocabulary" (rows of a table) or "split" (whatever features its inputs
+    have). `shards` says of parameters, dims and "weight_bytes" how much of each is dealt in how many equal parts that
+    are never cut; the rest is on every rank. `collective` is what follows: "all_reduce" of partial sums, "all_gather",
+    "joined" where the partial sums go into the next op's all_reduce, or "" for nothing; `message` is the bytes of the
+    value it completes.
     """
 
     op: str
@@ -48,6 +61,10 @@ class Op:
     source: str = ""
     rewrites: tuple[str, ...] = ()
     layer: str = ""
+    parallel: str = ""
+    shards: Shards = field(default_factory=dict)
+    collective: str = ""
+    message: Amount = 0
     kind: OpKind = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -57,6 +74,12 @@ class Op:
                 f"{self.op} {self.name!r} has count {self.count} and weight_bytes "
                 f"{self.weight_bytes}.",
                 "Neither is negative.",
+            )
+        if self.parallel not in PARALLEL or self.collective not in COLLECTIVES:
+            raise InvalidInputError(
+                f"{self.op} {self.name!r} has parallel {self.parallel!r}, collective "
+                f"{self.collective!r}.",
+                f"Known: {', '.join(PARALLEL[1:])}; {', '.join(COLLECTIVES[1:])}; or empty.",
             )
         params = op_kind.validate(self.params, self.dims)
         object.__setattr__(self, "kind", op_kind)
@@ -154,6 +177,8 @@ class Op:
 
     def to_json(self) -> Json:
         """The OP object of an op list."""
+        from sympy import sympify
+
         from oplib.symbols import format_expr
 
         return {
@@ -170,6 +195,13 @@ class Op:
             "source": self.source,
             "rewrites": list(self.rewrites),
             "layer": self.layer,
+            "parallel": self.parallel,
+            "shards": {
+                name: {str(parts): format_expr(sympify(size)) for parts, size in dealt.items()}
+                for name, dealt in self.shards.items()
+            },
+            "collective": self.collective,
+            "message": format_expr(sympify(self.message)),
         }
 
     @classmethod
@@ -187,6 +219,10 @@ class Op:
                 source=_typed(data, "source", str, ""),
                 rewrites=_texts(data, "rewrites"),
                 layer=_typed(data, "layer", str, ""),
+                parallel=_typed(data, "parallel", str, ""),
+                shards=_shards(data),
+                collective=_typed(data, "collective", str, ""),
+                message=Term.read(data.get("message", 0)),
             )
         except OpListFormatError:
             raise
@@ -221,3 +257,15 @@ def _texts(data: Any, key: str) -> tuple[str, ...]:  # Any: decoded JSON
     if not all(isinstance(value, str) for value in values):
         raise OpListFormatError(f"Field {key!r} of an op is {values!r}.", "It takes texts.")
     return tuple(values)
+
+
+def _shards(data: Any) -> Shards:  # Any: decoded JSON
+    found: dict[str, Mapping[int, Any]] = {}  # Any: expressions
+    for name, dealt in _typed(data, "shards", dict, {}).items():
+        if not isinstance(dealt, dict) or not all(parts.isdecimal() for parts in dealt):
+            raise OpListFormatError(
+                f"Field 'shards' of an op has {name!r}: {dealt!r}.",
+                "It takes sizes by the number of parts.",
+            )
+        found[name] = Spelled.read({int(parts): size for parts, size in dealt.items()})
+    return found

@@ -40,17 +40,60 @@ _OPERATORS: dict[type[ast.operator], Callable[[Any, Any], Any]] = {  # Any: as a
 _ARGUMENTS = {"Min": (1, 64), "Max": (1, 64), "floor": (1, 1), "ceiling": (1, 1), "Mod": (2, 2)}
 
 
-class Spelled(Mapping[str, Any]):  # Any: sympy expressions
+Text: TypeAlias = str | int | float  # an expression as files have it
+
+
+class Term:
+    """One expression kept as text; whatever sympy does to it makes it a sympy expression."""
+
+    __slots__ = ("text",)
+
+    def __init__(self, text: Text) -> None:
+        self.text = text
+
+    @classmethod
+    def read(cls, text: Text) -> Amount:
+        """The term; an int where the text is one; OpListFormatError where it is no expression."""
+        if type(text) is int:
+            return text
+        dims = Spelled.read({"it": text})
+        return cls(text) if isinstance(dims, Spelled) else dims["it"]
+
+    def _sympy_(self) -> Any:  # Any: a sympy expression
+        from oplib.symbols import parse_expr
+
+        return parse_expr(self.text)
+
+    def __mul__(self, other: Amount) -> Amount:
+        return self._sympy_() * other
+
+    __rmul__ = __mul__
+
+    def __truediv__(self, other: Amount) -> Amount:
+        return self._sympy_() / other
+
+    def __eq__(self, other: object) -> bool:
+        same: bool = self._sympy_() == other
+        return same
+
+    def __hash__(self) -> int:
+        return hash(self._sympy_())
+
+    def __repr__(self) -> str:
+        return f"Term({self.text!r})"
+
+
+class Spelled(Mapping[Any, Any]):  # Any: names or numbers to sympy expressions
     """Dims by name, kept as texts: `at` evaluates them, indexing gives the sympy expression."""
 
     __slots__ = ("_expressions", "_nodes", "_texts")
 
-    def __init__(self, texts: Mapping[str, str | int | float], nodes: Mapping[str, Node]) -> None:
+    def __init__(self, texts: Mapping[Any, Text], nodes: Mapping[Any, Node]) -> None:
         self._texts, self._nodes = dict(texts), dict(nodes)
-        self._expressions: dict[str, Any] = {}
+        self._expressions: dict[Any, Any] = {}
 
     @classmethod
-    def read(cls, texts: Mapping[str, str | int | float]) -> Mapping[str, Any]:
+    def read(cls, texts: Mapping[Any, Text]) -> Mapping[Any, Any]:
         """The dims that `texts` spell; OpListFormatError where one is no expression."""
         try:
             return cls(texts, {name: _checked(text) for name, text in texts.items()})
@@ -75,7 +118,7 @@ class Spelled(Mapping[str, Any]):  # Any: sympy expressions
         spelled = " ".join(map(str, self._texts.values()))
         return frozenset(re.findall(r"\b[bsp]\b", spelled))
 
-    def __getitem__(self, name: str) -> Any:
+    def __getitem__(self, name: Any) -> Any:
         if name not in self._expressions:
             from oplib.symbols import parse_expr
 
@@ -85,7 +128,7 @@ class Spelled(Mapping[str, Any]):  # Any: sympy expressions
     def __contains__(self, name: object) -> bool:
         return name in self._texts
 
-    def __iter__(self) -> Iterator[str]:
+    def __iter__(self) -> Iterator[Any]:
         return iter(self._texts)
 
     def __len__(self) -> int:
@@ -132,7 +175,7 @@ def call(name: str, values: list[Amount], *, exact: bool) -> Amount:
     return {"floor": numpy.floor, "ceiling": numpy.ceil, "Mod": numpy.mod}[name](*values)
 
 
-def _checked(text: str | int | float) -> Node:
+def _checked(text: Text) -> Node:
     """The evaluator of a text that is beyond doubt; one of `_DOUBTS` for any other."""
     if isinstance(text, bool) or not isinstance(text, str | int | float):
         raise TypeError(text)

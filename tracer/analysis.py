@@ -23,13 +23,14 @@ from oplib.oplist import SCHEMA, OpList
 from oplib.symbols import B, P, evaluate, format_expr
 from perfdb.speed_of_light import speed_of_light
 from perfdb.systems import System, load_system
-from tracer import assemble, conserve, graphs, idle, notes, primitives, rewrite, triage
+from tracer import assemble, conserve, graphs, idle, notes, parallel, primitives, rewrite, triage
 from tracer.build import build_model, in_one_dtype, one_line, quiet_transformers
 from tracer.cache import ask_for_none
 from tracer.config_checks import max_positions
 from tracer.match import match
 from tracer.match.claim import Matched
 from tracer.match.flow import Flow, Role
+from tracer.parallel.plan import plan_of
 from tracer.passes import SIZES_OF_VALUES
 from tracer.provenance import is_ours, line_of
 from tracer.prune import Pruning, full_parameters, prune
@@ -282,7 +283,11 @@ def report(
         counted = _count(traced, matched, weights, unsupported, written)
         owned = {phase: set(m.owner) for phase, m in matched.items()}
         lowered = {phase: rewrite.lower(m, options.lowering) for phase, m in matched.items()}
-        phases = {phase: assemble.ops(m, weights) for phase, m in lowered.items()}
+        plan = plan_of(traced.model)
+        spreads = parallel.spreads({phase: m.flow for phase, m in lowered.items()}, plan)
+        phases = {
+            phase: assemble.ops(m, weights, spreads[phase]) for phase, m in lowered.items()
+        }
         op_list = OpList(lowering=options.lowering, phases=phases)
         lost_nothing = all(
             conserve.kept(m, owned[phase], written[phase], phases[phase])
@@ -302,6 +307,7 @@ def report(
             "what the model computes decides what runs, or how large it is, and the list is one of its cases: "
             + ", ".join(decided)
         )
+    found["notes"] += parallel.notes(spreads)
     found["checklist"] = []
     if options.with_graphs:
         found["graphs"] = [g for m in lowered.values() for g in graphs.describe(m)]
