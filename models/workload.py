@@ -29,8 +29,9 @@ class Workload:
             sizes = numpy.asarray(getattr(self, name))  # walks the record itself
             whole = numpy.issubdtype(sizes.dtype, numpy.integer)
             if not whole or not sizes.size or sizes.min() < least or sizes.max() > LARGEST:
+                wrong = sizes[(sizes < least) | (sizes > LARGEST)] if whole else sizes
                 raise InvalidInputError(
-                    f"{name} is {getattr(self, name)}.",
+                    f"{name} is {', '.join(map(str, wrong.ravel()[:5])) or 'empty'}.",
                     f"It takes whole numbers from {least} to 2**31.",
                 )
 

@@ -37,7 +37,7 @@ class RawColumns:
         column = self._column(name)
         try:
             coded = isinstance(column, Coded)
-            plain: Column = column.decode() if coded else column.to_numpy(zero_copy_only=False)
+            plain: Column = column.decode() if coded else _values(column)
             if plain.dtype.kind not in "if" or name in ("latency", "power", "spread"):
                 plain = plain.astype(numpy.float64)
         except (TypeError, ValueError) as error:
@@ -124,12 +124,25 @@ def _read_csv(path: Path, wanted: list[str] | None) -> tuple[pyarrow.Table, list
     return table.select(kept), table.column_names
 
 
+def _values(column: Any) -> Column:  # Any: an array of pyarrow, which has no types
+    """The array, which has no nulls, as numpy's. pyarrow's own conversion loads pandas where that is installed, which
+    takes longer than reading a table."""
+    from pyarrow import types
+
+    if types.is_integer(column.type) or types.is_floating(column.type):
+        numbers: Column = numpy.from_dlpack(column)
+        return numbers
+    texts = numpy.empty(len(column), dtype=bool if types.is_boolean(column.type) else object)
+    texts[:] = column.to_pylist()
+    return texts
+
+
 def _encode(column: Any) -> Coded:  # Any: an array of pyarrow, which has no types
     import pyarrow
 
     encoded = column if isinstance(column, pyarrow.DictionaryArray) else column.dictionary_encode()
-    values = encoded.dictionary.to_numpy(zero_copy_only=False)
+    values = _values(encoded.dictionary)
     order = numpy.argsort(values, kind="stable")
     place = numpy.empty(len(order), dtype=numpy.int32)
     place[order] = numpy.arange(len(order), dtype=numpy.int32)
-    return Coded(values=values[order], codes=place[encoded.indices.to_numpy()])
+    return Coded(values=values[order], codes=place[_values(encoded.indices)])
