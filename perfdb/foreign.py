@@ -7,9 +7,11 @@ Ours is `perfdb/data/<system>/<backend>/<version>/<stem>.txt`; the package's has
 from __future__ import annotations
 
 import importlib.util
+import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from oplib.errors import (
@@ -179,12 +181,22 @@ def _by_closeness(found: Mapping[str, Path], wanted: str) -> list[str]:
 
 
 def _scan(folder: Path, system: str) -> tuple[tuple[str, str, Path], ...]:
+    """Backend, version and path of each table of a system, sorted by path."""
+    if PACKAGE in folder.parts:  # an installed package stays as it is
+        return _scan_once(folder, system)
+    return _walk(folder, system)
+
+
+def _walk(folder: Path, system: str) -> tuple[tuple[str, str, Path], ...]:
     found = []
-    for pattern in ("*/*/*", "*/*/*/*"):
-        for path in sorted((folder / system).glob(pattern)):
-            if path.suffix in _ENDINGS:
-                found.append((path.parts[-3], path.parts[-2], path))
-    return tuple(found)
+    for root, _, names in os.walk(folder / system):
+        parts = root[len(str(folder)) + 1 :].split(os.sep)
+        if len(parts) in (3, 4):
+            found += [(root, name, *parts[-2:]) for name in names if name.endswith(_ENDINGS)]
+    return tuple((*key, Path(root, name)) for root, name, *key in sorted(found))
+
+
+_scan_once = cache(_walk)
 
 
 def _locations(folder: Path, system: str, root: int = 0) -> Iterator[Location]:
@@ -209,13 +221,3 @@ def _no_table(
         f"No table {' or '.join(stems)} of {system}/{backend}/{version}, so {kind.name} has no measurements there.",
         f"There are: {', '.join(there) or 'none of this op'}.",
     )
-
-
-def releases(system: str, data: Path | None = None) -> dict[str, list[str]]:
-    """Backends with tables of a system, and the versions of each, oldest first."""
-    folder = data or data_folder()
-    found: dict[str, set[str]] = {}
-    for suffix in ("parquet", "txt"):
-        for path in folder.glob(f"{system}/**/*_perf.{suffix}"):
-            found.setdefault(path.parts[-3], set()).add(path.parts[-2])
-    return {backend: sorted(found[backend], key=_release) for backend in sorted(found)}
