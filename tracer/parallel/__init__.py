@@ -6,32 +6,40 @@ from collections.abc import Iterator, Mapping
 
 from tracer.match.flow import Flow
 from tracer.parallel.plan import Plan
-from tracer.parallel.spread import Spread
+from tracer.parallel.spread import Place, Spread
 
 
 def spreads(flows: Mapping[str, Flow], plan: Plan) -> dict[str, Spread]:
     """How the values of each phase lie on ranks. The phases share their weights, so what one needs whole all have."""
-    kept: frozenset[str] = frozenset()
+    found: dict[str, Spread] = {}
+    kept: set[Place] = set()
     while True:
-        found = {phase: Spread(flow, plan, kept) for phase, flow in flows.items()}
+        for phase, flow in flows.items():
+            if phase not in found or not kept <= found[phase].kept:
+                found[phase] = Spread(flow, plan, kept)
+                kept |= {place for place, way in _ways(found[phase]).items() if not way}
         ways = [_ways(spread) for spread in found.values()]
         differ = {
-            module
-            for module in set().union(*ways)
-            if len({way[module] for way in ways if module in way}) > 1
+            place
+            for place in set().union(*ways)
+            if len({way[place] for way in ways if place in way}) > 1
         }
-        if differ <= kept:
+        if differ <= kept and all(kept <= spread.kept | _whole(spread) for spread in found.values()):
             return found
         kept |= differ
 
 
-def _ways(spread: Spread) -> dict[str, tuple[str, ...]]:
-    """How each linear layer is split, by its module."""
-    found: dict[str, tuple[str, ...]] = {}
-    for node in spread.linears:
-        module = spread.module(node)
-        found[module] = (*found.get(module, ()), f"{spread.way(node)} {spread.portions(node)}")
-    return found
+def _ways(spread: Spread) -> dict[Place, str]:
+    """How each linear layer is split; empty where it is not."""
+    return {
+        spread.places[node]: way and f"{way} {spread.portions(node)}"
+        for node in spread.linears
+        for way in [spread.way(node)]
+    }
+
+
+def _whole(spread: Spread) -> set[Place]:
+    return {place for place, way in _ways(spread).items() if not way}
 
 
 def notes(found: Mapping[str, Spread]) -> list[str]:

@@ -22,32 +22,28 @@ def product(spread: Spread, node: fx.Node) -> State:
     form = weight_form(spread.flow, node)
     if form is None:
         return _of_two(spread, node)
-    x_at, _, _, stored_by_row = form
-    return _linear(spread, node, node.args[x_at], transposed=form[0] > form[1] and not stored_by_row)
-
-
-def _linear(spread: Spread, node: fx.Node, x: fx.Node, *, transposed: bool) -> State:
+    x = node.args[form[0]]
     state = spread.of(x)
     if isinstance(state, Partial):
         spread.reduce(x, node)
         state = None
-    if transposed:
-        return None if state is None else spread.blame(state, node)
-    last = len(shape(x)) - 1
+    made = spread.feature_axis[node]
+    summed = len(shape(x)) - 1 if made == len(shape(node)) - 1 else len(shape(x)) - 2
     if isinstance(state, Split):
-        if state.axis == last:
+        if state.axis == summed:
             spread.rows[node] = state
             return Partial((node,), state.sources)
+        if summed != len(shape(x)) - 1:
+            return spread.blame(state, node)
         spread.batches[node] = ("m", state)
         return state
     if spread.takes_slice(node):
-        width = shape(x)[-1]
-        spread.rows[node] = Split(last, (Piece(width, width),))
+        width = shape(x)[summed]
+        spread.rows[node] = Split(summed, (Piece(width, width),))
         return Partial((node,))
-    if node in spread.columns:
-        width = shape(node)[-1]
-        made = Split(len(shape(node)) - 1, (Piece(width, width, ((node, 0, width),)),))
-        return None if node in spread.gathered else made
+    if node in spread.columns and node not in spread.gathered:
+        width = spread.features(node)
+        return Split(made, (Piece(width, width, ((node, 0, width),)),))
     return None
 
 

@@ -74,7 +74,12 @@ def apply(spread: Spread, node: fx.Node) -> States:
 
 def shape(node: Any) -> tuple[int, ...]:
     """The sizes of a node's tensor at the traced workload."""
-    return tuple(d if isinstance(d, int) else int(d.node.hint) for d in node.meta["val"].shape)
+    found: tuple[int, ...] | None = node.meta.get("sizes")
+    if found is None:
+        made = node.meta["val"].shape
+        found = tuple(d if isinstance(d, int) else int(d.node.hint) for d in made)
+        node.meta["sizes"] = found
+    return found
 
 
 def whole(spread: Spread, node: fx.Node) -> State:
@@ -220,7 +225,10 @@ def _section(
     spread: Spread, node: fx.Node, state: Split, start: int, stop: int, length: int
 ) -> State:
     found = section(state, start, stop, length)
-    return spread.blame(state, node) if found is None else spread.unless_whole(found)
+    if found is None:
+        return spread.blame(state, node)
+    spread.constrain(found)
+    return spread.unless_whole(found)
 
 
 @rule("select")
@@ -320,7 +328,7 @@ def _concatenated(
     grains = {length // s.size for s, length in zip(states, lengths, strict=True) if isinstance(s, Split)}  # fmt: skip
     if any(s.outer > 1 for s in splits):
         return spread.blame_all(splits, node)
-    grain = min(grains)
+    grain = math.gcd(*grains)
     pieces: list[Piece] = []
     for state, length in zip(states, lengths, strict=True):
         if isinstance(state, Split):
