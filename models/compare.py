@@ -57,7 +57,7 @@ def frontier(reports: Sequence[Report]) -> set[int]:
     and in tokens/s per GPU both."""
     lengths: dict[tuple[int, ...], list[tuple[float, float, int]]] = {}
     for place, report in enumerate(reports):
-        if report["tokens_per_s_per_user"] is not None and report["memory"]["fits"]:
+        if report["tokens_per_s_per_user"] is not None and report["memory"]["fits"] is not False:
             key = tuple(report["workload"][name] for name in ("isl", "osl", "prefix"))
             rates = (report["tokens_per_s_per_user"], report["tokens_per_s_per_gpu"], place)
             lengths.setdefault(key, []).append(rates)

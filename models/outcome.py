@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy
 
 from models.layout import Layout
-from models.memory import Memory, memory_of
+from models.memory import USABLE, Footprint, footprint
 from models.pricing import OpPrice, PhasePrice, Price, price
 from models.roofline import Position, position
+from models.sharding import shard
 from models.source import Source
 from models.workload import Workload
 from oplib.oplist import PHASES, OpList
 from perfdb.arrays import Floats
 from perfdb.database import PerfDatabase
 from perfdb.performance import ORIGINS, PerformanceArray, PerformanceResult
+from perfdb.systems import System
 
 SCHEMA = 1
 Json = dict[str, Any]  # Any: an object that becomes JSON
@@ -31,7 +33,7 @@ class Outcome:
     db: PerfDatabase
     layout: Layout
     price: Price
-    memory: Memory
+    footprint: Footprint | None  # None where only an op list was saved
 
     @property
     def per_gpu(self) -> Floats:
@@ -50,7 +52,7 @@ def run(
             db=db,
             layout=layout,
             price=price(stages_of(source, layout), db, workload),
-            memory=memory_of(source, layout, workload, db.system),
+            footprint=footprint_of(source, layout, db.system),
         )
         for layout in layouts
     ]
@@ -58,11 +60,14 @@ def run(
 
 def stages_of(source: Source, layout: Layout) -> tuple[OpList, ...]:
     """The op list of a rank of each pipeline stage."""
-    if layout == Layout():
-        return (source.op_list,)
-    from models.sharding import shard  # loads sympy, which a single GPU does without
-
     return shard(source.op_list, layout, source.layers)
+
+
+def footprint_of(source: Source, layout: Layout, system: System) -> Footprint | None:
+    """The memory of a rank; None where the report does not say what its cache and its passes hold."""
+    if not {"layers", "kv_cache", "activations"} <= source.report.keys():
+        return None
+    return footprint(source.report, layout, system=system)
 
 
 def reports(outcome: Outcome) -> Iterator[Json]:
@@ -104,7 +109,7 @@ def reports(outcome: Outcome) -> Iterator[Json]:
             "uncertainty": request.uncertainty,
             "origin": request.origin,
             "origins": _mixed(phases, int(steps)),
-            "memory": outcome.memory.at(place),
+            "memory": _memory(outcome, workload.at(at if workload.shape else ())),
             "phases": phases,
             "ops": ops,
             "notes": notes(outcome, ops),
@@ -180,6 +185,28 @@ def _phase(total: PerformanceResult, rows: Sequence[_Rows], place: int) -> Json:
         "energy_of_known_ops": sum(known) if known else None,
         "origins": {origin: share for origin, share in shares.items() if share},
         "ops": ops,
+    }
+
+
+def _memory(outcome: Outcome, at: Mapping[str, int]) -> Json:
+    """Once the last token is there, the context pass in one piece. Of a lone op list only the weights are known."""
+    if outcome.footprint is not None:
+        end = at["prefix"] + at["osl"] - 1
+        return dict(outcome.footprint.at(b=at["batch"], s=at["isl"], p=end).to_json())
+    weights = max(
+        sum(op.get_weights() for op in ops.ops("context"))
+        for ops in stages_of(outcome.source, outcome.layout)
+    )
+    capacity = int(outcome.db.system.memory_capacity.base * USABLE)
+    unknown = ("kv_cache", "activations", "buffers", "total")
+    return {
+        "weights": weights,
+        **dict.fromkeys(unknown),
+        "capacity": capacity,
+        "fits": None if weights <= capacity else False,
+        "verdict": "the weights alone do not fit"
+        if weights > capacity
+        else "unknown: an op list has no cache",
     }
 
 

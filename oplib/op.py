@@ -12,7 +12,7 @@ from oplib.errors import InvalidInputError, OpListFormatError
 from oplib.kind import OpKind
 from oplib.params import Param, ParamValue
 from oplib.registry import kind, op_kinds
-from oplib.spelled import Spelled, Term
+from oplib.spelled import Spelled, Term, of
 
 if TYPE_CHECKING:
     import sympy
@@ -84,10 +84,7 @@ class Op:
         params = op_kind.validate(self.params, self.dims)
         object.__setattr__(self, "kind", op_kind)
         object.__setattr__(self, "params", params)
-        if not isinstance(self.dims, Spelled):
-            from sympy import sympify
-
-            object.__setattr__(self, "dims", {k: sympify(v) for k, v in self.dims.items()})
+        object.__setattr__(self, "dims", of(self.dims))
 
     @property
     def flops(self) -> sympy.Expr:

@@ -37,6 +37,12 @@ _OPERATORS: dict[type[ast.operator], Callable[[Any, Any], Any]] = {  # Any: as a
     ast.Sub: operator.sub,
     ast.Mult: operator.mul,
 }
+_SIGNS: dict[str, Callable[[Any, Any], Any]] = {
+    "+": operator.add,
+    "-": operator.sub,
+    "*": operator.mul,
+    "/": operator.truediv,
+}
 _ARGUMENTS = {"Min": (1, 64), "Max": (1, 64), "floor": (1, 1), "ceiling": (1, 1), "Mod": (2, 2)}
 
 
@@ -44,98 +50,172 @@ Text: TypeAlias = str | int | float  # an expression as files have it
 
 
 class Term:
-    """One expression kept as text; whatever sympy does to it makes it a sympy expression."""
+    """One expression: its text, and how its value follows from b, s and p. Sums, products and quotients with numbers
+    and other terms are terms; with a sympy expression they are sympy's."""
 
-    __slots__ = ("text",)
+    __slots__ = ("node", "text")
 
-    def __init__(self, text: Text) -> None:
-        self.text = text
+    def __init__(self, text: Text, node: Node) -> None:
+        self.text, self.node = text, node
 
     @classmethod
     def read(cls, text: Text) -> Amount:
-        """The term; an int where the text is one; OpListFormatError where it is no expression."""
-        if type(text) is int:
+        """The expression of a text: a term, or what sympy makes of it where it is not plain; numbers stay numbers."""
+        if isinstance(text, int | float) and not isinstance(text, bool) and math.isfinite(text):
             return text
-        dims = Spelled.read({"it": text})
-        return cls(text) if isinstance(dims, Spelled) else dims["it"]
+        try:
+            return cls(text, _checked(text))
+        except _DOUBTS:
+            from oplib.symbols import parse_expr
 
-    def _sympy_(self) -> Any:  # Any: a sympy expression
+            return parse_expr(text)
+
+    @property
+    def _sympy(self) -> Any:  # Any: a sympy expression
         from oplib.symbols import parse_expr
 
         return parse_expr(self.text)
 
-    def __mul__(self, other: Amount) -> Amount:
-        return self._sympy_() * other
+    def _sympy_(self) -> Any:  # Any: as above; sympy asks for it under this name
+        return self._sympy
 
-    __rmul__ = __mul__
+    def _join(self, other: Amount, sign: str, *, turned: bool = False) -> Amount:
+        mine: tuple[str, Node] = (str(self.text), self.node)
+        if isinstance(other, Term):
+            theirs = (str(other.text), other.node)
+        elif isinstance(other, int | float | Fraction):
+            theirs = (str(other), _constant(other))
+        else:
+            function = _SIGNS[sign]
+            return function(other, self._sympy) if turned else function(self._sympy, other)
+        left, right = (theirs, mine) if turned else (mine, theirs)
+        node = (
+            _divide(left[1], right[1]) if sign == "/" else _apply(_SIGNS[sign], left[1], right[1])
+        )
+        return Term(f"({left[0]}){sign}({right[0]})", node)
+
+    def __add__(self, other: Amount) -> Amount:
+        return self._join(other, "+")
+
+    def __radd__(self, other: Amount) -> Amount:
+        return self._join(other, "+", turned=True)
+
+    def __sub__(self, other: Amount) -> Amount:
+        return self._join(other, "-")
+
+    def __rsub__(self, other: Amount) -> Amount:
+        return self._join(other, "-", turned=True)
+
+    def __mul__(self, other: Amount) -> Amount:
+        return self._join(other, "*")
+
+    def __rmul__(self, other: Amount) -> Amount:
+        return self._join(other, "*", turned=True)
 
     def __truediv__(self, other: Amount) -> Amount:
-        return self._sympy_() / other
+        return self._join(other, "/")
 
     def __eq__(self, other: object) -> bool:
-        same: bool = self._sympy_() == other
+        if isinstance(other, Term) and other.text == self.text:
+            return True
+        same: bool = self._sympy == (other._sympy if isinstance(other, Term) else other)
         return same
 
     def __hash__(self) -> int:
-        return hash(self._sympy_())
+        return hash(self._sympy)
 
     def __repr__(self) -> str:
         return f"Term({self.text!r})"
 
 
 class Spelled(Mapping[Any, Any]):  # Any: names or numbers to sympy expressions
-    """Dims by name, kept as texts: `at` evaluates them, indexing gives the sympy expression."""
+    """Terms by name: `at` evaluates them, `terms` hands them out, indexing gives the sympy expression."""
 
-    __slots__ = ("_expressions", "_nodes", "_texts")
+    __slots__ = ("_expressions", "_terms")
 
-    def __init__(self, texts: Mapping[Any, Text], nodes: Mapping[Any, Node]) -> None:
-        self._texts, self._nodes = dict(texts), dict(nodes)
+    def __init__(self, terms: Mapping[Any, Amount]) -> None:
+        self._terms = dict(terms)
         self._expressions: dict[Any, Any] = {}
 
     @classmethod
     def read(cls, texts: Mapping[Any, Text]) -> Mapping[Any, Any]:
-        """The dims that `texts` spell; OpListFormatError where one is no expression."""
-        try:
-            return cls(texts, {name: _checked(text) for name, text in texts.items()})
-        except _DOUBTS:
-            from oplib.symbols import parse_expr
+        """The expressions that `texts` spell; OpListFormatError where one is none."""
+        return of({name: Term.read(text) for name, text in texts.items()})
 
-            return {name: parse_expr(text) for name, text in texts.items()}
+    @property
+    def terms(self) -> Mapping[Any, Amount]:
+        """The terms, numbers as such."""
+        return self._terms
 
-    def at(self, *, b: Amount, s: Amount, p: Amount) -> dict[str, Amount]:
+    def at(self, *, b: Amount, s: Amount, p: Amount) -> dict[Any, Amount]:
         """The values at a workload, as `oplib.symbols.evaluate` gives them."""
-        at = {"b": b, "s": s, "p": p}
-        exact = all(isinstance(number, int | float) for number in at.values())
-        if not exact:
-            import numpy
-
-            at = {name: numpy.asarray(number, dtype=float) for name, number in at.items()}
-        return {name: plain(node(at, exact)) for name, node in self._nodes.items()}
+        at, exact = _workload(b, s, p)
+        return {
+            name: plain(term.node(at, exact)) if isinstance(term, Term) else term
+            for name, term in self._terms.items()
+        }
 
     @property
     def symbols(self) -> frozenset[str]:
         """Those of b, s and p that occur."""
-        spelled = " ".join(map(str, self._texts.values()))
-        return frozenset(re.findall(r"\b[bsp]\b", spelled))
+        texts = (str(term.text) for term in self._terms.values() if isinstance(term, Term))
+        return frozenset(re.findall(r"\b[bsp]\b", " ".join(texts)))
 
     def __getitem__(self, name: Any) -> Any:
         if name not in self._expressions:
-            from oplib.symbols import parse_expr
+            from sympy import sympify
 
-            self._expressions[name] = parse_expr(self._texts[name])
+            self._expressions[name] = sympify(self._terms[name])
         return self._expressions[name]
 
     def __contains__(self, name: object) -> bool:
-        return name in self._texts
+        return name in self._terms
 
     def __iter__(self) -> Iterator[Any]:
-        return iter(self._texts)
+        return iter(self._terms)
 
     def __len__(self) -> int:
-        return len(self._texts)
+        return len(self._terms)
 
     def __repr__(self) -> str:
-        return f"Spelled({self._texts!r})"
+        return f"Spelled({self._terms!r})"
+
+
+def of(terms: Mapping[Any, Amount]) -> Mapping[Any, Any]:
+    """Expressions by name: `Spelled` where all are terms or numbers, else sympy's."""
+    if isinstance(terms, Spelled):
+        return terms
+    if all(type(term) in (Term, int, float) for term in terms.values()):
+        return Spelled(terms)
+    from sympy import sympify
+
+    return {name: sympify(term) for name, term in terms.items()}
+
+
+def light(expressions: Mapping[Any, Any]) -> Mapping[Any, Amount]:
+    """The expressions to compute with: terms where they are known, which need no sympy."""
+    return expressions.terms if isinstance(expressions, Spelled) else expressions
+
+
+def value_of(expression: Amount, *, b: Amount, s: Amount, p: Amount) -> Amount:
+    """The value of a term, a number or a sympy expression at a workload."""
+    if isinstance(expression, Term):
+        return plain(expression.node(*_workload(b, s, p)))
+    if isinstance(expression, int | float | Fraction):
+        return plain(expression)
+    from oplib.symbols import evaluate
+
+    return evaluate(expression, b=b, s=s, p=p)
+
+
+def _workload(b: Amount, s: Amount, p: Amount) -> tuple[dict[str, Amount], bool]:
+    """The values of the symbols, and whether they are numbers, which are computed with exactly."""
+    at = {"b": b, "s": s, "p": p}
+    if all(isinstance(number, int | float) for number in at.values()):
+        return at, True
+    import numpy
+
+    return {name: numpy.asarray(number, dtype=float) for name, number in at.items()}, False
 
 
 def plain(value: Amount) -> Amount:
@@ -220,15 +300,22 @@ def _binary(sign: ast.operator, left: Node, right: Node) -> Node:
     if isinstance(sign, ast.Pow):
         return lambda at, exact: power(left(at, exact), plain(right(at, exact)), exact=exact)
     if isinstance(sign, ast.Div):
-        return lambda at, exact: (
-            _quotient(left(at, exact), right(at, exact))
-            if exact
-            else left(at, exact) / right(at, exact)
-        )
-    function = _OPERATORS.get(type(sign))
-    if function is None:
+        return _divide(left, right)
+    if type(sign) not in _OPERATORS:
         raise ValueError(type(sign).__name__)
+    return _apply(_OPERATORS[type(sign)], left, right)
+
+
+def _apply(function: Callable[[Any, Any], Any], left: Node, right: Node) -> Node:
     return lambda at, exact: function(left(at, exact), right(at, exact))
+
+
+def _divide(left: Node, right: Node) -> Node:
+    return lambda at, exact: (
+        _quotient(left(at, exact), right(at, exact))
+        if exact
+        else left(at, exact) / right(at, exact)
+    )
 
 
 def _quotient(left: Amount, right: Amount) -> Amount:

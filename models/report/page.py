@@ -14,7 +14,6 @@ from models.outcome import Outcome, reports, run
 from models.report import plots
 from models.report.words import (
     PHASES,
-    fit_words,
     layout_words,
     machine_words,
     memory_words,
@@ -126,7 +125,7 @@ def _cards(report: Report) -> str:
         ),
     ]
     memory = report["memory"]
-    style = "" if memory["fits"] else "bad"
+    style = "bad" if memory["fits"] is False else ""
     cards.append(_box(scaled(memory["total"], "B"), "memory per GPU", memory_words(memory), style))
     if report["joules_per_token"] is not None:
         cards.append(_box(f"{report['joules_per_token']:.3g} J", "energy per token", ""))
@@ -226,7 +225,7 @@ def _sweep_row(report: Report, best: bool) -> str:
         ("n", "-" if user is None else f"{user:.1f}"),
         ("n", f"{report['uncertainty']:.0%}"),
         ("n", f"{table_share(report):.0%}"),
-        ("" if report["memory"]["fits"] else "bad", fit_words(report["memory"])),
+        ("bad" if report["memory"]["fits"] is False else "", report["memory"]["verdict"]),
         style="best" if best else "",
     )
 
@@ -245,7 +244,7 @@ def _versus(first: Report, second: Report, changed: Sequence[Mapping[str, Any]])
         values = (("n", "-" if value is None else f"{value:.4g}") for value in (one, other))
         rows.append(_row(("", label), *values, ("n", ratio)))
     rows.append(
-        _row(("", "memory"), *(("n", fit_words(r["memory"])) for r in (first, second)), ("", ""))
+        _row(("", "memory"), *(("n", r["memory"]["verdict"]) for r in (first, second)), ("", ""))
     )
     runs = "".join(
         f"<li>{label}: {escape(model_name(r))}, {escape(machine_words(r))}, {escape(workload_words(r))}</li>"

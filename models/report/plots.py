@@ -113,7 +113,7 @@ def batch_curve(reports: Sequence[Report]) -> str:
         body.append(axes.line([(r["workload"]["batch"], r[key]) for r in mine], style))
         for report in mine:
             batch, ms = report["workload"]["batch"], report[key]
-            fits = report["memory"]["fits"]
+            fits = report["memory"]["fits"] is not False
             said = f"batch {batch}: {label} {duration(ms)}{'' if fits else ', does not fit'}"
             body.append(axes.dot(batch, ms, style + ("" if fits else " hollow"), said, radius=3.5))
         first = mine[0]
@@ -136,7 +136,7 @@ def pareto(reports: Sequence[Report]) -> str:
         body.append(axes.line(mine, "best"))
     for report in shown:
         colour = f"c{layouts.index(layout_words(report)) % COLOURS}"
-        fits = report["memory"]["fits"]
+        fits = report["memory"]["fits"] is not False
         x, y = _rates(report)
         lengths = ", ".join(f"{k} {v}" for k, v in report["workload"].items())
         said = f"{layout_words(report)}, {lengths}: {y:.4g} per GPU, {x:.4g} per user"

@@ -13,7 +13,6 @@ from models.compare import by_kind, frontier
 from models.report.words import (
     PHASES,
     SHORT_ORIGINS,
-    fit_words,
     layout_words,
     machine_words,
     memory_words,
@@ -64,7 +63,7 @@ def _totals(report: Report, console: Console) -> None:
     table.add_row(
         "memory",
         scaled(memory["total"], "B"),
-        Text(fit_words(memory), "" if memory["fits"] else "bold red"),
+        Text(memory["verdict"], "bold red" if memory["fits"] is False else ""),
     )
     table.add_row("", "", memory_words(memory))
     table.add_row("energy", _energy_words(report), "")
@@ -170,7 +169,6 @@ def render_sweep(reports: Sequence[Report], console: Console) -> None:
 
 def _run_cells(report: Report, best: bool) -> list[str]:
     workload, user = report["workload"], report["tokens_per_s_per_user"]
-    over = report["memory"]["total"] - report["memory"]["capacity"]
     return [
         "*" if best else "",
         layout_words(report),
@@ -181,10 +179,15 @@ def _run_cells(report: Report, best: bool) -> list[str]:
         duration(report["tpot_ms"]),
         f"{report['tokens_per_s_per_gpu']:.1f}",
         "-" if user is None else f"{user:.1f}",
-        scaled(report["memory"]["total"], "B")
-        if report["memory"]["fits"]
-        else f"+{over / 2**30:.1f} GiB!",
+        _memory_cell(report["memory"]),
     ]
+
+
+def _memory_cell(memory: Mapping[str, Any]) -> str:
+    """The bytes, or how many too many."""
+    if memory["fits"] is False and memory["total"] is not None:
+        return f"+{(memory['total'] - memory['capacity']) / 2**30:.1f} GiB!"
+    return "too much!" if memory["fits"] is False else scaled(memory["total"], "B")
 
 
 def render_versus(
@@ -210,7 +213,7 @@ def render_versus(
         table.add_row(label, *cells, ratio)
     console.print(table)
     for label, report in (("first", first), ("second", second)):
-        line(console, f"{label:8}memory {fit_words(report['memory'])}")
+        line(console, f"{label:8}memory {report['memory']['verdict']}")
     _differences("What makes the difference, by kind, ms of a request", by_kind(found), console)
     _differences("and by op", list(found), console)
 

@@ -41,17 +41,14 @@ def workload_words(report: Report) -> str:
 
 def memory_words(memory: Mapping[str, Any]) -> str:
     """`65.5 GB weights, 18.2 GB KV cache, ...`."""
-    labels = {"weights": "weights", "kv_cache": "KV cache", "activations": "activations"}
+    labels = {
+        "weights": "weights",
+        "kv_cache": "KV cache",
+        "activations": "activations",
+        "buffers": "buffers",
+    }
     parts = {label: memory[part] for part, label in labels.items() if memory[part] is not None}
     return ", ".join(f"{scaled(size, 'B')} {label}" for label, size in parts.items())
-
-
-def fit_words(memory: Mapping[str, Any]) -> str:
-    """Whether it fits, and by how much."""
-    free = memory["capacity"] - memory["total"]
-    if memory["fits"]:
-        return f"fits, {free / 2**30:.1f} GiB free"
-    return f"does not fit by {-free / 2**30:.1f} GiB"
 
 
 def origin_words(origins: Mapping[str, float], *, short: bool = False) -> str:
