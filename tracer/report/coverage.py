@@ -7,8 +7,9 @@ from typing import Any
 
 from rich.console import Console
 
-from tracer.report.console import columns, cut, heading, line, plain_table
-from tracer.report.view import duration, phase_workload, short_params
+from oplib.console import columns, cut, heading, line, plain_table
+from oplib.wording import duration, short_params
+from tracer.report.view import phase_workload
 
 Report = Mapping[str, Any]  # the object that `trace-model --json` prints
 _MOST = 12  # groups of missing points that are printed
