@@ -310,9 +310,7 @@ def report(
     with clock.measure("match"):
         found = _describe(traced, options, weights, system, op_list, unsupported)
         found["kv_cache"] = held.kv_cache(traced, spreads)
-        found["activations"] = live.activations(
-            lowered, spreads, as_written=options.lowering == "eager"
-        )
+        found["activations"] = live.activations(lowered, spreads)
     clock.seconds["total"] = sum(clock.seconds.values())
     found |= {"conservation": conservation, "rewrites": fired}
     if not conservation["exact"]:

@@ -2,8 +2,8 @@
 
 A value lives from the node that makes it to the last node that reads it, through views or in place. Values within one
 op or one fused cluster are never stored. Parameters, the cache that is given and the cache that is left are not
-activations, nor under `torch` and `serving` are masks and positions, which kernels make on the fly. Experts store
-what they route: the tokens of each (token, expert) pair, what lies between the two products, and their results.
+activations, nor are masks and positions, which kernels make on the fly. Experts store what they route: the tokens of
+each (token, expert) pair, what lies between the two products, and their results.
 """
 
 from __future__ import annotations
@@ -46,17 +46,13 @@ class Value:
     inner: sympy.Expr = sympy.S.Zero
 
 
-def activations(
-    lowered: Mapping[str, Matched], spreads: Mapping[str, Spread], *, as_written: bool = False
-) -> Json:
+def activations(lowered: Mapping[str, Matched], spreads: Mapping[str, Spread]) -> Json:
     """For each phase, the bytes alive at its fullest moments, of which there may be several."""
-    return {
-        phase: _peaks(matched, spreads[phase], as_written) for phase, matched in lowered.items()
-    }
+    return {phase: _peaks(matched, spreads[phase]) for phase, matched in lowered.items()}
 
 
-def _peaks(matched: Matched, spread: Spread, as_written: bool) -> Json:
-    values = list(stored(matched, as_written=as_written))
+def _peaks(matched: Matched, spread: Spread) -> Json:
+    values = list(stored(matched))
     points = _CONTEXT if matched.flow.trace.phase == "context" else _GENERATION
     moments = sorted(set(_fullest(values, points)))
     peaks = [_moment(matched, spread, values, at) for at in moments]
@@ -70,8 +66,8 @@ def _all_bytes(peak: Json) -> sympy.Expr:
     return peak["bytes"] + sum(peak["experts"].values())
 
 
-def stored(matched: Matched, *, as_written: bool = False) -> Iterator[Value]:
-    """The values that a phase stores. As written, masks, positions and casts of parameters are among them."""
+def stored(matched: Matched) -> Iterator[Value]:
+    """The values that a phase stores, under the lowering of its claims."""
     flow, owner = matched.flow, matched.owner
     order = {n: i for i, n in enumerate(flow.nodes)}
     kept = {flow.root(v) for v in flow.trace.graph.output_node().args[0][1:]}
@@ -81,7 +77,7 @@ def stored(matched: Matched, *, as_written: bool = False) -> Iterator[Value]:
     for root, nodes in memory.items():
         if root.op != "call_function" or root in kept or root not in order:
             continue
-        if not as_written and not _is_data(matched, owner, nodes):
+        if not _is_data(matched, owner, nodes):
             continue
         readers = {u for n in nodes for u in flow.users[n]}.difference(nodes)
         claims = {owner[n] for n in nodes if n in owner}
