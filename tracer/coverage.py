@@ -73,7 +73,8 @@ def check(report: Json, db: PerfDatabase) -> Json:
         workloads = envelope.workloads(phase)
         for op in ops:
             asked = ask(op, db, workloads, at)
-            _collect(op, f"{phase} {op.layer} {op.name}", asked, db, lacking)
+            label = " ".join(part for part in (phase, op.layer, op.name) if part)
+            _collect(op, label, asked, db, lacking)
             rows.append(_row(op, phase, asked, db, at))
     missing = sorted(lacking.values(), key=lambda p: (-p.case.bound_ms, p.case.case_id))
     return {
@@ -86,7 +87,7 @@ def check(report: Json, db: PerfDatabase) -> Json:
         "phases": {phase: _total(rows, phase) for phase in op_list.phases},
         "ops": rows,
         "unmeasured_kinds": _unmeasured(op_list, db, rows),
-        "missing": [_missing(point) for point in missing],
+        "missing": [_missing(point, db) for point in missing],
         "notes": [*db.notes, *_too_fast(rows)],
     }
 
@@ -99,9 +100,14 @@ def situation(report: Json) -> str:
 
 
 def plan(report: Json) -> Plan:
-    """The cases that, once measured, make an S2 report S1: the longest first."""
+    """The cases that, once measured, make an S2 report S1: the longest first.
+
+    Left out is what the GPU's memory does not hold, which only the report's own workload asks for.
+    """
     found = report["coverage"]
-    cases = [Case.from_json({k: item[k] for k in _CASE}) for item in found["missing"]]
+    cases = [
+        Case.from_json({k: item[k] for k in _CASE}) for item in found["missing"] if item["fits"]
+    ]
     where = {name: found[name] for name in ("system", "backend", "version")}
     return Plan(model=report["model"], cases=tuple(cases), **where)
 
@@ -190,9 +196,14 @@ def _collect(
         lacking[key].needed_by[label] = None
 
 
-def _missing(point: Point) -> Json:
+def _missing(point: Point, db: PerfDatabase) -> Json:
     case = replace(point.case, needed_by=tuple(point.needed_by))
-    return {**case.to_json(), "coverage": point.coverage, "nearest": point.nearest}
+    return {
+        **case.to_json(),
+        "coverage": point.coverage,
+        "nearest": point.nearest,
+        "fits": case.bytes <= db.system.memory_capacity.base,
+    }
 
 
 def _row(op: Op, phase: str, asked: Asked, db: PerfDatabase, at: Mapping[str, int]) -> Json:
