@@ -47,12 +47,15 @@ class Point:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Asked:
-    """What the database said of one op: its points, the place of each in COVERAGES, and why some are not covered."""
+    """What the database said of one op: its points, the place of each in COVERAGES, the report's workload last, what
+    an occurrence takes there and at least, and why some points are not covered.
+    """
 
     entry: Entry
     dims: Mapping[str, Ints]
     ranks: Ranks
-    at_workload: int
+    price: PerformanceResult
+    bound_ms: float
     reason: str = ""
     nearest: str = ""
 
@@ -71,11 +74,15 @@ def check(report: Json, db: PerfDatabase) -> Json:
     for phase, ops in op_list.phases.items():
         at = phase_workload(report, phase)
         workloads = envelope.workloads(phase)
+        answers: dict[tuple[Any, ...], Asked] = {}  # layers repeat ops; Any: values of parameters
         for op in ops:
-            asked = ask(op, db, workloads, at)
+            key = (op.op, *op.params.values(), *op.dims.items())
+            if key not in answers:
+                answers[key] = ask(op, db, workloads, at)
+            asked = answers[key]
             label = " ".join(part for part in (phase, op.layer, op.name) if part)
             _collect(op, label, asked, db, lacking)
-            rows.append(_row(op, phase, asked, db, at))
+            rows.append(_row(op, phase, asked))
     missing = sorted(lacking.values(), key=lambda p: (-p.case.bound_ms, p.case.case_id))
     return {
         "checked": True,
@@ -132,11 +139,14 @@ def ask(op: Op, db: PerfDatabase, workloads: Mapping[str, Ints], at: Mapping[str
     else:
         ranks = entry.latency.ranks(dims)
         reason, nearest = _beyond(entry, dims, ranks)
+    price = db.price(op.kind, op.params, own)
+    assert isinstance(price, PerformanceResult)
     return Asked(
         entry=entry,
         dims=dims,
         ranks=ranks,
-        at_workload=int(ranks[-1]),
+        price=price,
+        bound_ms=float(bound_ms(op.kind, entry.params, own, db.system)),
         reason=reason,
         nearest=nearest,
     )
@@ -206,11 +216,8 @@ def _missing(point: Point, db: PerfDatabase) -> Json:
     }
 
 
-def _row(op: Op, phase: str, asked: Asked, db: PerfDatabase, at: Mapping[str, int]) -> Json:
+def _row(op: Op, phase: str, asked: Asked) -> Json:
     """How one op is covered, and what one occurrence takes at the report's workload."""
-    dims = op.dims_at(b=at["b"], s=at["s"], p=at["p"])
-    price = db.price(op.kind, op.params, dims)
-    assert isinstance(price, PerformanceResult)
     counts = Counter(COVERAGES[int(rank)] for rank in asked.ranks)
     return {
         "phase": phase,
@@ -220,11 +227,11 @@ def _row(op: Op, phase: str, asked: Asked, db: PerfDatabase, at: Mapping[str, in
         "count": op.count,
         "coverage": asked.worst,
         "points": {name: counts[name] for name in COVERAGES},
-        "at_workload": COVERAGES[asked.at_workload],
-        "ms": float(price),
-        "bound_ms": float(bound_ms(op.kind, asked.entry.params, dims, db.system)),
-        "origin": price.origin,
-        "uncertainty": price.uncertainty,
+        "at_workload": COVERAGES[int(asked.ranks[-1])],
+        "ms": float(asked.price),
+        "bound_ms": asked.bound_ms,
+        "origin": asked.price.origin,
+        "uncertainty": asked.price.uncertainty,
         "reason": asked.reason,
         "nearest": asked.nearest,
     }
