@@ -26,7 +26,7 @@ from perfdb.estimator import Estimator
 from perfdb.foreign import find_tables
 from perfdb.performance import PerformanceArray, PerformanceResult, Ranks, origin_rank
 from perfdb.response import Response
-from perfdb.speed_of_light import sides_ms
+from perfdb.speed_of_light import busy_ms
 from perfdb.substitutes import runnable
 from perfdb.systems import System, load_system
 from perfdb.tables import Table, read_table
@@ -98,7 +98,7 @@ class PerfDatabase:
     def price(self, kind: OpKind, params: Params, dims: Dims) -> Result:
         """One occurrence: a result, or an array of them where a dim is an array. `params` complete."""
         entry = self.entry(kind, params, dims)
-        compute, memory = sides_ms(kind, entry.params, dims, self.system)
+        compute, memory = busy_ms(kind, entry.params, dims, self.system)
         bound = numpy.asarray(numpy.maximum(compute, memory), dtype=numpy.float64)
         if self.mode in ("sol", "sol_full"):
             return _result(bound, bound * 0.0, origin_rank("sol"))
@@ -114,8 +114,8 @@ class PerfDatabase:
         return _result(latency, latency * 0.0 + stated.uncertainty, origin_rank("empirical"))
 
     def sides(self, kind: OpKind, params: Params, dims: Dims) -> tuple[Result, Result, Result]:
-        """Bound, and its sides by FLOPs and by bytes, of one occurrence."""
-        sides = sides_ms(kind, self.entry(kind, params, dims).params, dims, self.system)
+        """Bound, and its sides by FLOPs and by bytes over memory or links, of one occurrence."""
+        sides = busy_ms(kind, self.entry(kind, params, dims).params, dims, self.system)
         compute, memory = (numpy.asarray(side, dtype=numpy.float64) for side in sides)
         sol = origin_rank("sol")
         bound, compute, memory = numpy.broadcast_arrays(
@@ -240,14 +240,20 @@ def _matching(kind: OpKind) -> list[str]:
 
 
 def _group(table: Table, params: Params, system: System) -> Group | None:
-    """The rows that answer an op with these parameters; of groups that differ in what is immaterial the largest."""
+    """The rows that answer an op with these parameters; of groups that differ in what is immaterial the one that
+    agrees in most of it, of several the largest."""
     chosen = numpy.ones(len(table), dtype=bool)
     for name in _matching(table.kind):
         chosen &= table.columns[name] == params[name]
     if not chosen.any():
         return None
     groups = list(groups_of(table.take(chosen), system))
-    return max(groups, key=lambda group: len(group.ratios), default=None)
+
+    def fits(group: Group) -> tuple[int, int]:
+        agreed = sum(group.shared.get(name) == params[name] for name in table.kind.immaterial)
+        return agreed, len(group.ratios)
+
+    return max(groups, key=fits, default=None)
 
 
 def _powers(group: Group) -> Group | None:
