@@ -82,6 +82,16 @@ def code_of(columns: list[Coded], count: int) -> Codes:
     return codes.astype(numpy.int32)
 
 
+def codes_of(column: Column) -> tuple[Codes, int]:
+    """A code per row of a plain column and how many distinct ones there are; texts in any order."""
+    if column.dtype != object:
+        values, codes = numpy.unique(column, return_inverse=True)
+        return codes.astype(numpy.int32), len(values)
+    places: dict[Any, int] = {}
+    found = [places.setdefault(value, len(places)) for value in column]
+    return numpy.array(found, dtype=numpy.int32), len(places)
+
+
 def _array(values: list[Any]) -> Column:  # Any: parameter values
     numbers = all(
         isinstance(value, int | float) and not isinstance(value, bool) for value in values

@@ -33,12 +33,12 @@ class RawColumns:
         return len(next(iter(self._columns.values()), ()))
 
     def numbers(self, name: str) -> Column:
-        """A column of numbers; integers stay integers, latency and power are always float64."""
+        """A column of numbers; integers stay integers, times and what goes with them are always float64."""
         column = self._column(name)
         try:
             coded = isinstance(column, Coded)
             plain: Column = column.decode() if coded else column.to_numpy(zero_copy_only=False)
-            if plain.dtype.kind not in "if" or name in ("latency", "power"):
+            if plain.dtype.kind not in "if" or name in ("latency", "power", "spread"):
                 plain = plain.astype(numpy.float64)
         except (TypeError, ValueError) as error:
             raise InvalidInputError(
