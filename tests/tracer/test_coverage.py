@@ -1,23 +1,27 @@
 """Coverage and plans: S1 only where tables hold every point, and a plan that was measured makes it so."""
 
 import importlib.util
+import io
 import json
 from collections import defaultdict
 from pathlib import Path
 
 import numpy
 import pytest
+from rich.console import Console
 
 from oplib.case import read_plan
 from oplib.op import Op, kind
 from oplib.oplist import OpList
 from oplib.symbols import B, S
+from perfdb import foreign
 from perfdb.speed_of_light import bound_ms
 from perfdb.systems import load_system
 from perfdb.table_file import Measurement, write_table
 from perfdb.tables import read_table
 from tests.perfdb import gemm_table
 from tracer import cli, coverage
+from tracer.report.coverage import render_coverage
 
 pytest.importorskip("pyarrow")
 pytest.importorskip("scipy")
@@ -284,6 +288,55 @@ def test_what_is_not_there_is_one_line(data, options, said, capsys):
     assert printed.out == ""
     assert len(printed.err.splitlines()) == 1
     assert said in printed.err
+
+
+def test_without_the_package_the_tables_are_named_as_missing(monkeypatch, capsys):
+    monkeypatch.setattr(foreign, "PACKAGE", "no_such_package")
+    assert cli.main(["/no/such/model", "--backend", "trtllm"]) == 2
+    printed = capsys.readouterr().err
+    assert "aiconfigurator-core" in printed
+    assert "--data" in printed
+    assert len(printed.splitlines()) == 1
+
+
+@pytest.mark.parametrize("width", [80, 120, 200])
+def test_the_terminal_names_ops_reasons_and_rows(data, width):
+    """Each op with its coverage and origin, what is missing with why and the nearest row, within the width."""
+    model = report(
+        gemm("model.layers.0.a_module_of_a_very_long_name.inside", 2048, 4096),
+        gemm("wide", 9000, 4096),
+        *(gemm(f"wide{i}", 9000 + i, 512) for i in range(20)),
+    )
+    check(data, model)
+    stream = io.StringIO()
+    render_coverage(model, Console(file=stream, width=width))
+    lines = stream.getvalue().splitlines()
+    assert max(map(len, lines)) <= width
+    printed = " ".join(stream.getvalue().split())
+    assert f"Coverage: {gemm_table.SYSTEM} toy 1.0" in printed
+    assert "n 9000, measured 512 to 8192" in printed
+    assert "n=8192 k=4096" in printed
+    assert "more groups, see --json" in printed
+    (wide, _) = (line.split() for line in lines if line.startswith("wide "))
+    assert wide[1] == "outside"
+    assert wide[-1] == "extrapolated"
+
+
+def test_nothing_is_printed_where_no_table_was_asked():
+    stream = io.StringIO()
+    render_coverage({"coverage": {"checked": False, "missing": []}}, Console(file=stream))
+    assert stream.getvalue() == ""
+
+
+def test_a_table_faster_than_light_is_noted(data):
+    """A tenth of every measured time: the op, or its rows, are wrong, and the report says which."""
+    path = next(data.glob("**/gemm_perf.txt"))
+    head, *rows = path.read_text().splitlines()
+    cells = [row.rpartition(",") for row in rows]
+    path.write_text("\n".join([head, *(f"{a},{float(z) / 100:.9f}" for a, _, z in cells)]) + "\n")
+    model = report(gemm("proj", 2048, 4096))
+    check(data, model)
+    assert [note for note in model["coverage"]["notes"] if "speed of light" in note]
 
 
 def test_a_corrupt_table_is_one_line(data, capsys):
