@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy
+from numpy.typing import NDArray
 
 from oplib.op import Op
 from perfdb.database import COVERAGES, Entry, PerfDatabase
 from perfdb.performance import PerformanceResult, Ranks
 from perfdb.speed_of_light import bound_ms
 from tracer.envelope import Ints, points
+
+VAGUE = 0.5  # relative deviation of an estimate that says no more than a stated efficiency does
+Mask: TypeAlias = NDArray[numpy.bool_]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +55,13 @@ def ask(op: Op, db: PerfDatabase, workloads: Mapping[str, Ints], at: Mapping[str
         reason, nearest = entry.missing, entry.nearest.removeprefix("Nearest: ")
     else:
         ranks = entry.latency.ranks(dims)
+        vague, spread = _vague(entry, dims, ranks)
         reason, nearest = _beyond(entry, dims, ranks)
+        if vague.any():
+            ranks = numpy.where(vague, COVERAGES.index("outside"), ranks).astype(numpy.int8)
+            far = f"estimates between the rows are off by {spread:.0%} (one sigma)"
+            reason = "; ".join(filter(None, (reason, far)))
+            nearest = nearest or _nearest(entry, dims, int(numpy.flatnonzero(vague)[-1]))
     price = db.price(op.kind, op.params, own)
     assert isinstance(price, PerformanceResult)
     return Asked(
@@ -75,9 +86,26 @@ def _beyond(entry: Entry, dims: Mapping[str, Ints], ranks: Ranks) -> tuple[str, 
         sizes = dims[name][outside] if name in dims else numpy.array([entry.params[name]])
         if (sizes < low).any() or (sizes > high).any():
             said.append(f"{name} {_span(sizes.min(), sizes.max())}, measured {_span(low, high)}")
-    last = {name: int(sizes[outside[-1]]) for name, sizes in dims.items()}
-    row = entry.latency.nearest(last)
-    return "; ".join(said), " ".join(f"{name}={size:g}" for name, size in row.items())
+    return "; ".join(said), _nearest(entry, dims, int(outside[-1]))
+
+
+def _vague(entry: Entry, dims: Mapping[str, Ints], ranks: Ranks) -> tuple[Mask, float]:
+    """Points between measured rows that these say too little of, and the worst relative deviation of such a one."""
+    assert entry.latency is not None
+    vague = ranks == COVERAGES.index("interpolable")
+    if not vague.any():
+        return vague, 0.0
+    inside = {name: sizes[vague] for name, sizes in dims.items()}
+    spread = numpy.expm1(entry.latency.at(inside)[1])
+    vague[vague] = spread > VAGUE
+    return vague, float(spread.max())
+
+
+def _nearest(entry: Entry, dims: Mapping[str, Ints], place: int) -> str:
+    """The measured row next to a point."""
+    assert entry.latency is not None
+    row = entry.latency.nearest({name: int(sizes[place]) for name, sizes in dims.items()})
+    return " ".join(f"{name}={size:g}" for name, size in row.items())
 
 
 def _span(low: float, high: float) -> str:

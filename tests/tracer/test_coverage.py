@@ -156,6 +156,20 @@ def test_a_site_at_the_edge_that_is_removed_is_missed(data):
     }
 
 
+def test_rows_that_contradict_each_other_cover_nothing_between_them(tmp_path):
+    """Times that scatter by a factor of four enclose a shape and say nothing of it; its own rows do."""
+    gemm_table.write(tmp_path, spread=1.4)
+    model = report(gemm("between", 3000, 5000), gemm("measured", 2048, 4096))
+    assert check(tmp_path, model) == "S2"
+    missing = model["coverage"]["missing"]
+    assert {point["params"]["n"] for point in missing} == {3000}
+    assert {point["coverage"] for point in missing} == {"outside"}
+    assert all("estimates between the rows are off by" in point["reason"] for point in missing)
+    assert all("n=" in point["nearest"] for point in missing)
+    measure(tmp_path, coverage.plan(model).cases)
+    assert check(tmp_path, model) == "S1"
+
+
 def test_other_parameters_have_no_rows(data):
     """A mode that the table lacks is missing, never answered by another; its plan measures that mode."""
     wide = Op(
@@ -361,7 +375,8 @@ def test_a_published_model_on_published_tables(capsys):
     assert found["situation"] == "S2"
     rows = {(row["phase"], row["name"]): row for row in found["coverage"]["ops"]}
     assert rows["generation", "self_attn.qkv_proj"]["coverage"] == "exact"
-    assert rows["context", "mlp.gate_up_proj"]["coverage"] == "interpolable"
+    assert rows["context", "mlp.down_proj"]["coverage"] == "exact"
+    assert rows["generation", "self_attn.attention"]["coverage"] == "interpolable"
     assert rows["context", "lm_head"]["coverage"] == "outside"
     assert "n 151936" in rows["context", "lm_head"]["reason"]
     fresh = rows["context", "self_attn.attention"]
