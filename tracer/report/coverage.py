@@ -147,4 +147,4 @@ def _span(name: str, low: int, high: int) -> str:
 
 def _short(ms: float) -> str:
     """A duration in seven columns."""
-    return f"{ms * 1e6:.2g}ns" if ms < 1e-3 else duration(ms).replace(" ", "")
+    return f"{ms * 1e6:.3g}ns" if ms < 1e-3 else duration(ms).replace(" ", "")
