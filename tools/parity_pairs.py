@@ -227,7 +227,8 @@ def _pair(
 ) -> Pair:
     lines = tuple(line for site in sites for line in site.reference_lines)
     costs = [by_line[id(line)] for site in sites for line in site.our_lines]
-    times = min(line.count for line in lines)
+    counts = [line.count for line in lines]
+    times = min(counts) if len(sites) > 1 else sum(counts)
     streams: dict[str, float] = {}
     bound = 0.0
     for site in sites:
