@@ -110,7 +110,7 @@ def _spelled(
                 columns[theirs] = numpy.asarray(cells).tolist()
         else:
             spellings = form.spellings.get(name, {}).items()
-            texts: dict[Any, str] = {value: text for text, value in reversed(spellings)}
+            texts: dict[Any, str] = {value: text for text, value in reversed(list(spellings))}
             columns[form.column(name)] = [texts.get(cell, cell) for cell in column]
     return columns
 

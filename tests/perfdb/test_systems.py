@@ -34,7 +34,8 @@ def system(request: pytest.FixtureRequest) -> System:
 def test_the_shipped_systems_are_listed() -> None:
     """A file in perfdb/systems/ is a system; there is no second list."""
     assert list_systems() == sorted(path.stem for path in (ROOT / "perfdb/systems").iterdir())
-    assert {"h200_sxm", "h100_sxm", "a100_sxm", "b200_sxm", "l40s"} <= set(list_systems())
+    tables = {"a100_sxm", "b200_sxm", "b300_sxm", "b60", "gb200", "gb300", "h100_sxm", "h200_sxm"}
+    assert tables | {"l40s", "rtx_pro_6000_server"} <= set(list_systems())
 
 
 def test_every_number_has_its_unit_and_source(system: System) -> None:
@@ -58,9 +59,12 @@ def test_every_source_is_used(system: System) -> None:
 def test_rates_rise_as_the_dtype_narrows(system: System) -> None:
     """Dense tensor-core rates about double with each halving of the width."""
     peak = {dtype: number.base for dtype, number in system.peak.items()}
-    assert peak["float32"] <= peak["tf32"] <= peak["bfloat16"] == peak["float16"]
-    assert peak["bfloat16"] / peak["tf32"] == pytest.approx(2, rel=0.02)
-    narrow = [("fp8", "bfloat16"), ("int8", "bfloat16"), ("nvfp4", "fp8"), ("mxfp4", "fp8")]
+    assert peak["float32"] <= peak.get("tf32", peak["float32"]) <= peak["bfloat16"]
+    assert peak["bfloat16"] == peak["float16"]
+    if "tf32" in peak:
+        assert peak["bfloat16"] / peak["tf32"] == pytest.approx(2, rel=0.02)
+    narrow = [("fp8", "bfloat16"), ("int8", "bfloat16"), ("mxfp4", "fp8")]
+    assert "nvfp4" not in peak or 2 <= round(peak["nvfp4"] / peak["fp8"], 2) <= 3.12  # Ultra: 3
     for dtype, wider in narrow:
         if dtype in peak:
             assert peak[dtype] / peak[wider] == pytest.approx(2, rel=0.03), dtype
@@ -69,11 +73,11 @@ def test_rates_rise_as_the_dtype_narrows(system: System) -> None:
 def test_figures_are_plausible_together(system: System) -> None:
     """Catches a slip of a unit: FLOPs per byte, SMs, cache against memory, links against memory."""
     assert 100 < system.peak["bfloat16"].base / system.memory_bandwidth.base < 500
-    assert 100 <= system.num_sms.base <= 160
+    assert 20 <= system.num_sms.base <= 192
     assert system.l2_capacity.base < 0.01 * system.memory_capacity.base
     assert system.host_bw_one_way.base <= system.interconnect_bw_one_way.base
     assert system.interconnect_bw_one_way.base < system.memory_bandwidth.base
-    assert 300 <= system.tdp.base <= 1200
+    assert 150 <= system.tdp.base <= 1400
 
 
 def test_known_figures() -> None:

@@ -1,0 +1,206 @@
+"""PerfDatabase: five modes, exact at measured rows, never a silent fall back."""
+
+import json
+
+import numpy
+import pytest
+
+from oplib.errors import InvalidInputError, PerfDataNotAvailableError
+from oplib.op import Op, kind
+from oplib.symbols import B, P, S
+from perfdb.database import PerfDatabase
+from perfdb.empirical import efficiency_of
+from perfdb.performance import PerformanceResult
+from perfdb.speed_of_light import sides_ms
+from perfdb.tables import read_table
+from tests.perfdb import gemm_table
+
+pytest.importorskip("pyarrow")
+pytest.importorskip("scipy")
+
+
+def gemm(*, n=2048, k=4096, dtype="bfloat16", count=1) -> Op:
+    params = {"n": n, "k": k, "dtype": dtype}
+    return Op(op="gemm", name="proj", count=count, params=params, dims={"m": B * S})
+
+
+ATTENTION = Op(
+    op="generation_attention",
+    name="attention",
+    params={
+        "num_heads": 32,
+        "num_kv_heads": 8,
+        "head_dim": 128,
+        "v_head_dim": 128,
+        "dtype": "bfloat16",
+        "kv_dtype": "bfloat16",
+    },
+    dims={"b": B, "s": S, "p": P},
+)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tables")
+    gemm_table.write(folder)
+    return folder
+
+
+def database(data, mode="hybrid", system="h200_sxm"):
+    return PerfDatabase.load(system=system, backend="toy", mode=mode, data=data)
+
+
+def rows(data):
+    return read_table(next(data.glob("**/*.txt")), kind("gemm"))
+
+
+def test_a_measured_row_is_returned_as_it_is(data):
+    """Every row of the table, to the last digit, and it says so."""
+    db, table = database(data), rows(data)
+    for i in range(0, len(table), 17):
+        n, k, m = (int(table.columns[name][i]) for name in ("n", "k", "m"))
+        found = gemm(n=n, k=k).query(db, x=m)
+        assert float(found) == pytest.approx(table.latency[i], rel=1e-12)
+        assert found.origin == "measured"
+
+
+def test_between_rows_and_beyond_them_the_origin_says_so(data):
+    db = database(data)
+    assert gemm().query(db, x=100).origin == "interpolated"  # m between measured ones
+    assert gemm(n=3000).query(db, x=128).origin == "interpolated"  # a shape between measured ones
+    assert gemm().query(db, x=10**6).origin == "extrapolated"
+    assert gemm(n=100_000).query(db, x=128).origin == "extrapolated"
+
+
+def test_an_estimate_lies_near_the_law(data):
+    """A shape and an m that the table lacks; the law is that of gemm_table, the noise 1 %."""
+    db, op, m = database(data), gemm(n=3072, k=5000), 300
+    compute, memory = sides_ms(op.kind, op.params, {"m": m}, db.system)
+    law = (max(compute, memory) + 0.004) * (1.3 + 0.5 / m + 0.1 + 200 / (3072 + 5000))
+    found = op.query(db, x=m)
+    assert float(found) == pytest.approx(law, rel=0.05)
+    assert 0.0 < found.uncertainty < 0.2
+
+
+def test_uncertainty_grows_outside(data):
+    db = database(data)
+    inside, edge, far = (gemm().query(db, x=m).uncertainty for m in (100, 4096, 2**20))
+    assert inside < edge < far
+
+
+def test_arrays_equal_numbers(data):
+    """One call with arrays gives what a call each gives, whatever the shapes that broadcast."""
+    db, op = database(data), gemm(count=3)
+    b, s = numpy.array([[1], [3], [64]]), numpy.array([[1, 77, 128, 5000]])
+    found = op.query(db, batch_size=b, s=s)
+    assert found.shape == (3, 4)
+    for i in range(3):
+        for j in range(4):
+            one = op.query(database(data), batch_size=int(b[i, 0]), s=int(s[0, j]))
+            assert float(found[i, j]) == pytest.approx(float(one), rel=1e-12)
+            assert found[i, j].origin == one.origin
+            assert found[i, j].uncertainty == pytest.approx(one.uncertainty, rel=1e-12)
+
+
+def test_repetitions_multiply(data):
+    db = database(data)
+    assert float(gemm(count=7).query(db, x=64)) == pytest.approx(7 * float(gemm().query(db, x=64)))
+
+
+def test_x_beams_and_prefix(data):
+    """x replaces b*s where only the product counts; a beam is a sequence; attention keeps b, s and the prefix."""
+    sol = database(data, "sol")
+    assert gemm().query(sol, x=96) == gemm().query(sol, batch_size=3, s=32)
+    assert ATTENTION.query(sol, batch_size=2, prefix=100, beam_width=4) == ATTENTION.query(
+        sol, batch_size=8, prefix=100
+    )
+    assert ATTENTION.query(sol, x=999, batch_size=2, prefix=100) == ATTENTION.query(
+        sol, batch_size=2, prefix=100
+    )
+
+
+def test_sol_and_its_sides(data):
+    """2 FLOPs and bytes by hand: m 64, n 2048, k 4096, two bytes an element, on 989.5 TFLOP/s and 4.8 TB/s."""
+    compute_ms = 2 * 64 * 2048 * 4096 / 989.5e12 * 1e3
+    memory_ms = 2 * (64 * 4096 + 2048 * 4096 + 64 * 2048) / 4.8e12 * 1e3
+    assert memory_ms > compute_ms
+    found = gemm().query(database(data, "SOL"), x=64)
+    assert isinstance(found, PerformanceResult)
+    assert (float(found), found.origin) == (pytest.approx(memory_ms), "sol")
+    bound, compute, memory = gemm(count=2).query(database(data, "sol_full"), x=64)[:3]
+    assert float(bound) == float(memory) == pytest.approx(2 * memory_ms)
+    assert float(compute) == pytest.approx(2 * compute_ms)
+
+
+def test_empirical_is_the_bound_over_a_stated_efficiency(data):
+    op, db = gemm(), database(data, "empirical")
+    stated = efficiency_of(op.kind)
+    compute, memory = sides_ms(op.kind, op.params, {"m": 4096}, db.system)
+    found = op.query(db, x=4096)
+    expected = max(compute / stated.compute, memory / stated.memory) + stated.launch_ms
+    assert float(found) == pytest.approx(expected)
+    assert (found.origin, found.uncertainty) == ("empirical", stated.uncertainty)
+
+
+def test_silicon_never_falls_back(data):
+    """An op without rows is an error that names the op, its parameters, the table and what is nearest; hybrid says
+    empirical."""
+    op = gemm(dtype="float32")
+    with pytest.raises(PerfDataNotAvailableError) as error:
+        op.query(database(data, "silicon"), x=64)
+    for part in ("gemm", "n=2048", "dtype=float32", "gemm_perf.txt", "bfloat16"):
+        assert part in str(error.value)
+    with pytest.raises(PerfDataNotAvailableError, match="generation_attention"):
+        ATTENTION.query(database(data, "silicon"), batch_size=1, prefix=10)
+    assert op.query(database(data), x=64).origin == "empirical"
+    assert ATTENTION.query(database(data), prefix=10).origin == "empirical"
+
+
+def test_a_bias_does_not_matter(data):
+    """What hardly changes the time is answered by rows without it."""
+    params = {"n": 2048, "k": 4096, "dtype": "bfloat16", "bias": True, "tied": True}
+    op = Op(op="gemm", name="proj", params=params, dims={"m": B})
+    assert op.query(database(data), batch_size=64).origin == "measured"
+
+
+def test_coverage(data):
+    db = database(data)
+    cover = [
+        db.coverage(op, b=m, s=1)
+        for op, m in ((gemm(), 64), (gemm(), 100), (gemm(), 10**6), (gemm(dtype="float32"), 64))
+    ]
+    assert cover == ["exact", "interpolable", "outside", "missing"]
+
+
+def test_modes_are_checked(data):
+    with pytest.raises(InvalidInputError, match="sol_full"):
+        database(data, "fast")
+    with pytest.raises(InvalidInputError, match="backend"):
+        PerfDatabase.load(system="h200_sxm", mode="silicon")
+
+
+def test_a_mode_that_the_gpu_cannot_multiply_in_is_overridden(data):
+    """nvfp4 on Hopper runs fp8, fp8 on Ampere 16-bit products of fp8 weights, and the database says so."""
+    hopper, ampere = database(data), database(data, "sol", "a100_sxm")
+    four, eight = gemm(dtype="nvfp4"), gemm(dtype="fp8")
+    assert float(four.query(hopper, x=8)) == float(eight.query(hopper, x=8))
+    assert "nvfp4" in next(iter(hopper.notes))
+    assert float(eight.query(ampere, x=8)) == float(gemm(dtype="fp8_wo").query(ampere, x=8))
+    assert "fp8_wo" in next(iter(ampere.notes))
+
+
+def test_energy_comes_with_a_table_of_power(tmp_path):
+    """W by rows: energy is power times latency; without the column it is unknown."""
+    path = gemm_table.write(tmp_path)
+    assert gemm().query(database(tmp_path), x=64).energy is None
+    header, *lines = path.read_text().splitlines()
+    path.write_text("\n".join([header + ",power", *(f"{line},500" for line in lines)]) + "\n")
+    for m in (64, 100):
+        found = gemm().query(database(tmp_path), x=m)
+        assert found.power == pytest.approx(500)
+        assert found.energy == pytest.approx(500 * float(found))
+
+
+def test_results_survive_json(data):
+    """A result is a float: json writes its latency."""
+    assert json.loads(json.dumps(gemm().query(database(data), x=64))) > 0
