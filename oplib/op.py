@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 import sympy
 
@@ -19,6 +19,12 @@ from oplib.symbols import B, P, S, evaluate, format_expr, parse_expr
 __all__ = ["Op", "OpKind", "Param", "kind", "op_kinds"]
 
 Json = dict[str, Any]  # Any: an object decoded from JSON
+
+#: By parameter, dim or "weight_bytes": by the number of parts, how much is dealt in so many.
+Shards: TypeAlias = Mapping[str, Mapping[int, sympy.Expr]]
+
+PARALLEL = ("", "column", "row", "heads", "experts", "vocabulary", "split")
+COLLECTIVES = ("", "all_reduce", "all_gather", "joined")
 
 _X = sympy.Symbol("x", integer=True, nonnegative=True)
 
@@ -37,6 +43,13 @@ class Op:
     FLOPs, bytes and `weight_bytes` are for one occurrence; `count` says how often it occurs in a phase. `params`
     may leave defaults out and are completed here; dims may be numbers. `layer` is the stack and the representative
     index, `model.layers.0`, and empty outside the stacks.
+
+    How it is split over tensor-parallel ranks: `parallel` is "" (each rank does all of it), "column" (output features),
+    "row" (input features), "heads", "experts", "vocabulary" (rows of a table) or "split" (whatever features its inputs
+    have). `shards` says of parameters, dims and "weight_bytes" how much of each is dealt in how many equal parts that
+    are never cut; the rest is on every rank. `collective` is what follows: "all_reduce" of partial sums, "all_gather",
+    "joined" where the partial sums go into the next op's all_reduce, or "" for nothing; `message` is the bytes of the
+    value it completes.
     """
 
     op: str
@@ -49,6 +62,10 @@ class Op:
     source: str = ""
     rewrites: tuple[str, ...] = ()
     layer: str = ""
+    parallel: str = ""
+    shards: Shards = field(default_factory=dict)
+    collective: str = ""
+    message: sympy.Expr = sympy.S.Zero
     kind: OpKind = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -58,6 +75,12 @@ class Op:
                 f"{self.op} {self.name!r} has count {self.count} and weight_bytes "
                 f"{self.weight_bytes}.",
                 "Neither is negative.",
+            )
+        if self.parallel not in PARALLEL or self.collective not in COLLECTIVES:
+            raise InvalidInputError(
+                f"{self.op} {self.name!r} has parallel {self.parallel!r}, collective "
+                f"{self.collective!r}.",
+                f"Known: {', '.join(PARALLEL[1:])}; {', '.join(COLLECTIVES[1:])}; or empty.",
             )
         params = op_kind.validate(self.params, self.dims)
         object.__setattr__(self, "kind", op_kind)
@@ -149,6 +172,13 @@ class Op:
             "source": self.source,
             "rewrites": list(self.rewrites),
             "layer": self.layer,
+            "parallel": self.parallel,
+            "shards": {
+                name: {str(parts): format_expr(sympy.sympify(size)) for parts, size in dealt.items()}
+                for name, dealt in self.shards.items()
+            },
+            "collective": self.collective,
+            "message": format_expr(sympy.sympify(self.message)),
         }
 
     @classmethod
@@ -166,6 +196,10 @@ class Op:
                 source=_typed(data, "source", str, ""),
                 rewrites=_texts(data, "rewrites"),
                 layer=_typed(data, "layer", str, ""),
+                parallel=_typed(data, "parallel", str, ""),
+                shards=_shards(data),
+                collective=_typed(data, "collective", str, ""),
+                message=parse_expr(data.get("message", 0)),
             )
         except OpListFormatError:
             raise
@@ -196,3 +230,14 @@ def _texts(data: Any, key: str) -> tuple[str, ...]:  # Any: decoded JSON
     if not all(isinstance(value, str) for value in values):
         raise OpListFormatError(f"Field {key!r} of an op is {values!r}.", "It takes texts.")
     return tuple(values)
+
+
+def _shards(data: Any) -> Shards:  # Any: decoded JSON
+    found: dict[str, dict[int, sympy.Expr]] = {}
+    for name, dealt in _typed(data, "shards", dict, {}).items():
+        if not isinstance(dealt, dict) or not all(parts.isdecimal() for parts in dealt):
+            raise OpListFormatError(
+                f"Field 'shards' of an op has {name!r}: {dealt!r}.", "It takes sizes by the number of parts."
+            )
+        found[name] = {int(parts): parse_expr(size) for parts, size in dealt.items()}
+    return found

@@ -29,6 +29,8 @@ from tracer.cache import ask_for_none
 from tracer.match import match
 from tracer.match.claim import Matched
 from tracer.match.flow import Flow, Role
+from tracer.parallel.plan import plan_of
+from tracer.parallel.spread import Spread
 from tracer.passes import SIZES_OF_VALUES
 from tracer.provenance import is_ours, line_of
 from tracer.prune import Pruning, full_parameters, prune
@@ -281,7 +283,11 @@ def report(
         counted = _count(traced, matched, weights, unsupported, written)
         owned = {phase: set(m.owner) for phase, m in matched.items()}
         lowered = {phase: rewrite.lower(m, options.lowering) for phase, m in matched.items()}
-        phases = {phase: assemble.ops(m, weights) for phase, m in lowered.items()}
+        plan = plan_of(traced.model)
+        spreads = {phase: Spread(m.flow, plan) for phase, m in lowered.items()}
+        phases = {
+            phase: assemble.ops(m, weights, spreads[phase]) for phase, m in lowered.items()
+        }
         op_list = OpList(lowering=options.lowering, phases=phases)
         lost_nothing = all(
             conserve.kept(m, owned[phase], written[phase], phases[phase])

@@ -1,0 +1,164 @@
+"""What products and boundaries do to values that are dealt to ranks."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from torch import fx
+
+from tracer import boundaries
+from tracer.match import targets
+from tracer.match.gemm import weight_form
+from tracer.parallel.rules import States, rule, shape
+from tracer.parallel.state import Partial, Piece, Split, State
+
+if TYPE_CHECKING:
+    from tracer.parallel.spread import Spread
+
+
+@rule("linear", "addmm", "mm", "matmul", "bmm", "baddbmm", "einsum")
+def product(spread: Spread, node: fx.Node) -> State:
+    """A linear layer deals its output features or sums over dealt input features; other products keep their batch."""
+    form = weight_form(spread.flow, node)
+    if form is None:
+        return _of_two(spread, node)
+    x_at, _, _, stored_by_row = form
+    return _linear(spread, node, node.args[x_at], transposed=form[0] > form[1] and not stored_by_row)
+
+
+def _linear(spread: Spread, node: fx.Node, x: fx.Node, *, transposed: bool) -> State:
+    state = spread.of(x)
+    if isinstance(state, Partial):
+        spread.reduce(x, node)
+        state = None
+    if transposed:
+        return None if state is None else spread.blame(state, node)
+    last = len(shape(x)) - 1
+    if isinstance(state, Split):
+        if state.axis == last:
+            spread.rows[node] = state
+            return Partial((node,), state.sources)
+        spread.batches[node] = ("m", state)
+        return state
+    if spread.takes_slice(node):
+        width = shape(x)[-1]
+        spread.rows[node] = Split(last, (Piece(width, width),))
+        return Partial((node,))
+    if node in spread.columns:
+        width = shape(node)[-1]
+        made = Split(len(shape(node)) - 1, (Piece(width, width, ((node, 0, width),)),))
+        return None if node in spread.gathered else made
+    return None
+
+
+def _of_two(spread: Spread, node: fx.Node) -> State:
+    """Two activations, or one and a stack of matrices: dealt along the batch, or along a row or column of the result."""
+    factors = [v for v in node.all_input_nodes if v.meta["val"].dim() > 1][-2:]
+    for value in node.all_input_nodes:
+        if isinstance(spread.of(value), Partial):
+            spread.reduce(value, node)
+    splits = [(v, s) for v in factors if isinstance(s := spread.of(v), Split)]
+    if not splits and node in spread.stacks:
+        made = shape(node)[0]
+        own = Split(0, (Piece(made, made, ((node, 0, made),)),))
+        spread.batches[node] = ("batch", own)
+        return own
+    if not splits:
+        return None
+    found: list[tuple[str, int]] = []
+    for value, state in splits:
+        at = _placed(node, value, state)
+        if at is None:
+            return spread.blame_all([s for _, s in splits], node)
+        found.append(at)
+    if len({axis for _, axis in found}) > 1:
+        return spread.blame_all([s for _, s in splits], node)
+    spread.batches[node] = (found[0][0], splits[0][1])
+    return spread.together(
+        node, [(v, s.at(a)) for (v, s), (_, a) in zip(splits, found, strict=True)]
+    )
+
+
+def _placed(node: fx.Node, value: fx.Node, state: Split) -> tuple[str, int] | None:
+    """Which axis of the result the split axis of a factor becomes, and what that is to the product."""
+    ndim, made = len(shape(value)), len(shape(node))
+    if targets.base_name(node) == "einsum":
+        return _in_equation(node, value, state)
+    first = value is node.args[1 if targets.base_name(node) in ("baddbmm", "addmm") else 0]
+    axis = state.axis + made - ndim
+    if state.axis < ndim - 2:
+        return "batch", axis
+    if targets.base_name(node) == "linear" and not first:
+        return ("n", made - 1) if state.axis == ndim - 2 else None
+    if first:
+        return ("m", made - 2) if state.axis == ndim - 2 else None
+    return ("n", made - 1) if state.axis == ndim - 1 else None
+
+
+def _in_equation(node: fx.Node, value: fx.Node, state: Split) -> tuple[str, int] | None:
+    terms, _, result = str(node.args[0]).replace(" ", "").partition("->")
+    letters = terms.split(",")
+    operands: Any = node.args[1]
+    if "." in terms or len(operands) != len(letters):
+        return None
+    letter = letters[list(operands).index(value)][state.axis]
+    if letter not in result:
+        return None
+    others = [t for t, v in zip(letters, operands, strict=True) if v is not value]
+    return ("batch" if letter in "".join(others) else "n"), result.index(letter)
+
+
+@rule("experts")
+def _experts(spread: Spread, node: fx.Node) -> State:
+    """Each rank runs its experts, or its part of each, on whole tokens: the results are summands."""
+    for value in node.all_input_nodes[:3]:
+        spread.needs_whole(value, node)
+    return Partial((node,))
+
+
+def _boundary(spread: Spread, node: fx.Node) -> States:
+    """Heads or channels are independent: dealt where any input is, if every input can be."""
+    axes = boundaries.SPLITS[targets.base_name(node)]
+    names = [a.name for a in node.target._schema.arguments]
+    given = [(axes.get(n), v) for n, value in zip(names, node.args, strict=False) for v in _nodes(value)]
+    made = node.meta["val"]
+    several = isinstance(made, list | tuple)
+    dealt: list[tuple[int, Split]] = []
+    for axis, value in given:
+        state = spread.of(value)
+        if isinstance(state, Partial):
+            spread.reduce(value, node)
+        elif isinstance(state, Split) and (axis is None or axis >= len(shape(value))):
+            spread.needs_whole(value, node)
+        elif isinstance(state, Split):
+            axis = 0 if axis is None else axis
+            if shape(value)[axis] == 1 and state.axis != axis:
+                spread.needs_whole(value, node)  # one head that all share
+            elif state.axis != axis:
+                spread.needs_whole(value, node)
+            else:
+                spread.constrain(state)
+                dealt.append((shape(value)[axis], state))
+    outs = [axes[f"out{i}"] for i in range(len(made) if several else 1)]
+    if not dealt:
+        return [None] * len(outs) if several else None
+    for axis, value in given:
+        if axis is not None and spread.of(value) is None:
+            spread.sliced(value, node, axis)
+    first = (made[0] if several else made).shape[outs[0]]
+    length, state = max(dealt, key=lambda d: (d[0] == int(first), d[0]))
+    if length != int(first):
+        state = Split(0, (Piece(int(first), int(first)),))
+    spread.dealt.add(node)
+    states: list[State] = [state.at(a) for a in outs]
+    return states if several else states[0]
+
+
+def _nodes(value: Any) -> list[fx.Node]:
+    if isinstance(value, fx.Node):
+        return [value]
+    return [v for v in value if isinstance(v, fx.Node)] if isinstance(value, list | tuple) else []
+
+
+for _name in boundaries.SPLITS:
+    rule(_name)(_boundary)

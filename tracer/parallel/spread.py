@@ -1,0 +1,321 @@
+"""How the values of one phase lie on tensor-parallel ranks, and which products must be split for that.
+
+Every linear layer over whole values begins as column-parallel. Where an operator then needs values that no rank has (a
+norm over the whole width, a choice among experts), the products that it came out of are kept whole, and the pass runs
+again, until nothing is asked for that is not there.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Sequence
+
+from torch import fx
+
+from tracer.match import targets
+from tracer.match.flow import Flow, Role
+from tracer.match.gemm import weight_form
+from tracer.parallel import products  # noqa: F401 - registers its rules
+from tracer.parallel.plan import Plan
+from tracer.parallel.rules import States, apply, shape
+from tracer.parallel.state import Partial, Piece, Split, State, joined
+
+MOST_PASSES = 64
+
+
+class Spread:
+    """The states of the values of a trace; `columns`, `rows` and `batches` say how its products are split.
+
+    `ends` gives what follows a product: "all_reduce", "all_gather", or "joined" where a later one's reduction takes its
+    partial sums along. `reasons` says where each product that is kept whole was needed so.
+    """
+
+    def __init__(self, flow: Flow, plan: Plan, known: Collection[str] = ()) -> None:
+        self.flow, self.plan = flow, plan
+        self.columns: set[fx.Node] = set()
+        self.gathered: set[fx.Node] = set()
+        self.sliced_rows: set[fx.Node] = set()
+        self.whole_ranges: dict[fx.Node, list[tuple[int, int]]] = defaultdict(list)
+        self.reasons: dict[fx.Node, str] = {}
+        self.linears = [n for n in flow.nodes if _is_linear(flow, n)]
+        self.linear_nodes = frozenset(self.linears)
+        for node in self.linears:
+            if shape(node)[-1] > 1 and not plan.keeps_whole(self.module(node)):
+                self.columns.add(node)
+        self.stacks = {n for n in flow.nodes if _is_stack(flow, n)}
+        self._settle()
+
+    def module(self, node: fx.Node) -> str:
+        """The module path of a node."""
+        return self.flow.origin(node).module
+
+    # one pass ------------------------------------------------------------------------------------
+
+    def _settle(self) -> None:
+        for _ in range(MOST_PASSES):
+            self._pass()
+            blamed = self._blamed or self._better_whole
+            if not blamed:
+                break
+            for (node, low, high), reason in blamed.items():
+                self._keep_whole(node, low, high, reason)
+        self._end()
+
+    def _pass(self) -> None:
+        self.states: dict[fx.Node, States] = {}
+        self.rows: dict[fx.Node, Split] = {}
+        self.batches: dict[fx.Node, tuple[str, Split]] = {}
+        self.dealt: set[fx.Node] = set()
+        self.reductions: dict[fx.Node, frozenset[fx.Node]] = {}
+        self.limits: dict[fx.Node, set[tuple[int, int, int]]] = defaultdict(set)
+        self._blamed: dict[tuple[fx.Node, int, int], str] = {}
+        self._better_whole: dict[tuple[fx.Node, int, int], str] = {}
+        self._rests: dict[fx.Node, frozenset[fx.Node]] = {}
+        role = self.flow.role
+        for node in self.flow.nodes:
+            if role[node] is Role.DATA or targets.base_name(node) in ("getitem",):
+                self.states[node] = apply(self, node)
+                self._carry_rest(node)
+
+    def _keep_whole(self, node: fx.Node, low: int, high: int, reason: str) -> None:
+        """A whole product, or a range of its features, is on every rank from here on."""
+        if node in self.stacks:
+            self.stacks.discard(node)
+        if node not in self.columns:
+            return
+        self.reasons.setdefault(node, reason)
+        ranges = self.whole_ranges[node]
+        ranges.append((low, high))
+        covered = 0
+        for start, stop in sorted(ranges):
+            covered = max(covered, stop) if start <= covered else covered
+        if covered < shape(node)[-1]:
+            return
+        if self.plan.is_column(self.module(node)) and node not in self.gathered:
+            self.gathered.add(node)  # the plan splits it all the same, and so its parts are collected
+            self.whole_ranges.pop(node)
+        else:
+            self.columns.discard(node)
+            if self.plan.is_row(self.module(node)):
+                self.sliced_rows.add(node)
+
+    def _end(self) -> None:
+        """What is still in parts when the pass ends."""
+        self.logits: set[fx.Node] = set()
+        output = self.flow.trace.graph.output_node()
+        for i, value in enumerate(output.args[0]):
+            state = self.of(value) if isinstance(value, fx.Node) else None
+            if isinstance(state, Partial):
+                self.reduce(value, output)
+            elif i == 0 and isinstance(state, Split):
+                self.logits |= state.sources
+        self.ends: dict[fx.Node, str] = dict.fromkeys(self.gathered | self.logits, "all_gather")
+        last = {m for makers in self.reductions.values() for m in [max(makers, key=self.flow.position)]}
+        every = {m for makers in self.reductions.values() for m in makers}
+        self.ends |= {m: "all_reduce" if m in last else "joined" for m in every}
+
+    # what rules ask ------------------------------------------------------------------------------
+
+    def all_of(self, node: fx.Node) -> States:
+        """The state of a value, or of each of several results."""
+        return self.states.get(node)
+
+    def of(self, node: fx.Node) -> State:
+        """The state of a value."""
+        found = self.states.get(node)
+        return None if isinstance(found, list) else found
+
+    def takes_slice(self, node: fx.Node) -> bool:
+        """Whether a product sums over its rank's slice of whole input features: the plan says so."""
+        return node in self.sliced_rows or (
+            node not in self.columns and self.plan.is_row(self.module(node))
+        )
+
+    def is_vocabulary(self, node: fx.Node) -> bool:
+        """Whether a look-up is of token ids in a table that is dealt by rows."""
+        return self.flow.is_of_ids(node) and self.flow.parameter(node.args[0]) is not None
+
+    def blame(self, state: Split, node: fx.Node) -> None:
+        """Where a value is needed whole, what it came out of is kept whole from the next pass on."""
+        where = f"{targets.base_name(node)} in {self.module(node) or 'the model'}"
+        for piece in state.pieces:
+            for source in piece.sources:
+                self._blamed.setdefault(source, where)
+
+    def blame_all(self, states: Iterable[State], node: fx.Node) -> None:
+        """As `blame`, for several values."""
+        for state in states:
+            if isinstance(state, Split):
+                self.blame(state, node)
+
+    def needs_whole(self, value: fx.Node, node: fx.Node) -> None:
+        """The node reads all of a value."""
+        state = self.states.get(value)
+        for one in state if isinstance(state, list) else [state]:
+            if isinstance(one, Split):
+                self.blame(one, node)
+            elif isinstance(one, Partial):
+                self.reduce(value, node)
+
+    def reduce(self, value: fx.Node, node: fx.Node) -> None:
+        """Partial sums become the value, before the node reads it."""
+        state = self.of(value)
+        if isinstance(state, Partial):
+            self.reductions[value] = frozenset(state.makers)
+            self._rests[value] = state.columns
+            self.states[value] = None
+
+    def merge(self, sums: Sequence[Partial]) -> Partial:
+        """The partial sums of a sum."""
+        makers = tuple(dict.fromkeys(m for s in sums for m in s.makers))
+        return Partial(makers, frozenset().union(*(s.columns for s in sums)))
+
+    def of_stacks(self, state: Split) -> tuple[fx.Node, ...]:
+        """The last product over a stack of matrices that a value came out of, if it came out of nothing else."""
+        sources = state.sources
+        if not sources or not sources <= self.stacks:
+            return ()
+        found = [n for n in self.batches if n in self.stacks_of(sources)]
+        return (max(found, key=self.flow.position),) if found else ()
+
+    def stacks_of(self, sources: frozenset[fx.Node]) -> set[fx.Node]:
+        """Products over stacks that run along the same batch."""
+        return {n for n, (_, s) in self.batches.items() if s.sources & sources and _is_stack(self.flow, n)}
+
+    def memory(self, node: fx.Node, state: Split) -> None:
+        """What lies in the memory of a node after a write."""
+        self.states[self.flow.root(node)] = state
+        self.states[node] = state
+
+    def constrain(self, state: Split) -> None:
+        """From here on the pieces are dealt in so many parts: what they came out of is, too."""
+        for piece in state.pieces:
+            for node, low, high in piece.sources:
+                self.limits[node].add((low, high, piece.units))
+
+    def unless_whole(self, state: Split) -> State:
+        """None where every piece of a value is on each rank."""
+        return None if all(self._is_whole(p) for p in state.pieces) else state
+
+    def _is_whole(self, piece: Piece) -> bool:
+        return any(
+            start <= low and high <= stop
+            for node, low, high in piece.sources
+            for start, stop in self.whole_ranges.get(node, ())
+        )
+
+    def sliced(self, value: fx.Node, node: fx.Node, axis: int) -> None:
+        """A whole value is read in slices. One that was just summed up for that is better split from the start."""
+        if value.op != "call_function" or not 0 <= axis < len(shape(value)) or shape(value)[axis] == 1:
+            return
+        for source in self._rests.get(value, ()):
+            where = f"slices in {self.module(node) or 'the model'}"
+            self._better_whole.setdefault((source, 0, shape(source)[-1]), where)
+
+    def _carry_rest(self, node: fx.Node) -> None:
+        """That a value was just summed up stays known through what is done to each of its elements alone."""
+        if self.states.get(node) is not None or not self._rests:
+            return
+        data = [v for v in self.flow.inputs[node] if self.flow.role[v] is Role.DATA]
+        if len(data) == 1 and data[0] in self._rests and not _is_linear(self.flow, node):
+            self._rests[node] = self._rests[data[0]]
+
+    def together(self, node: fx.Node, values: Sequence[tuple[fx.Node, State]]) -> State:
+        """Values whose elements meet as one, each placed on the axes of the result: dealt along the axis that any is."""
+        found: Split | None = None
+        for value, state in values:
+            if isinstance(state, Partial):
+                self.reduce(value, node)
+            elif isinstance(state, Split):
+                both = state if found is None else joined(found, state)
+                if both is None:
+                    return self.blame_all([s for _, s in values], node)
+                found = both
+        if found is not None:
+            for value, state in values:
+                if state is None:
+                    self.sliced(value, node, found.axis - len(shape(node)) + len(shape(value)))
+        return found
+
+    def broadcast(self, node: fx.Node, values: Sequence[tuple[fx.Node, State]]) -> State:
+        """As `together` for values that repeat along the axes that they lack."""
+        made = shape(node)
+        placed: list[tuple[fx.Node, State]] = []
+        for value, state in values:
+            if isinstance(state, Split):
+                axis = state.axis + len(made) - len(shape(value))
+                if shape(value)[state.axis] == 1 and made[axis] > 1:
+                    self.blame(state, node)
+                    continue
+                state = state.at(axis)
+            placed.append((value, state))
+        return self.together(node, placed)
+
+    # results -------------------------------------------------------------------------------------
+
+    def parts(self, state: Split) -> dict[int, int]:
+        """Elements of the split axis by the number of equal parts they are dealt in; 1 is on every rank."""
+        found: dict[int, int] = defaultdict(int)
+        for piece in state.pieces:
+            for units, size in self._parts(piece):
+                found[units] += size
+        return dict(sorted(found.items()))
+
+    def _parts(self, piece: Piece) -> list[tuple[int, int]]:
+        options = [self._of_range(piece, *source) for source in piece.sources]
+        if not options:
+            return [(piece.units, piece.size)]
+        return min(options, key=lambda parts: sum(units for units, _ in parts))
+
+    def _of_range(
+        self, piece: Piece, node: fx.Node, low: int, high: int
+    ) -> list[tuple[int, int]]:
+        whole_ranges = self.whole_ranges.get(node, ())
+        cuts = {low, high}
+        for start, stop in (*((a, b) for a, b, _ in self.limits[node]), *whole_ranges):
+            cuts |= {min(max(start, low), high), min(max(stop, low), high)}
+        ordered = sorted(cuts)
+        found = []
+        for start, stop in zip(ordered, ordered[1:], strict=False):
+            size = (stop - start) * piece.size // (high - low)
+            grains = [
+                (b - a) // units for a, b, units in self.limits[node] if a <= start and stop <= b
+            ]
+            units = max(1, (stop - start) // math.lcm(1, *grains))
+            if any(a <= start and stop <= b for a, b in whole_ranges):
+                units = 1
+            found.append((min(units, max(size, 1)), size))
+        return found
+
+    def row_parts(self, node: fx.Node) -> dict[int, int]:
+        """Input features of a row-parallel product by the number of parts they are dealt in."""
+        state = self.rows[node]
+        form = weight_form(self.flow, node)
+        assert form is not None, node
+        grain = shape(node.args[form[0]])[-1] // state.size
+        return {units: size * grain for units, size in self.parts(state).items()}
+
+    def column_parts(self, node: fx.Node) -> dict[int, int]:
+        """Output features of a column-parallel product by the number of parts they are dealt in."""
+        width = shape(node)[-1]
+        return self.parts(Split(0, (Piece(width, width, ((node, 0, width),)),)))
+
+
+def _is_linear(flow: Flow, node: fx.Node) -> bool:
+    return (
+        targets.base_name(node) in ("linear", "addmm", "mm", "matmul")
+        and weight_form(flow, node) is not None
+    )
+
+
+def _is_stack(flow: Flow, node: fx.Node) -> bool:
+    """Whether a node multiplies by one matrix for each entry of its batch, all of them one parameter."""
+    if targets.base_name(node) not in ("bmm", "matmul") or len(node.args) < 2:
+        return False
+    weight = node.args[1]
+    return (
+        isinstance(weight, fx.Node)
+        and flow.parameter(weight) is not None
+        and weight.meta["val"].dim() == node.meta["val"].dim() == 3
+    )
