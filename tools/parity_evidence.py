@@ -26,13 +26,14 @@ NEAREST = 6  # sites that are asked around one that was not measured
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tail:
     """The last rows of a lane that a place lies beyond: efficiencies (bound over latency), the last row last, and how
-    far the last is off when it is predicted from those before it, by their median and by the nearest."""
+    far the last is off when it is predicted from those before it, by the median of three and by the nearest."""
 
     dim: str
     last: float
     efficiencies: tuple[float, ...]
     median_off: float
     nearest_off: float
+    each_ns: tuple[float, ...]  # time per unit of the dim, of the same rows
 
 
 class Evidence:
@@ -89,8 +90,14 @@ class Evidence:
                 efficiencies=tuple(float(e) for e in efficiency[1:]),
                 median_off=float(efficiency[-1] / numpy.median(efficiency[:3]) - 1),
                 nearest_off=float(flat[-1] / flat[-2] - 1),
+                each_ns=tuple(
+                    float(row) for row in self.table.latency[lane[-3:]] * 1e6 / self._sizes(dim, lane)
+                ),
             )
         return None
+
+    def _sizes(self, dim: str, lane: Any) -> Any:  # Any: rows; their sizes
+        return self.table.columns[dim][lane[-3:]].astype(float)
 
     def _lane(self, column: int) -> Any:  # Any: places of rows
         """Rows that share every coordinate but one with the place, in its order."""

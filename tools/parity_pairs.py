@@ -68,13 +68,14 @@ class Pair:
 
     @property
     def silicon(self) -> bool:
-        """Whether both prices rest on measurements."""
-        measured = all(cost.origin not in ("empirical", "sol") for cost in self.costs)
-        return measured and self.source in SILICON
+        """Whether both prices rest on measurements; the pointwise ops inside a block have none in ours."""
+        return self.origin not in ("empirical", "sol") and self.source in SILICON
 
     @property
     def origin(self) -> str:
-        return max((cost.origin for cost in self.costs), key=ORIGINS.index)
+        """The worst of ours, pointwise ops apart."""
+        named = (cost.origin for cost in self.costs if cost.line.kind != "pointwise")
+        return max(named, key=ORIGINS.index)
 
     @property
     def block(self) -> bool:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
-from parity_evidence import Evidence, elsewhere
+from parity_evidence import Evidence, Tail, elsewhere
 from parity_pairs import CLOSE, Compared, Cost, Pair
 from parity_sites import GRANULARITY, OURS, REFERENCE, UNEXPLAINED, Cause
 
 from oplib.errors import PerfDataNotAvailableError
+from oplib.op import Op
 from perfdb.database import PerfDatabase
 
 INTERPOLATION = "interpolation"
@@ -87,14 +88,35 @@ def parallel_streams(pair: Pair, _view: View) -> Cause | None:
     return Cause(side=GRANULARITY, text=text)
 
 
+def gathered_tokens(pair: Pair, view: View) -> Cause | None:
+    """The reference gives the tokens of all ranks to all of them and sums up; ours sends each where its experts are."""
+    if pair.block or {line.kind for line in pair.lines} != {"all_to_all"}:
+        return None
+    p, w = pair.lines[0].op["params"], pair.record.workload
+    gpus = p["moe_tp_size"] * p["moe_ep_size"]
+    tokens = w.batch * (w.isl if pair.phase == "context" else 1) * p["attention_dp_size"]
+    guess, params = 0.0, {"num_gpus": gpus, "dtype": "bfloat16"}
+    for name in ("all_gather", "reduce_scatter"):
+        op = Op(op=name, name=name, params=params, dims={"bytes": 2 * tokens * p["hidden_size"]})
+        guess += float(view.db.query(op, b=1, s=1, p=0)) * pair.repetitions / 2
+    if abs(guess / pair.theirs - 1) > CLOSE:
+        return None
+    text = f"the reference gathers the tokens of all ranks and scatters the sums, in 16 bit: our {guess:.4g} ms for "
+    text += "that; ours sends a token once to each rank with an expert of it, at the experts' width"
+    return Cause(side=GRANULARITY, text=text)
+
+
 def whole_module(pair: Pair, _view: View) -> Cause | None:
     """The reference measured the module as one; ours is the sum of its parts."""
     if not pair.block:
         return None
-    longest = max(pair.costs, key=lambda cost: cost.ms)
-    share = longest.ms / pair.summed
-    text = f"measured as one module there, {len(pair.costs)} parts here; the largest is "
-    text += f"`{longest.line.name}`, {share:.0%}"
+    parts: dict[str, float] = {}
+    for cost in pair.costs:
+        parts[cost.op.op] = parts.get(cost.op.op, 0.0) + cost.ms
+    whole = sum(parts.values())
+    shares = sorted(parts.items(), key=lambda item: -item[1])
+    text = "one module there, the sum of its parts here: "
+    text += ", ".join(f"{name} {ms / whole:.0%}" for name, ms in shares)
     return Cause(side=GRANULARITY, text=text)
 
 
@@ -126,11 +148,21 @@ def beyond_the_last_row(pair: Pair, view: View) -> Cause | None:
     median = sorted(tail.efficiencies)[1]
     guess = evidence.bound / median * pair.repetitions
     if abs(guess / pair.theirs - 1) > RECOMPUTED:
-        return None
+        return _steeper(pair, evidence, tail)
     rows = ", ".join(f"{e:.3f}" for e in tail.efficiencies)
     text = f"past the last row ({tail.dim} = {tail.last:,.0f}): efficiencies of the last rows {rows}; "
     text += f"theirs holds their median, ours the last. The last row from those before it: median "
     text += f"{tail.median_off:+.1%}, nearest {tail.nearest_off:+.1%}"
+    return Cause(side=INTERPOLATION, text=text)
+
+
+def _steeper(pair: Pair, evidence: Evidence, tail: Tail) -> Cause:
+    """Past the last row by a way that is not known: the time per unit, next to that of the last rows."""
+    size = evidence.dims[tail.dim]
+    units = [ms / size / pair.repetitions * 1e6 for ms in (pair.ours, pair.theirs)]
+    rows = ", ".join(f"{each:.4g}" for each in tail.each_ns)
+    text = f"past the last row ({tail.dim} = {tail.last:,.0f}): the last rows take {rows} ns per {tail.dim}, "
+    text += f"ours goes on with {units[0]:.4g}, theirs with {units[1]:.4g}"
     return Cause(side=INTERPOLATION, text=text)
 
 
@@ -176,6 +208,7 @@ RULES: tuple[Rule, ...] = (
     below_bound,
     other_file,
     formula,
+    gathered_tokens,
     parallel_streams,
     whole_module,
     added_constant,
