@@ -91,7 +91,8 @@ class Evidence:
                 median_off=float(efficiency[-1] / numpy.median(efficiency[:3]) - 1),
                 nearest_off=float(flat[-1] / flat[-2] - 1),
                 each_ns=tuple(
-                    float(row) for row in self.table.latency[lane[-3:]] * 1e6 / self._sizes(dim, lane)
+                    float(row)
+                    for row in self.table.latency[lane[-3:]] * 1e6 / self._sizes(dim, lane)
                 ),
             )
         return None

@@ -73,7 +73,9 @@ def other_file(pair: Pair, view: View) -> Cause | None:
     each = pair.theirs / pair.repetitions
     for stem, ms in elsewhere(cost.op, place(cost, pair), view.db).items():
         if abs(ms / each - 1) < CLOSE:
-            text = f"two files measured it: `{stem}` says {ms * 1e3:.4g} us, as the reference; ours "
+            text = (
+                f"two files measured it: `{stem}` says {ms * 1e3:.4g} us, as the reference; ours "
+            )
             text += f"is of the other, {pair.ours / pair.repetitions * 1e3:.4g} us"
             return Cause(side=OURS, text=text)
     return None
@@ -131,7 +133,9 @@ def added_constant(pair: Pair, view: View) -> Cause | None:
     if len(extras) < 2 or pair.source != "mixed" or least <= 0 or most - least > CONSTANT_MS:
         return None
     at = " and ".join(f"{tokens:,}" for tokens in sorted(extras))
-    text = f"the reference adds {least * 1e3:.1f} us per layer to the measured row, as much at {at} "
+    text = (
+        f"the reference adds {least * 1e3:.1f} us per layer to the measured row, as much at {at} "
+    )
     text += "tokens: rotary, cache write and head norms, not multiplied by the tokens"
     rest = replace(pair, theirs=pair.theirs - least * pair.repetitions)
     if rest.close:
@@ -150,8 +154,10 @@ def beyond_the_last_row(pair: Pair, view: View) -> Cause | None:
     if abs(guess / pair.theirs - 1) > RECOMPUTED:
         return _steeper(pair, evidence, tail)
     rows = ", ".join(f"{e:.3f}" for e in tail.efficiencies)
-    text = f"past the last row ({tail.dim} = {tail.last:,.0f}): efficiencies of the last rows {rows}; "
-    text += f"theirs holds their median, ours the last. The last row from those before it: median "
+    text = (
+        f"past the last row ({tail.dim} = {tail.last:,.0f}): efficiencies of the last rows {rows}; "
+    )
+    text += "theirs holds their median, ours the last. The last row from those before it: median "
     text += f"{tail.median_off:+.1%}, nearest {tail.nearest_off:+.1%}"
     return Cause(side=INTERPOLATION, text=text)
 

@@ -112,8 +112,4 @@ def _prices(silicon: Json, sol: Json) -> dict[str, Price]:
 
 def left_out(entry: Json, phase: str) -> dict[str, str]:
     """The ops at the top of a list that are compared only in sum: their class, by name."""
-    return {
-        op["name"]: op["op"] for op in entry[f"{phase}_ops"] if op["op"] in REFERENCE_LEFT_OUT
-    }
-
-
+    return {op["name"]: op["op"] for op in entry[f"{phase}_ops"] if op["op"] in REFERENCE_LEFT_OUT}
