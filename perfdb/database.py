@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 
 import numpy
 
-from oplib.arithmetic import Amount, maximum
+from oplib.arithmetic import Amount
 from oplib.errors import InvalidInputError, PerfDataNotAvailableError
 from oplib.kind import Dims, OpKind
 from oplib.op import Op
@@ -23,10 +23,10 @@ from perfdb.arrays import Floats
 from perfdb.efficiency import LAUNCH_MS, Group, groups_of
 from perfdb.empirical import efficiency_of
 from perfdb.estimator import Estimator
-from perfdb.foreign import find_table
+from perfdb.foreign import find_tables
 from perfdb.performance import PerformanceArray, PerformanceResult, Ranks, origin_rank
 from perfdb.response import Response
-from perfdb.speed_of_light import link_ms, sides_ms
+from perfdb.speed_of_light import busy_ms
 from perfdb.substitutes import runnable
 from perfdb.systems import System, load_system
 from perfdb.tables import Table, read_table
@@ -51,6 +51,14 @@ class Entry:
     nearest: str = ""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fit:
+    """The estimators of one group of rows: of latency, and of log W where the table has power."""
+
+    latency: Estimator
+    power: Estimator | None
+
+
 class PerfDatabase:
     """Prices of ops on one system. Tables are read, and knots estimated, when an op first asks for them."""
 
@@ -72,6 +80,7 @@ class PerfDatabase:
         self.notes: dict[str, None] = {}  # a set that keeps the order
         self._tables: dict[str, Table | str] = {}
         self._entries: dict[tuple[str, tuple[ParamValue, ...]], Entry] = {}
+        self._fits: dict[tuple[str, tuple[ParamValue, ...]], Fit | None] = {}
 
     @classmethod
     def load(
@@ -89,7 +98,7 @@ class PerfDatabase:
     def price(self, kind: OpKind, params: Params, dims: Dims) -> Result:
         """One occurrence: a result, or an array of them where a dim is an array. `params` complete."""
         entry = self.entry(kind, params, dims)
-        compute, memory = _moved(kind, entry.params, dims, self.system)
+        compute, memory = busy_ms(kind, entry.params, dims, self.system)
         bound = numpy.asarray(numpy.maximum(compute, memory), dtype=numpy.float64)
         if self.mode in ("sol", "sol_full"):
             return _result(bound, bound * 0.0, origin_rank("sol"))
@@ -105,8 +114,8 @@ class PerfDatabase:
         return _result(latency, latency * 0.0 + stated.uncertainty, origin_rank("empirical"))
 
     def sides(self, kind: OpKind, params: Params, dims: Dims) -> tuple[Result, Result, Result]:
-        """Bound, and its sides by FLOPs and by bytes, of one occurrence."""
-        sides = _moved(kind, self.entry(kind, params, dims).params, dims, self.system)
+        """Bound, and its sides by FLOPs and by bytes over memory or links, of one occurrence."""
+        sides = busy_ms(kind, self.entry(kind, params, dims).params, dims, self.system)
         compute, memory = (numpy.asarray(side, dtype=numpy.float64) for side in sides)
         sol = origin_rank("sol")
         bound, compute, memory = numpy.broadcast_arrays(
@@ -131,7 +140,7 @@ class PerfDatabase:
         entry = self.entry(op.kind, op.params, dims)
         if entry.latency is None:
             return "missing"
-        return COVERAGES[int(entry.latency.at(dims)[2].max())]
+        return COVERAGES[int(entry.latency.ranks(dims).max())]
 
     def entry(self, kind: OpKind, params: Params, dims: Dims) -> Entry:
         """What is known of the op with these parameters."""
@@ -149,10 +158,8 @@ class PerfDatabase:
     def _read(self, kind: OpKind) -> Table | str:
         if not self.backend:
             return "no backend was named"
-        if not kind.coordinates:
-            return f"no table format of {kind.name} is known"
         try:
-            path = find_table(
+            paths = find_tables(
                 kind,
                 system=self.system.id,
                 backend=self.backend,
@@ -161,10 +168,13 @@ class PerfDatabase:
             )
         except PerfDataNotAvailableError as error:
             return error.message
-        try:
-            return read_table(path, kind)
-        except PerfDataNotAvailableError as error:  # a file of several kinds without this one
-            return error.message
+        missing = ""
+        for path in paths:
+            try:
+                return read_table(path, kind)
+            except PerfDataNotAvailableError as error:  # rows of other kinds alone
+                missing = missing or error.message
+        return missing
 
     def _find(self, kind: OpKind, params: Params, dims: Dims) -> Entry:
         table = None if self.mode in ("sol", "sol_full", "empirical") else self.table(kind)
@@ -175,19 +185,34 @@ class PerfDatabase:
             return Entry(params=params, missing=table or "tables were not asked.")
         if given := [name for name in kind.dim_params if name in dims]:
             return Entry(params=params, missing=f"{', '.join(given)} varies with the workload.")
-        group = _group(table, params, self.system)
-        if group is None:
+        fit = self._fit(table, params)
+        if fit is None:
             return Entry(
                 params=params,
                 missing=f"{table.path} has no such rows.",
                 nearest=_nearest(table, params),
             )
-        power = _powers(group)
         return Entry(
             params=params,
-            latency=Response(kind, params, Estimator.fit(group)),
-            power=None if power is None else Response(kind, params, Estimator.fit(power)),
+            latency=Response(kind, params, fit.latency),
+            power=None if fit.power is None else Response(kind, params, fit.power),
         )
+
+    def _fit(self, table: Table, params: Params) -> Fit | None:
+        """The estimators of the rows that agree with `params`: one pair for all ops between these rows."""
+        key = (table.kind.name, tuple(params[name] for name in _matching(table.kind)))
+        if key not in self._fits:
+            group = _group(table, params, self.system)
+            power = None if group is None else _powers(group)
+            self._fits[key] = (
+                None
+                if group is None
+                else Fit(
+                    latency=Estimator.fit(group),
+                    power=None if power is None else Estimator.fit(power),
+                )
+            )
+        return self._fits[key]
 
     def _silicon(self, entry: Entry, dims: Dims, bound: Floats) -> Result:
         assert entry.latency is not None
@@ -197,12 +222,6 @@ class PerfDatabase:
         if entry.power is not None:
             energy = latency * numpy.exp(entry.power.at(dims)[0])
         return _result(latency, numpy.expm1(deviation), rank, energy)
-
-
-def _moved(kind: OpKind, params: Params, dims: Dims, system: System) -> tuple[Amount, Amount]:
-    """As `sides_ms`; the side by bytes is the slower of memory and links."""
-    compute, memory = sides_ms(kind, params, dims, system)
-    return compute, maximum(memory, link_ms(kind, params, dims, system))
 
 
 def _result(

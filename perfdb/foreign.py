@@ -92,18 +92,7 @@ def find_tables(
     `data_folders` counts.
     """
     there = all_tables(system, data)
-    if not any(one.backend == backend for one in there):
-        backends = sorted({one.backend for one in there})
-        raise UnknownBackendError(
-            f"No tables of the backend {backend!r} on {system}.",
-            f"There are: {', '.join(backends)}.",
-        )
-    main = version or main_version(there, backend)
-    if not any(one.backend == backend and one.version == main for one in there):
-        raise UnknownVersionError(
-            f"No tables of {backend} {version} on {system}.",
-            f"There are: {', '.join(versions_of(there, backend))}.",
-        )
+    main = settle_version(there, system=system, backend=backend, version=version)
     paths: list[Path] = []
     for form in kind.table_formats:
         owner = form.backend or backend
@@ -121,6 +110,23 @@ def find_tables(
     if not paths:
         raise _no_table(kind, system, backend, main, data)
     return paths
+
+
+def settle_version(there: list[Location], *, system: str, backend: str, version: str = "") -> str:
+    """The version that is asked first, the named one or the main one; an unknown backend or version is an error."""
+    if not any(one.backend == backend for one in there):
+        backends = sorted({one.backend for one in there})
+        raise UnknownBackendError(
+            f"No tables of the backend {backend!r} on {system}.",
+            f"There are: {', '.join(backends)}.",
+        )
+    main = version or main_version(there, backend)
+    if not any(one.backend == backend and one.version == main for one in there):
+        raise UnknownVersionError(
+            f"No tables of {backend} {version} on {system}.",
+            f"There are: {', '.join(versions_of(there, backend))}.",
+        )
+    return main
 
 
 def main_version(there: list[Location], backend: str) -> str:

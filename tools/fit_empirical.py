@@ -23,7 +23,7 @@ from scipy.optimize import least_squares
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT)]
 
-from oplib.errors import PerfDataNotAvailableError  # noqa: E402
+from oplib.errors import TraceModelError  # noqa: E402
 from oplib.kind import OpKind  # noqa: E402
 from oplib.op import op_kinds  # noqa: E402
 from perfdb.arrays import Floats  # noqa: E402
@@ -33,10 +33,9 @@ from perfdb.systems import load_system  # noqa: E402
 from perfdb.tables import read_table  # noqa: E402
 
 SYSTEMS = ("h200_sxm", "b200_sxm")
-BACKENDS = ("trtllm", "vllm", "sglang", "nccl")
+BACKENDS = ("trtllm", "vllm", "sglang")
 FILE = ROOT / "perfdb" / "empirical.toml"
-HEADER = """# Shares of peak and bandwidth, and ms of a launch. `source` names tables where tools/fit_empirical.py wrote the entry.
-"""
+HEADER = "# Shares of peak and bandwidth, and ms of a launch; tools/fit_empirical.py writes those fitted to tables.\n"
 
 
 def tables(kind: OpKind, most: int) -> Iterator[tuple[str, Floats]]:
@@ -45,9 +44,9 @@ def tables(kind: OpKind, most: int) -> Iterator[tuple[str, Floats]]:
         for backend in BACKENDS:
             try:
                 path = find_table(kind, system=system, backend=backend)
-            except PerfDataNotAvailableError:
+                table = read_table(path, kind)
+            except TraceModelError:  # no such table, or none of its rows
                 continue
-            table = read_table(path, kind)
             random = numpy.random.default_rng(0)
             if len(table) > most:
                 table = table.take(random.choice(len(table), most, replace=False))

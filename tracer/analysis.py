@@ -26,6 +26,7 @@ from perfdb.systems import System, load_system
 from tracer import assemble, conserve, graphs, idle, notes, primitives, rewrite, triage
 from tracer.build import build_model, in_one_dtype, one_line, quiet_transformers
 from tracer.cache import ask_for_none
+from tracer.config_checks import max_positions
 from tracer.match import match
 from tracer.match.claim import Matched
 from tracer.match.flow import Flow, Role
@@ -396,6 +397,7 @@ def _describe(
         "known_architecture": False,
         "relatives": [],
         "situation": "S3" if unsupported else "S1-or-S2",
+        "max_positions": max_positions(resolved.config),
         "parameters": pruning.parameters,
         "weight_bytes": weights.total(),
         "layers": [{**kept.layer.to_json(), "id": kept.id} for kept in pruning.kept],

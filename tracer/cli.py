@@ -49,7 +49,30 @@ def parser() -> argparse.ArgumentParser:
         help="ops as written, compiled, or served (default)",
     )
     found.add_argument(
-        "--system", default="h200_sxm", help="GPU for speed-of-light shares (default h200_sxm)"
+        "--system",
+        default="h200_sxm",
+        help="GPU for speed-of-light shares and of the tables (default h200_sxm)",
+    )
+    found.add_argument(
+        "--backend", help="serving backend whose measured tables are asked: trtllm, vllm, sglang"
+    )
+    found.add_argument(
+        "--backend-version",
+        metavar="VERSION",
+        default="",
+        help="version of these tables (default: the one with most tables)",
+    )
+    found.add_argument(
+        "--data",
+        metavar="DIR",
+        type=Path,
+        help="folder of tables, instead of ours and those of aiconfigurator-core",
+    )
+    found.add_argument(
+        "--cases",
+        metavar="FILE",
+        type=Path,
+        help="write the plan: what to measure so that the model is S1",
     )
     found.add_argument(
         "--workload",
@@ -111,7 +134,8 @@ def _analyse(arguments: argparse.Namespace) -> Json:
     from perfdb.systems import load_system
 
     load_system(arguments.system)  # a wrong name is said before seconds of work
-    for target in (arguments.ops, arguments.html):
+    _check_tables(arguments)
+    for target in (arguments.ops, arguments.html, arguments.cases):
         if target is not None and not target.parent.is_dir():
             raise InvalidInputError(
                 f"Cannot write {str(target)!r}: {str(target.parent)!r} is no folder.",
@@ -122,6 +146,43 @@ def _analyse(arguments: argparse.Namespace) -> Json:
         return _report(arguments, progress)
     finally:
         progress.done()
+
+
+def _check_tables(arguments: argparse.Namespace) -> None:
+    """Whether the tables that were asked for are there."""
+    if arguments.backend is not None:
+        from tracer.coverage import open_database
+
+        open_database(
+            arguments.system,
+            arguments.backend,
+            version=arguments.backend_version,
+            data=arguments.data,
+        )
+        return
+    for name in ("backend_version", "data", "cases"):
+        if getattr(arguments, name):
+            option = name.replace("_", "-")
+            raise InvalidInputError(
+                f"--{option} is about measured tables, and no backend is named.",
+                "Name one with --backend.",
+            )
+
+
+def _add_coverage(report: Json, arguments: argparse.Namespace, progress: Progress) -> None:
+    """Ask the tables which of the report's ops they hold."""
+    import time
+
+    from tracer import coverage
+
+    progress("ask the tables")
+    start = time.perf_counter()
+    db = coverage.open_database(
+        arguments.system, arguments.backend, version=arguments.backend_version, data=arguments.data
+    )
+    report["coverage"] = coverage.check(report, db)
+    report["situation"] = coverage.situation(report)
+    report["timing_s"]["coverage"] = round(time.perf_counter() - start, 4)
 
 
 def _report(arguments: argparse.Namespace, progress: Progress) -> Json:
@@ -150,13 +211,15 @@ def _report(arguments: argparse.Namespace, progress: Progress) -> Json:
     )
     report["known_architecture"] = is_known(report["architecture"])
     report["relatives"] = relatives(signature(report), architecture=report["architecture"])
+    if arguments.backend is not None:
+        _add_coverage(report, arguments, progress)
     report["checklist"] = checklist(report)
     return report
 
 
 def _list_submodules(arguments: argparse.Namespace) -> int:
     """Print the sub-modules; returns the exit status."""
-    for name in ("ops", "html", "fail_on"):
+    for name in ("ops", "html", "fail_on", "backend", "cases", "data"):
         if getattr(arguments, name) is not None:
             raise InvalidInputError(
                 f"--submodules makes no report, so --{name.replace('_', '-')} has nothing to take.",
@@ -220,6 +283,10 @@ class Progress:
 def _write(report: Json, arguments: argparse.Namespace) -> None:
     if arguments.ops is not None:
         arguments.ops.write_text(json.dumps(report["op_list"], indent=1) + "\n", encoding="utf-8")
+    if arguments.cases is not None:
+        from tracer.coverage import plan
+
+        arguments.cases.write_text(plan(report).to_text(), encoding="utf-8")
     if arguments.html is not None:
         from tracer.report.html import render_html
 

@@ -4,6 +4,8 @@ import json
 
 import numpy
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from oplib.errors import InvalidInputError, PerfDataNotAvailableError
 from oplib.op import Op, kind
@@ -204,3 +206,20 @@ def test_energy_comes_with_a_table_of_power(tmp_path):
 def test_results_survive_json(data):
     """A result is a float: json writes its latency."""
     assert json.loads(json.dumps(gemm().query(database(data), x=64))) > 0
+
+
+@settings(max_examples=60, deadline=None)
+@given(m=st.lists(st.integers(1, 2**20), min_size=1, max_size=8), n=st.integers(100, 20_000))
+def test_coverage_is_the_origin_that_a_price_has(data, m, n):
+    """Asking what is covered takes no estimate and gives the origins of the prices, at any place."""
+    db = database(data)
+    for op in (gemm(n=n), gemm(n=2048)):
+        prices = op.query(db, x=numpy.array(m))
+        entry = db.entry(op.kind, op.params, {"m": 1})
+        assert entry.latency.ranks({"m": numpy.array(m)}).tolist() == prices.ranks.tolist()
+
+
+def test_ops_between_the_same_rows_share_what_was_fitted(data):
+    db = database(data)
+    first, second = (db.entry(kind("gemm"), gemm(n=n).params, {"m": 1}) for n in (700, 900))
+    assert first.latency._estimator is second.latency._estimator

@@ -96,8 +96,15 @@ def verdict(report: Mapping[str, Any]) -> str:
         kinds = sorted({item["primitive"] for item in report["unsupported"]})
         noun = "primitive is" if len(kinds) == 1 else "primitives are"
         sentence = f"{len(kinds)} {noun} unknown: no op claims them, the op list is a lower bound."
-    if situation == "S2" and (missing := report["coverage"]["missing"]):
-        sentence = f"Every operation is known; {len(missing)} points have no measurements yet."
+    coverage = report.get("coverage") or {}
+    if situation in ("S1", "S2") and coverage.get("checked"):
+        tables = f"{coverage['system']} {coverage['backend']} {coverage['version']}"
+        if situation == "S1":
+            return f"Every operation is known, and {tables} has measured it all."
+        sentence = (
+            f"Every operation is known; {len(coverage['missing'])} points have no measurement in "
+            f"{tables}."
+        )
     return sentence
 
 
