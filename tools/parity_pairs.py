@@ -6,7 +6,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from parity_lists import PHASES, Line, ours, reference
+from parity_lists import PHASES, Line
+from parity_local import our_lines, reference_lines
 from parity_records import Json, Record
 from parity_sites import CORES, Site, compare, text_of, within
 
@@ -67,13 +68,14 @@ class Pair:
 
     @property
     def silicon(self) -> bool:
-        """Whether both prices rest on measurements."""
-        measured = all(cost.origin not in ("empirical", "sol") for cost in self.costs)
-        return measured and self.source in SILICON
+        """Whether both prices rest on measurements; the pointwise ops inside a block have none in ours."""
+        return self.origin not in ("empirical", "sol") and self.source in SILICON
 
     @property
     def origin(self) -> str:
-        return max((cost.origin for cost in self.costs), key=ORIGINS.index)
+        """The worst of ours, pointwise ops apart."""
+        named = (cost.origin for cost in self.costs if cost.line.kind != "pointwise")
+        return max(named, key=ORIGINS.index)
 
     @property
     def block(self) -> bool:
@@ -102,15 +104,16 @@ def compare_record(
 ) -> Compared:
     """Our list in `report`, priced at the record's workload, against its prices of the reference's list `entry`."""
     served = _served(report, record, entry)
-    costs = [cost(line, record, db=db, bounds=bounds) for line in ours(served)]
+    mine = [line for line in our_lines(served) if line.kind != "primitive"]
+    costs = [cost(line, record, db=db, bounds=bounds) for line in mine]
     quiet = [cost(line, record, db=db, bounds=bounds) for line in pointwise(served)]
-    lines = reference(entry)
+    lines = reference_lines(entry)
     found = Compared(record=record)
     for phase in PHASES:
-        mine = [c for c in costs if c.line.phase == phase]
+        of_phase = [c for c in costs if c.line.phase == phase]
         theirs = [line for line in lines if line.phase == phase]
         around = [c for c in quiet if c.line.phase == phase]
-        found.pairs.extend(_pairs(record, phase, mine, theirs, around))
+        found.pairs.extend(_pairs(record, phase, of_phase, theirs, around))
     paired = {id(c) for pair in found.pairs for c in pair.costs}
     named = {line.block for pair in found.pairs for line in pair.lines}
     both = [*costs, *quiet]
@@ -227,7 +230,8 @@ def _pair(
 ) -> Pair:
     lines = tuple(line for site in sites for line in site.reference_lines)
     costs = [by_line[id(line)] for site in sites for line in site.our_lines]
-    times = min(line.count for line in lines)
+    counts = [line.count for line in lines]
+    times = min(counts) if len(sites) > 1 else sum(counts)
     streams: dict[str, float] = {}
     bound = 0.0
     for site in sites:
