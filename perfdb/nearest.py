@@ -13,7 +13,7 @@ import numpy
 
 from perfdb.arrays import Floats, Ints
 
-MOST = 4_000_000  # distances that are worth comparing all
+MOST = 1_500_000  # distances that are compared before a tree is built
 _MOVE = 1e-6  # in units of the coordinates
 _GOLDEN = 0.618_033_988_749_895  # multiples of it, modulo 1, never meet
 
@@ -26,11 +26,13 @@ class Nearest:
         step = _GOLDEN ** numpy.arange(1, dims + 1)
         moves = numpy.arange(count)[:, None] * step % 1.0
         self._points: Floats = points + _MOVE * moves
+        self._compared = 0
         self._tree: Any = None  # scipy's, built when there are many places
 
     def query(self, places: Floats, k: int) -> Ints:
         """The `k` nearest points [q, k] of each of `places` [q, d], in no order."""
-        if self._tree is None and len(places) * len(self._points) > MOST:
+        self._compared += len(places) * len(self._points)
+        if self._tree is None and self._compared > MOST:
             from scipy.spatial import cKDTree
 
             self._tree = cKDTree(self._points)
