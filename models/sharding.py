@@ -16,10 +16,11 @@ from models.exchange import collective_ops
 from models.layout import Layout, divisors
 from models.local_weights import weight_formula
 from models.stages import stages
+from oplib.dtypes import quant_mode
 from oplib.errors import InvalidInputError
 from oplib.op import Op
 from oplib.oplist import Layer, OpList
-from oplib.params import ParamValue
+from oplib.params import Params, ParamValue
 
 
 def shard(op_list: OpList, layout: Layout, layers: Sequence[Layer]) -> tuple[OpList, ...]:
@@ -112,6 +113,7 @@ def _local_experts(op: Op, layout: Layout) -> Op:
         "ep_size": layout.ep,
         "intermediate_size": inner // layout.moe_tp,
     }
+    _check_blocks(op, params)
     weight = op.weight_bytes
     if weight:
         weight += weight_formula(op.op, params) - weight_formula(op.op, op.params)
@@ -128,6 +130,7 @@ def _resized(op: Op, sizes: Mapping[str, sympy.Expr]) -> Op:
         name: _whole(op, name, sizes[name]) if name in sizes else value
         for name, value in op.params.items()
     }
+    _check_blocks(op, params)
     dims = {name: sizes.get(name, dim) for name, dim in op.dims.items()}
     weight = op.weight_bytes
     if weight and op.op in ("gemm", "embedding"):
@@ -135,6 +138,23 @@ def _resized(op: Op, sizes: Mapping[str, sympy.Expr]) -> Op:
     elif "weight_bytes" in sizes:
         weight = int(sympy.ceiling(sizes["weight_bytes"]))
     return replace(_plain(op), params=params, dims=dims, weight_bytes=weight)
+
+
+def _check_blocks(op: Op, params: Params) -> None:
+    """A block of a weight has one scale and is never cut; engines refuse what would cut it."""
+    mode = quant_mode(str(op.params["dtype"])) if op.op in ("gemm", "moe") else None
+    if mode is None or mode.scales != "block":
+        return
+    block = params["group_size"] or mode.group
+    assert isinstance(block, int), op.params
+    for name in ("n", "k", "intermediate_size"):
+        size, before = params.get(name), op.params.get(name)
+        if isinstance(size, int) and isinstance(before, int) and size % block and before % block == 0:
+            raise InvalidInputError(
+                f"{op.op} {op.layer + '.' if op.layer else ''}{op.name} would have {name} = {size} on a rank, which "
+                f"cuts the {block} x {block} blocks of its {mode.name} weight.",
+                "Split it over fewer ranks, or raise ep.",
+            )
 
 
 def _whole(op: Op, name: str, size: sympy.Expr) -> int:

@@ -22,6 +22,10 @@ class Plan:
 
     styles: Mapping[str, str] = field(default_factory=dict)
 
+    def pattern(self, module: str) -> str:
+        """The module's path with `*` for the index of its layer."""
+        return _pattern(module)
+
     def style(self, module: str) -> str:
         """The style of a module; empty where the plan does not name it."""
         return self.styles.get(_pattern(module), "")

@@ -22,32 +22,28 @@ def product(spread: Spread, node: fx.Node) -> State:
     form = weight_form(spread.flow, node)
     if form is None:
         return _of_two(spread, node)
-    x_at, _, _, stored_by_row = form
-    return _linear(spread, node, node.args[x_at], transposed=form[0] > form[1] and not stored_by_row)
-
-
-def _linear(spread: Spread, node: fx.Node, x: fx.Node, *, transposed: bool) -> State:
+    x = node.args[form[0]]
     state = spread.of(x)
     if isinstance(state, Partial):
         spread.reduce(x, node)
         state = None
-    if transposed:
-        return None if state is None else spread.blame(state, node)
-    last = len(shape(x)) - 1
+    made = spread.feature_axis[node]
+    summed = len(shape(x)) - 1 if made == len(shape(node)) - 1 else len(shape(x)) - 2
     if isinstance(state, Split):
-        if state.axis == last:
+        if state.axis == summed:
             spread.rows[node] = state
             return Partial((node,), state.sources)
+        if summed != len(shape(x)) - 1:
+            return spread.blame(state, node)
         spread.batches[node] = ("m", state)
         return state
     if spread.takes_slice(node):
-        width = shape(x)[-1]
-        spread.rows[node] = Split(last, (Piece(width, width),))
+        width = shape(x)[summed]
+        spread.rows[node] = Split(summed, (Piece(width, width),))
         return Partial((node,))
-    if node in spread.columns:
-        width = shape(node)[-1]
-        made = Split(len(shape(node)) - 1, (Piece(width, width, ((node, 0, width),)),))
-        return None if node in spread.gathered else made
+    if node in spread.columns and node not in spread.gathered:
+        width = spread.features(node)
+        return Split(made, (Piece(width, width, ((node, 0, width),)),))
     return None
 
 
@@ -120,38 +116,47 @@ def _boundary(spread: Spread, node: fx.Node) -> States:
     """Heads or channels are independent: dealt where any input is, if every input can be."""
     axes = boundaries.SPLITS[targets.base_name(node)]
     names = [a.name for a in node.target._schema.arguments]
-    given = [(axes.get(n), v) for n, value in zip(names, node.args, strict=False) for v in _nodes(value)]
+    given = [
+        (axes.get(name), value)
+        for name, argument in zip(names, node.args, strict=False)
+        for value in _nodes(argument)
+    ]
+    dealt = [
+        (shape(value)[s.axis], s)
+        for allowed, value in given
+        if (s := _argument(spread, node, allowed, value))
+    ]
     made = node.meta["val"]
     several = isinstance(made, list | tuple)
-    dealt: list[tuple[int, Split]] = []
-    for axis, value in given:
-        state = spread.of(value)
-        if isinstance(state, Partial):
-            spread.reduce(value, node)
-        elif isinstance(state, Split) and (axis is None or axis >= len(shape(value))):
-            spread.needs_whole(value, node)
-        elif isinstance(state, Split):
-            axis = 0 if axis is None else axis
-            if shape(value)[axis] == 1 and state.axis != axis:
-                spread.needs_whole(value, node)  # one head that all share
-            elif state.axis != axis:
-                spread.needs_whole(value, node)
-            else:
-                spread.constrain(state)
-                dealt.append((shape(value)[axis], state))
-    outs = [axes[f"out{i}"] for i in range(len(made) if several else 1)]
+    outs = [int(axes[f"out{i}"]) for i in range(len(made) if several else 1)]
     if not dealt:
         return [None] * len(outs) if several else None
-    for axis, value in given:
-        if axis is not None and spread.of(value) is None:
-            spread.sliced(value, node, axis)
-    first = (made[0] if several else made).shape[outs[0]]
-    length, state = max(dealt, key=lambda d: (d[0] == int(first), d[0]))
-    if length != int(first):
-        state = Split(0, (Piece(int(first), int(first)),))
+    for allowed, value in given:
+        if isinstance(allowed, int) and spread.of(value) is None:
+            spread.sliced(value, node, allowed)
+    length = int((made[0] if several else made).shape[outs[0]])
+    along, state = max(dealt, key=lambda d: (d[0] == length, d[0]))
+    if along != length:
+        state = Split(0, (Piece(length, length),))
     spread.dealt.add(node)
     states: list[State] = [state.at(a) for a in outs]
     return states if several else states[0]
+
+
+def _argument(
+    spread: Spread, node: fx.Node, allowed: int | tuple[int, ...] | None, value: fx.Node
+) -> Split | None:
+    """How an argument of a boundary is dealt; None where it is whole, or must be."""
+    state = spread.of(value)
+    if isinstance(state, Partial):
+        spread.reduce(value, node)
+    if not isinstance(state, Split):
+        return None
+    if allowed is None or state.axis not in (allowed if isinstance(allowed, tuple) else (allowed,)):
+        spread.needs_whole(value, node)
+        return None
+    spread.constrain(state)
+    return state
 
 
 def _nodes(value: Any) -> list[fx.Node]:

@@ -66,13 +66,20 @@ def apply(spread: Spread, node: fx.Node) -> States:
     if found is None and name in targets.MATHEMATICS:
         found = elementwise
     if found is None:
+        if any(isinstance(spread.of(v), Split) for v in node.all_input_nodes):
+            spread.unknown.add(targets.full_name(node))
         return whole(spread, node)
     return found(spread, node)
 
 
 def shape(node: Any) -> tuple[int, ...]:
     """The sizes of a node's tensor at the traced workload."""
-    return tuple(d if isinstance(d, int) else int(d.node.hint) for d in node.meta["val"].shape)
+    found: tuple[int, ...] | None = node.meta.get("sizes")
+    if found is None:
+        made = node.meta["val"].shape
+        found = tuple(d if isinstance(d, int) else int(d.node.hint) for d in made)
+        node.meta["sizes"] = found
+    return found
 
 
 def whole(spread: Spread, node: fx.Node) -> State:
@@ -80,6 +87,12 @@ def whole(spread: Spread, node: fx.Node) -> State:
     for value in node.all_input_nodes:
         spread.needs_whole(value, node)
     return None
+
+
+@rule("skipped", "block_selection", "grouped_linear")
+def _whole(spread: Spread, node: fx.Node) -> State:
+    """Layers that stand for others, the choice among blocks of keys, rows sorted by expert: known to need all."""
+    return whole(spread, node)
 
 
 def _argument(node: fx.Node, at: int, name: str, default: Any) -> Any:
@@ -212,7 +225,10 @@ def _section(
     spread: Spread, node: fx.Node, state: Split, start: int, stop: int, length: int
 ) -> State:
     found = section(state, start, stop, length)
-    return spread.blame(state, node) if found is None else spread.unless_whole(found)
+    if found is None:
+        return spread.blame(state, node)
+    spread.constrain(found)
+    return spread.unless_whole(found)
 
 
 @rule("select")
@@ -312,7 +328,7 @@ def _concatenated(
     grains = {length // s.size for s, length in zip(states, lengths, strict=True) if isinstance(s, Split)}  # fmt: skip
     if any(s.outer > 1 for s in splits):
         return spread.blame_all(splits, node)
-    grain = min(grains)
+    grain = math.gcd(*grains)
     pieces: list[Piece] = []
     for state, length in zip(states, lengths, strict=True):
         if isinstance(state, Split):

@@ -123,7 +123,7 @@ def _moe(spread: Spread, claim: Claim, weight: int) -> Parallel:  # noqa: ARG001
 def _by_axes(spread: Spread, claim: Claim, weight: int) -> Parallel:
     """Attention, scans and convolutions: the heads or channels of the values they read."""
     states = {name: _state_at(spread, *place) for name, place in claim.axes.items()}
-    if not any(states.values()):
+    if not any(states.values()) and not any(_is_dealt(spread, n) for n in claim.nodes):
         return Parallel()
     found = Parallel(parallel="split" if "channels" in states else "heads")
     sizes = {**claim.params, **claim.dims}
@@ -134,10 +134,18 @@ def _by_axes(spread: Spread, claim: Claim, weight: int) -> Parallel:
             found.shards[name] = _share(spread, state, sizes[name])
         elif length > 1:  # whole on each rank, which reads its slice of it
             found.shards[name] = {length: sympy.sympify(sizes[name])}
-    first = next(state for state in states.values() if state is not None)
     if claim.parameters:
-        found.shards["weight_bytes"] = _share(spread, first, weight)
+        name = next(iter(claim.axes))
+        parts = found.shards.get(name, {})
+        found.shards["weight_bytes"] = {
+            units: weight * size / sympy.sympify(sizes[name]) for units, size in parts.items()
+        }
     return found
+
+
+def _is_dealt(spread: Spread, node: fx.Node) -> bool:
+    state = spread.all_of(node)
+    return any(isinstance(s, Split) for s in (state if isinstance(state, list) else [state]))
 
 
 def _state_at(spread: Spread, node: fx.Node, axis: int) -> Split | None:

@@ -8,8 +8,8 @@ again, until nothing is asked for that is not there.
 from __future__ import annotations
 
 import math
-from collections import defaultdict
-from collections.abc import Collection, Iterable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 from torch import fx
 
@@ -22,17 +22,20 @@ from tracer.parallel.rules import States, apply, shape
 from tracer.parallel.state import Partial, Piece, Split, State, joined
 
 MOST_PASSES = 64
+Place = tuple[str, int]  # a module, and which of its products
 
 
 class Spread:
     """The states of the values of a trace; `columns`, `rows` and `batches` say how its products are split.
 
-    `ends` gives what follows a product: "all_reduce", "all_gather", or "joined" where a later one's reduction takes its
+    `kept` are modules that stay whole whatever the graph allows. `ends` gives what follows a product: "all_reduce", "all_gather", or "joined" where a later one's reduction takes its
     partial sums along. `reasons` says where each product that is kept whole was needed so.
     """
 
-    def __init__(self, flow: Flow, plan: Plan, known: Collection[str] = ()) -> None:
+    def __init__(self, flow: Flow, plan: Plan, kept: Collection[Place] = ()) -> None:
         self.flow, self.plan = flow, plan
+        self.unknown: set[str] = set()
+        self.kept = frozenset(kept)
         self.columns: set[fx.Node] = set()
         self.gathered: set[fx.Node] = set()
         self.sliced_rows: set[fx.Node] = set()
@@ -40,15 +43,29 @@ class Spread:
         self.reasons: dict[fx.Node, str] = {}
         self.linears = [n for n in flow.nodes if _is_linear(flow, n)]
         self.linear_nodes = frozenset(self.linears)
+        self.feature_axis = {n: _feature_axis(flow, n) for n in self.linears}
+        self.places = _places(self.linears, self.module)
         for node in self.linears:
-            if shape(node)[-1] > 1 and not plan.keeps_whole(self.module(node)):
+            stays = plan.keeps_whole(self.module(node)) or self.places[node] in self.kept
+            if self.features(node) > 1 and not stays:
                 self.columns.add(node)
         self.stacks = {n for n in flow.nodes if _is_stack(flow, n)}
+        self._data = [
+            (n, n.all_input_nodes)
+            for n in flow.nodes
+            if flow.role[n] is Role.DATA or targets.base_name(n) == "getitem"
+        ]
+        begins = {n for n, _ in self._data if targets.base_name(n) in ("embedding", "experts")}
+        self._starts = begins | self.linear_nodes | self.stacks
         self._settle()
 
     def module(self, node: fx.Node) -> str:
         """The module path of a node."""
         return self.flow.origin(node).module
+
+    def features(self, node: fx.Node) -> int:
+        """Output features of a product with a weight, or entries of a stack of matrices."""
+        return shape(node)[self.feature_axis.get(node, 0)]
 
     # one pass ------------------------------------------------------------------------------------
 
@@ -72,10 +89,13 @@ class Spread:
         self._blamed: dict[tuple[fx.Node, int, int], str] = {}
         self._better_whole: dict[tuple[fx.Node, int, int], str] = {}
         self._rests: dict[fx.Node, frozenset[fx.Node]] = {}
-        role = self.flow.role
-        for node in self.flow.nodes:
-            if role[node] is Role.DATA or targets.base_name(node) in ("getitem",):
-                self.states[node] = apply(self, node)
+        states = self.states
+        for node, inputs in self._data:
+            if node in self._starts or any(states.get(value) for value in inputs):
+                state = apply(self, node)
+                if state and not (isinstance(state, list) and not any(state)):
+                    states[node] = state
+            if self._rests and states.get(node) is None:
                 self._carry_rest(node)
 
     def _keep_whole(self, node: fx.Node, low: int, high: int, reason: str) -> None:
@@ -90,7 +110,7 @@ class Spread:
         covered = 0
         for start, stop in sorted(ranges):
             covered = max(covered, stop) if start <= covered else covered
-        if covered < shape(node)[-1]:
+        if covered < self.features(node):
             return
         if self.plan.is_column(self.module(node)) and node not in self.gathered:
             self.gathered.add(node)  # the plan splits it all the same, and so its parts are collected
@@ -211,15 +231,16 @@ class Spread:
             return
         for source in self._rests.get(value, ()):
             where = f"slices in {self.module(node) or 'the model'}"
-            self._better_whole.setdefault((source, 0, shape(source)[-1]), where)
+            self._better_whole.setdefault((source, 0, self.features(source)), where)
 
     def _carry_rest(self, node: fx.Node) -> None:
         """That a value was just summed up stays known through what is done to each of its elements alone."""
-        if self.states.get(node) is not None or not self._rests:
+        if node in self.linear_nodes or not any(v in self._rests for v in node.all_input_nodes):
             return
-        data = [v for v in self.flow.inputs[node] if self.flow.role[v] is Role.DATA]
-        if len(data) == 1 and data[0] in self._rests and not _is_linear(self.flow, node):
-            self._rests[node] = self._rests[data[0]]
+        role, none = self.flow.role, frozenset([node])
+        data = {self._rests.get(v, none) for v in self.flow.inputs[node] if role[v] is Role.DATA}
+        if len(data) == 1 and none not in data:
+            self._rests[node] = data.pop()
 
     def together(self, node: fx.Node, values: Sequence[tuple[fx.Node, State]]) -> State:
         """Values whose elements meet as one, each placed on the axes of the result: dealt along the axis that any is."""
@@ -288,17 +309,42 @@ class Spread:
             found.append((min(units, max(size, 1)), size))
         return found
 
+    def way(self, node: fx.Node) -> str:
+        """How a linear layer is split: "row", "column", "column, gathered", "rows of tokens" or "" for not at all."""
+        if node in self.rows:
+            return "row"
+        if node in self.batches:
+            return "rows of tokens"
+        if node in self.columns:
+            return "column, gathered" if node in self.gathered else "column"
+        return ""
+
+    def portions(self, node: fx.Node) -> dict[int, int]:
+        """Features of a linear layer's weight by the number of parts they are dealt in."""
+        if node in self.rows:
+            return self.row_parts(node)
+        return self.column_parts(node) if node in self.columns and node not in self.batches else {}
+
+    def agrees(self, node: fx.Node) -> bool:
+        """Whether a linear layer is split as the plan says."""
+        module, way = self.module(node), self.way(node)
+        if self.plan.gathers(module):
+            return way == "column, gathered" or node in self.logits
+        if self.plan.is_column(module):
+            return way == "column"
+        return way == "row" if self.plan.is_row(module) else way == ""
+
     def row_parts(self, node: fx.Node) -> dict[int, int]:
         """Input features of a row-parallel product by the number of parts they are dealt in."""
         state = self.rows[node]
         form = weight_form(self.flow, node)
         assert form is not None, node
-        grain = shape(node.args[form[0]])[-1] // state.size
+        grain = shape(node.args[form[0]])[state.axis] // state.size
         return {units: size * grain for units, size in self.parts(state).items()}
 
     def column_parts(self, node: fx.Node) -> dict[int, int]:
         """Output features of a column-parallel product by the number of parts they are dealt in."""
-        width = shape(node)[-1]
+        width = self.features(node)
         return self.parts(Split(0, (Piece(width, width, ((node, 0, width),)),)))
 
 
@@ -307,6 +353,25 @@ def _is_linear(flow: Flow, node: fx.Node) -> bool:
         targets.base_name(node) in ("linear", "addmm", "mm", "matmul")
         and weight_form(flow, node) is not None
     )
+
+
+def _places(linears: Sequence[fx.Node], module: Callable[[fx.Node], str]) -> dict[fx.Node, Place]:
+    """Which linear layer of which module each is: the same in every phase."""
+    seen: Counter[str] = Counter()
+    found = {}
+    for node in linears:
+        path = module(node)
+        found[node] = (path, seen[path])
+        seen[path] += 1
+    return found
+
+
+def _feature_axis(flow: Flow, node: fx.Node) -> int:
+    """Along which axis a linear layer has its output features: the last, or the one before where the weight is first."""
+    form = weight_form(flow, node)
+    assert form is not None, node
+    first = targets.base_name(node) in ("matmul", "mm") and form[1] < form[0]
+    return len(shape(node)) - (2 if first else 1)
 
 
 def _is_stack(flow: Flow, node: fx.Node) -> bool:
