@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-
-import sympy
+from fractions import Fraction
 
 from models.layout import Layout
+from oplib.arithmetic import Amount
 from oplib.dtypes import quant_mode
 from oplib.op import Op
 
@@ -60,13 +60,13 @@ def _between_groups(op: Op, layout: Layout) -> Around:
     tokens = op.message  # bytes of a group's tokens at the width of activations
     width = quant_mode(str(op.params["dtype"])).activation_bits
     sent_as = "fp8" if width <= 8 else str(_dtype(op))
-    narrowed = tokens * sympy.Rational(min(width, 16), 16) if width < 16 else tokens
+    narrowed = tokens * Fraction(min(width, 16), 16) if width < 16 else tokens
     if width < 8:
         narrowed = tokens / 2
     if layout.moe_tp == 1:
         top_k = op.params["top_k"]
         assert isinstance(top_k, int), op.params
-        copies = sympy.Rational(min(top_k, layout.ep), layout.tp)
+        copies = Fraction(min(top_k, layout.ep), layout.tp)
         before = [_op(op, "all_to_all", layout.group, narrowed * copies, "dispatch", sent_as)]
         after = [_op(op, "all_to_all", layout.group, tokens * copies, "combine")]
         if layout.tp > 1:
@@ -80,7 +80,7 @@ def _between_groups(op: Op, layout: Layout) -> Around:
     return before, after
 
 
-def _op(op: Op, kind: str, gpus: int, size: sympy.Expr, what: str = "", dtype: str = "") -> Op:
+def _op(op: Op, kind: str, gpus: int, size: Amount, what: str = "", dtype: str = "") -> Op:
     return Op(
         op=kind,
         name=f"{op.name}.{what or kind}",
@@ -99,7 +99,7 @@ def _dtype(op: Op) -> str:
     return str(given) if given in ("float32", "float16") else "bfloat16"
 
 
-def hand_over(last: Op, size: sympy.Expr) -> Op:
+def hand_over(last: Op, size: Amount) -> Op:
     """The message from one pipeline stage to the next, behind its last op."""
     return Op(
         op="p2p",

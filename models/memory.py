@@ -16,8 +16,6 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
-import sympy
-
 from models.layout import Layout
 from models.sharding import shard
 from models.stages import deal
@@ -25,7 +23,7 @@ from oplib.arithmetic import Amount
 from oplib.dtypes import storage_bytes
 from oplib.errors import InvalidInputError, OpListFormatError
 from oplib.oplist import Layer, OpList
-from oplib.symbols import evaluate, parse_expr
+from oplib.spelled import Term, light, value_of
 from perfdb.systems import System
 
 Json = Mapping[str, Any]  # Any: an object decoded from JSON
@@ -95,9 +93,9 @@ class Stage:
     """What one GPU of a stage holds: bytes of weights, and expressions in b, s, p of the rest."""
 
     weights: int
-    cache: tuple[tuple[int, sympy.Expr], ...]  # layers, bytes of one
-    activations: Mapping[str, tuple[sympy.Expr, ...]]  # fullest moments of each phase
-    messages: tuple[sympy.Expr, ...]
+    cache: tuple[tuple[int, Amount], ...]  # layers, bytes of one
+    activations: Mapping[str, tuple[Amount, ...]]  # fullest moments of each phase
+    messages: tuple[Amount, ...]
     groups: int
 
 
@@ -119,9 +117,7 @@ class Footprint:
                 f"A workload of batch {b}, {s} new and {p} cached tokens, {most_tokens} tokens a pass.",
                 "Batch and new tokens are at least 1, the others at least 0.",
             )
-        found = [
-            self._stage(i, stage, b, s, p, most_tokens) for i, stage in enumerate(self.stages)
-        ]
+        found = [self._stage(i, stage, b, s, p, most_tokens) for i, stage in enumerate(self.stages)]
         return max(found, key=lambda memory: memory.total)
 
     def largest_batch(self, *, s: int, p: int = 0, most_tokens: int = 0) -> int:
@@ -218,35 +214,33 @@ def _leaves(
     dtype: str,
     *,
     first: bool,
-) -> list[tuple[int, sympy.Expr]]:
+) -> list[tuple[int, Amount]]:
     """Of each tensor of the cache, how many layers of the stage have it and the bytes of one on a rank."""
     found = []
     for leaf in leaves:
         count = leaf["count"]
         if held is not None:
             count = held.get(leaf["layer"], 0) if leaf["layer"] else count * first
-        size = _local(parse_expr(leaf["bytes"]), leaf["shards"], layout.tp)
+        size = _local(Term.read(leaf["bytes"]), leaf["shards"], layout.tp)
         if dtype and leaf["grows"] and leaf["dtype"] in ("bfloat16", "float16", "float32"):
-            size *= sympy.Rational(storage_bytes(dtype), storage_bytes(leaf["dtype"]))
+            size *= Fraction(storage_bytes(dtype), storage_bytes(leaf["dtype"]))
         if count:
             found.append((count, size))
     return found
 
 
-def _moment(peak: Json, layout: Layout) -> sympy.Expr:
+def _moment(peak: Json, layout: Layout) -> Amount:
     """Bytes of a fullest moment on a rank. A rank routes 1/ep of the pairs of all groups, 1/moe_tp of each inside."""
-    plain = _local(parse_expr(peak["bytes"]), peak["shards"], layout.tp)
-    hidden, inner = (parse_expr(peak["experts"][name]) for name in ("hidden", "inner"))
-    return plain + (hidden + inner / layout.moe_tp) * sympy.Rational(layout.dp, layout.ep)
+    plain = _local(Term.read(peak["bytes"]), peak["shards"], layout.tp)
+    hidden, inner = (Term.read(peak["experts"][name]) for name in ("hidden", "inner"))
+    return plain + (hidden + inner / layout.moe_tp) * Fraction(layout.dp, layout.ep)
 
 
-def _local(size: sympy.Expr, shards: Json, tp: int) -> sympy.Expr:
+def _local(size: Amount, shards: Json, tp: int) -> Amount:
     """A rank's part of a size; what has fewer parts than there are ranks is repeated, an uneven deal rounded up."""
     for parts, dealt in shards.items():
         share = Fraction(-(-int(parts) // tp), int(parts))
-        size -= parse_expr(dealt) * sympy.Rational(
-            share.denominator - share.numerator, share.denominator
-        )
+        size -= Term.read(dealt) * Fraction(share.denominator - share.numerator, share.denominator)
     return size
 
 
@@ -254,10 +248,10 @@ def _sent(one: OpList) -> list[Any]:  # Any: Op, whose class the sum below does 
     return [op for ops in one.phases.values() for op in ops if op.kind.role == "communication"]
 
 
-def _messages(one: OpList) -> tuple[sympy.Expr, ...]:
-    return tuple({op.dims["bytes"] for op in _sent(one)})
+def _messages(one: OpList) -> tuple[Amount, ...]:
+    return tuple({str(m): m for m in (light(op.dims)["bytes"] for op in _sent(one))}.values())
 
 
-def _bytes(expr: sympy.Expr, *, b: int, s: int, p: int) -> int:
-    value: Amount = evaluate(expr, b=b, s=s, p=p)
+def _bytes(expr: Amount, *, b: int, s: int, p: int) -> int:
+    value = value_of(expr, b=b, s=s, p=p)
     return int(-(-value // 1))

@@ -9,18 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-
-import sympy
+from fractions import Fraction
 
 from models.exchange import collective_ops
 from models.layout import Layout, divisors
 from models.local_weights import weight_formula
 from models.stages import stages
+from oplib.arithmetic import Amount
 from oplib.dtypes import quant_mode
 from oplib.errors import InvalidInputError
 from oplib.op import Op
 from oplib.oplist import Layer, OpList
 from oplib.params import Params, ParamValue
+from oplib.spelled import Term, light
 
 
 def shard(op_list: OpList, layout: Layout, layers: Sequence[Layer]) -> tuple[OpList, ...]:
@@ -39,10 +40,10 @@ def shard(op_list: OpList, layout: Layout, layers: Sequence[Layer]) -> tuple[OpL
     )
 
 
-def _hidden(ops: Sequence[Op]) -> sympy.Expr:
+def _hidden(ops: Sequence[Op]) -> Amount:
     """Bytes of the hidden states between layers: of the last sum that returns to them."""
     sums = [op.message for op in ops if op.layer and op.collective in ("joined", "all_reduce")]
-    return sums[-1] if sums else sympy.S.Zero
+    return sums[-1] if sums else 0
 
 
 def _with_collectives(ops: Sequence[Op], layout: Layout) -> Iterator[Op]:
@@ -59,12 +60,12 @@ def local(op: Op, layout: Layout) -> Op:
         return _local_experts(op, layout)
     if layout.tp == 1 or not op.shards:
         return _plain(op)
-    sizes: dict[str, sympy.Expr] = {}
-    whole = {**op.params, **op.dims, "weight_bytes": op.weight_bytes}
+    sizes: dict[str, Amount] = {}
+    whole = {**op.params, **light(op.dims), "weight_bytes": op.weight_bytes}
     for name, dealt in op.shards.items():
-        sizes[name] = sympy.sympify(whole[name])
-        for parts, size in dealt.items():
-            sizes[name] -= size - size * sympy.Rational(share(op, parts, layout.tp), parts)
+        sizes[name] = whole[name]
+        for parts, size in light(dealt).items():
+            sizes[name] -= size - size * Fraction(share(op, parts, layout.tp), parts)
     return _resized(op, sizes)
 
 
@@ -120,23 +121,23 @@ def _local_experts(op: Op, layout: Layout) -> Op:
     return replace(
         _plain(op),
         params=params,
-        dims={**op.dims, "m": op.dims["m"] * layout.dp},
+        dims={**light(op.dims), "m": light(op.dims)["m"] * layout.dp},
         weight_bytes=weight,
     )
 
 
-def _resized(op: Op, sizes: Mapping[str, sympy.Expr]) -> Op:
+def _resized(op: Op, sizes: Mapping[str, Amount]) -> Op:
     params: dict[str, ParamValue] = {
         name: _whole(op, name, sizes[name]) if name in sizes else value
         for name, value in op.params.items()
     }
     _check_blocks(op, params)
-    dims = {name: sizes.get(name, dim) for name, dim in op.dims.items()}
+    dims = {name: sizes.get(name, dim) for name, dim in light(op.dims).items()}
     weight = op.weight_bytes
     if weight and op.op in ("gemm", "embedding"):
         weight += weight_formula(op.op, params) - weight_formula(op.op, op.params)
     elif "weight_bytes" in sizes:
-        weight = int(sympy.ceiling(sizes["weight_bytes"]))
+        weight = int(-(-sizes["weight_bytes"] // 1))
     return replace(_plain(op), params=params, dims=dims, weight_bytes=weight)
 
 
@@ -149,7 +150,12 @@ def _check_blocks(op: Op, params: Params) -> None:
     assert isinstance(block, int), op.params
     for name in ("n", "k", "intermediate_size"):
         size, before = params.get(name), op.params.get(name)
-        if isinstance(size, int) and isinstance(before, int) and size % block and before % block == 0:
+        if (
+            isinstance(size, int)
+            and isinstance(before, int)
+            and size % block
+            and before % block == 0
+        ):
             raise InvalidInputError(
                 f"{op.op} {op.layer + '.' if op.layer else ''}{op.name} would have {name} = {size} on a rank, which "
                 f"cuts the {block} x {block} blocks of its {mode.name} weight.",
@@ -157,8 +163,8 @@ def _check_blocks(op: Op, params: Params) -> None:
             )
 
 
-def _whole(op: Op, name: str, size: sympy.Expr) -> int:
-    if not size.is_Integer:
+def _whole(op: Op, name: str, size: Amount) -> int:
+    if isinstance(size, Term) or size != int(size):
         raise InvalidInputError(
             f"{op.op} {op.name!r} would have {name} = {size} on a rank.",
             "Its shards do not add up to whole numbers; trace the model again.",
@@ -168,4 +174,4 @@ def _whole(op: Op, name: str, size: sympy.Expr) -> int:
 
 def _plain(op: Op) -> Op:
     """An op that is already local: nothing of it is left to deal."""
-    return replace(op, shards={}, collective="", message=sympy.S.Zero)
+    return replace(op, shards={}, collective="", message=0)

@@ -10,11 +10,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
-import sympy
-
 from models.exchange import hand_over
 from models.layout import Layout
 from models.local_weights import weight_formula
+from oplib.arithmetic import Amount
 from oplib.errors import InvalidInputError
 from oplib.op import Op
 from oplib.oplist import Layer
@@ -27,7 +26,7 @@ def stages(
     layout: Layout,
     layers: Sequence[Layer],
     *,
-    hidden: Mapping[str, sympy.Expr],
+    hidden: Mapping[str, Amount],
 ) -> Iterator[Phases]:
     """The ops of each stage, phase by phase; stages hand on `hidden` bytes."""
     if layout.pp == 1:

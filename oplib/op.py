@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeAlias
-
-import sympy
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from oplib.arithmetic import Amount
 from oplib.cost import Cost
@@ -14,19 +12,20 @@ from oplib.errors import InvalidInputError, OpListFormatError
 from oplib.kind import OpKind
 from oplib.params import Param, ParamValue
 from oplib.registry import kind, op_kinds
-from oplib.symbols import B, P, S, evaluate, format_expr, parse_expr
+from oplib.spelled import Spelled, Term, of
+
+if TYPE_CHECKING:
+    import sympy
 
 __all__ = ["Op", "OpKind", "Param", "kind", "op_kinds"]
 
 Json = dict[str, Any]  # Any: an object decoded from JSON
 
 #: By parameter, dim or "weight_bytes": by the number of parts, how much is dealt in so many.
-Shards: TypeAlias = Mapping[str, Mapping[int, sympy.Expr]]
+Shards: TypeAlias = "Mapping[str, Mapping[int, sympy.Expr]]"
 
 PARALLEL = ("", "column", "row", "heads", "experts", "vocabulary", "split")
 COLLECTIVES = ("", "all_reduce", "all_gather", "joined")
-
-_X = sympy.Symbol("x", integer=True, nonnegative=True)
 
 
 class Priced(Protocol):
@@ -65,7 +64,7 @@ class Op:
     parallel: str = ""
     shards: Shards = field(default_factory=dict)
     collective: str = ""
-    message: sympy.Expr = sympy.S.Zero
+    message: Amount = 0
     kind: OpKind = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -85,20 +84,28 @@ class Op:
         params = op_kind.validate(self.params, self.dims)
         object.__setattr__(self, "kind", op_kind)
         object.__setattr__(self, "params", params)
-        object.__setattr__(self, "dims", {k: sympy.sympify(v) for k, v in self.dims.items()})
+        object.__setattr__(self, "dims", of(self.dims))
 
     @property
     def flops(self) -> sympy.Expr:
         """Work of one occurrence as an expression in b, s, p."""
-        return sympy.sympify(self.kind.flops(self.params, self.dims))
+        from sympy import sympify
+
+        return sympify(self.kind.flops(self.params, self.dims))
 
     @property
     def bytes(self) -> sympy.Expr:
         """Bytes moved by one occurrence as an expression in b, s, p."""
-        return sympy.sympify(self.kind.bytes(self.params, self.dims))
+        from sympy import sympify
+
+        return sympify(self.kind.bytes(self.params, self.dims))
 
     def dims_at(self, *, b: Amount, s: Amount, p: Amount) -> dict[str, Amount]:
         """The dims at a workload, as numbers or arrays."""
+        if isinstance(self.dims, Spelled):
+            return self.dims.at(b=b, s=s, p=p)
+        from oplib.symbols import evaluate
+
         return {name: evaluate(dim, b=b, s=s, p=p) for name, dim in self.dims.items()}
 
     def flops_at(self, *, b: Amount, s: Amount = 1, p: Amount = 0) -> Amount:
@@ -121,10 +128,19 @@ class Op:
     @property
     def axes(self) -> tuple[str, ...]:
         """What the cost varies with: ("x",) if b and s only occur as x = b*s, else those of b, s, p that occur."""
+        from oplib.symbols import B, P, S
+
         used = set().union(*(dim.free_symbols for dim in self.dims.values()))
         if {B, S} == used and all(_only_product(dim) for dim in self.dims.values()):
             return ("x",)
         return tuple(str(symbol) for symbol in (B, S, P) if symbol in used)
+
+    @property
+    def symbols(self) -> frozenset[str]:
+        """Those of b, s and p that occur in the dims."""
+        if isinstance(self.dims, Spelled):
+            return self.dims.symbols
+        return frozenset(str(name) for dim in self.dims.values() for name in dim.free_symbols)
 
     @property
     def scale_factor(self) -> int:
@@ -158,6 +174,10 @@ class Op:
 
     def to_json(self) -> Json:
         """The OP object of an op list."""
+        from sympy import sympify
+
+        from oplib.symbols import format_expr
+
         return {
             "op": self.op,
             "name": self.name,
@@ -174,11 +194,11 @@ class Op:
             "layer": self.layer,
             "parallel": self.parallel,
             "shards": {
-                name: {str(parts): format_expr(sympy.sympify(size)) for parts, size in dealt.items()}
+                name: {str(parts): format_expr(sympify(size)) for parts, size in dealt.items()}
                 for name, dealt in self.shards.items()
             },
             "collective": self.collective,
-            "message": format_expr(sympy.sympify(self.message)),
+            "message": format_expr(sympify(self.message)),
         }
 
     @classmethod
@@ -190,7 +210,7 @@ class Op:
                 name=_typed(data, "name", str),
                 count=_typed(data, "count", int),
                 params=_typed(data, "params", dict),
-                dims={k: parse_expr(v) for k, v in _typed(data, "dims", dict).items()},
+                dims=Spelled.read(_typed(data, "dims", dict)),
                 weight_bytes=_typed(data, "weight_bytes", int, 0),
                 where=_texts(data, "where"),
                 source=_typed(data, "source", str, ""),
@@ -199,7 +219,7 @@ class Op:
                 parallel=_typed(data, "parallel", str, ""),
                 shards=_shards(data),
                 collective=_typed(data, "collective", str, ""),
-                message=parse_expr(data.get("message", 0)),
+                message=Term.read(data.get("message", 0)),
             )
         except OpListFormatError:
             raise
@@ -210,7 +230,11 @@ class Op:
 
 def _only_product(dim: sympy.Expr) -> bool:
     """Whether b and s occur in `dim` only as b*s: writing x/b for s must remove b."""
-    in_x = dim.xreplace({S: _X / B})
+    import sympy
+
+    from oplib.symbols import B, S
+
+    in_x = dim.xreplace({S: sympy.Symbol("x", integer=True, nonnegative=True) / B})
     return B not in in_x.free_symbols or B not in sympy.expand(in_x).free_symbols
 
 
@@ -233,11 +257,12 @@ def _texts(data: Any, key: str) -> tuple[str, ...]:  # Any: decoded JSON
 
 
 def _shards(data: Any) -> Shards:  # Any: decoded JSON
-    found: dict[str, dict[int, sympy.Expr]] = {}
+    found: dict[str, Mapping[int, Any]] = {}  # Any: expressions
     for name, dealt in _typed(data, "shards", dict, {}).items():
         if not isinstance(dealt, dict) or not all(parts.isdecimal() for parts in dealt):
             raise OpListFormatError(
-                f"Field 'shards' of an op has {name!r}: {dealt!r}.", "It takes sizes by the number of parts."
+                f"Field 'shards' of an op has {name!r}: {dealt!r}.",
+                "It takes sizes by the number of parts.",
             )
-        found[name] = {int(parts): parse_expr(size) for parts, size in dealt.items()}
+        found[name] = Spelled.read({int(parts): size for parts, size in dealt.items()})
     return found

@@ -11,6 +11,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from oplib.errors import (
@@ -179,14 +180,27 @@ def _by_closeness(found: Mapping[str, Path], wanted: str) -> list[str]:
     return [*sorted(older, key=release, reverse=True), *sorted(newer, key=release)]
 
 
-def _scan(folder: Path, system: str) -> Iterator[tuple[str, str, Path]]:
-    """(backend, version, file) of each table of a system: files lie in a folder that is named by the version."""
-    for where, _, names in os.walk(folder / system):
-        for name in sorted(names):
-            if name.endswith(_ENDINGS):
-                path = Path(where, name)
-                if len(path.parts) - len(folder.parts) in (4, 5):
-                    yield path.parts[-3], path.parts[-2], path
+def _scan(folder: Path, system: str) -> tuple[tuple[str, str, Path], ...]:
+    """Backend, version and path of each table of a system, sorted by path."""
+    if PACKAGE in folder.parts:  # an installed package stays as it is
+        return _scan_once(folder, system)
+    return _walk(folder, system)
+
+
+def _walk(folder: Path, system: str) -> tuple[tuple[str, str, Path], ...]:
+    found = []
+    for root, _, names in os.walk(folder / system):
+        parts = root[len(str(folder)) + 1 :].split(os.sep)
+        if len(parts) in (3, 4):
+            found += [
+                (root, name, parts[-2], parts[-1]) for name in names if name.endswith(_ENDINGS)
+            ]
+    return tuple(
+        (backend, version, Path(root, name)) for root, name, backend, version in sorted(found)
+    )
+
+
+_scan_once = cache(_walk)
 
 
 def _locations(folder: Path, system: str, root: int = 0) -> Iterator[Location]:

@@ -97,7 +97,7 @@ def main() -> int:
     parts = [HEADER]
     for name in sorted(entries):
         lines = [
-            f"{key} = {value:.3g}" if isinstance(value, float) else f'{key} = "{value}"'
+            f"{key} = {value:.3g}" if isinstance(value, int | float) else f'{key} = "{value}"'
             for key, value in entries[name].items()
         ]
         parts.append("\n".join([f"[{name}]", *lines]) + "\n")

@@ -6,23 +6,15 @@ import argparse
 import json
 import os
 import sys
-import traceback
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import oplib
-from oplib.errors import InvalidInputError, TraceModelError
+from oplib.command_line import Parser, Progress, check_writable, run_command
+from oplib.errors import InvalidInputError
 
 Json = dict[str, Any]  # Any: an object that becomes JSON
 _SEVERITY = {"S1": 0, "S1-or-S2": 1, "S2": 1, "S3": 2}
-
-
-class Parser(argparse.ArgumentParser):
-    """An argument parser whose errors are this project's errors: one line, and JSON where JSON was asked for."""
-
-    def error(self, message: str) -> NoReturn:
-        """Raise instead of printing the usage."""
-        raise InvalidInputError(message, "See trace-model --help.")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -108,24 +100,15 @@ def _workload(text: str) -> tuple[int, int, int]:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command; returns the exit status."""
-    argv = sys.argv[1:] if argv is None else argv
-    as_json, debug = "--json" in argv, "--debug" in argv
-    try:
-        arguments = parser().parse_args(argv)
-        if arguments.submodules:
-            return _list_submodules(arguments)
-        report = _analyse(arguments)
-        _write(report, arguments)
-    except TraceModelError as error:
-        return _fail(error, as_json=as_json, debug=debug)
-    except KeyboardInterrupt:
-        print("trace-model: interrupted", file=sys.stderr)
-        return 130
-    except Exception as error:  # noqa: BLE001 - our own mistake: still one line, and no half-written answer
-        hint = "" if debug else "This is a mistake of trace-model; --debug shows where."
-        unexpected = TraceModelError(f"{type(error).__name__}: {error}", hint)
-        unexpected.__cause__ = error
-        return _fail(unexpected, as_json=as_json, debug=debug)
+    return run_command("trace-model", _run, argv)
+
+
+def _run(argv: list[str]) -> int:
+    arguments = parser().parse_args(argv)
+    if arguments.submodules:
+        return _list_submodules(arguments)
+    report = _analyse(arguments)
+    _write(report, arguments)
     worst = _SEVERITY[report["situation"]]
     return 1 if arguments.fail_on and worst >= _SEVERITY[arguments.fail_on] else 0
 
@@ -135,12 +118,7 @@ def _analyse(arguments: argparse.Namespace) -> Json:
 
     load_system(arguments.system)  # a wrong name is said before seconds of work
     _check_tables(arguments)
-    for target in (arguments.ops, arguments.html, arguments.cases):
-        if target is not None and not target.parent.is_dir():
-            raise InvalidInputError(
-                f"Cannot write {str(target)!r}: {str(target.parent)!r} is no folder.",
-                "Create it first.",
-            )
+    check_writable(arguments.ops, arguments.html, arguments.cases)
     progress = Progress()
     try:
         return _report(arguments, progress)
@@ -256,30 +234,6 @@ def _list_submodules(arguments: argparse.Namespace) -> int:
     return 0
 
 
-class Progress:
-    """One line on stderr that says the current step; silent where stderr is no terminal."""
-
-    def __init__(self) -> None:
-        self._status: Any = None  # a rich Status, which is imported only where it is shown
-
-    def __call__(self, step: str) -> None:
-        """Show a step."""
-        if not sys.stderr.isatty():
-            return
-        if self._status is None:
-            from rich.console import Console
-
-            self._status = Console(stderr=True).status(step)
-            self._status.start()
-        self._status.update(step)
-
-    def done(self) -> None:
-        """Clear the line."""
-        if self._status is not None:
-            self._status.stop()
-            self._status = None
-
-
 def _write(report: Json, arguments: argparse.Namespace) -> None:
     if arguments.ops is not None:
         arguments.ops.write_text(json.dumps(report["op_list"], indent=1) + "\n", encoding="utf-8")
@@ -299,15 +253,6 @@ def _write(report: Json, arguments: argparse.Namespace) -> None:
         from tracer.report.terminal import render_terminal
 
         render_terminal(report, Console())
-
-
-def _fail(error: TraceModelError, *, as_json: bool, debug: bool) -> int:
-    if as_json:
-        print(json.dumps({"error": error.to_json()}))
-    print(f"trace-model: {' '.join(str(error).split())}", file=sys.stderr)
-    if debug:
-        traceback.print_exception(error)
-    return error.exit_code
 
 
 if __name__ == "__main__":

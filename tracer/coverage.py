@@ -9,7 +9,6 @@ kind the backend has no table of is missing, and the share that such kinds have 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -20,15 +19,15 @@ from oplib.case import Case, Plan
 from oplib.errors import InvalidInputError, PerfDataNotAvailableError
 from oplib.op import Op
 from oplib.oplist import OpList
-from perfdb.database import COVERAGES, Entry, PerfDatabase
+from perfdb.database import COVERAGES, PerfDatabase
 from perfdb.foreign import all_tables, settle_version
-from perfdb.performance import PerformanceResult, Ranks
+from perfdb.performance import PerformanceResult
 from perfdb.speed_of_light import bound_ms
 from perfdb.tables import Table
-from tracer.envelope import Envelope, Ints, points
+from tracer.asked import Asked, ask
+from tracer.envelope import Envelope
 from tracer.report.view import phase_workload
 
-COVERED = ("exact", "interpolable")
 _FASTEST = 0.95  # of the bound: what clocks above the stated ones may explain
 MEASURED = ("measured", "interpolated")  # origins of prices that rest on rows around them
 
@@ -45,23 +44,6 @@ class Point:
     needed_by: dict[str, None] = field(default_factory=dict)  # a set that keeps the order
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Asked:
-    """What the database said of one op: its points, the place of each in COVERAGES, and why some are not covered."""
-
-    entry: Entry
-    dims: Mapping[str, Ints]
-    ranks: Ranks
-    at_workload: int
-    reason: str = ""
-    nearest: str = ""
-
-    @property
-    def worst(self) -> str:
-        """The coverage of the worst point."""
-        return COVERAGES[int(self.ranks.max())]
-
-
 def check(report: Json, db: PerfDatabase) -> Json:
     """The `coverage` object of a report; nothing in the report is changed."""
     op_list = OpList.from_json(report["op_list"])
@@ -71,10 +53,15 @@ def check(report: Json, db: PerfDatabase) -> Json:
     for phase, ops in op_list.phases.items():
         at = phase_workload(report, phase)
         workloads = envelope.workloads(phase)
+        answers: dict[tuple[Any, ...], Asked] = {}  # layers repeat ops; Any: values of parameters
         for op in ops:
-            asked = ask(op, db, workloads, at)
-            _collect(op, f"{phase} {op.layer} {op.name}", asked, db, lacking)
-            rows.append(_row(op, phase, asked, db, at))
+            key = (op.op, *op.params.values(), *op.dims.items())
+            if key not in answers:
+                answers[key] = ask(op, db, workloads, at)
+            asked = answers[key]
+            label = " ".join(part for part in (phase, op.layer, op.name) if part)
+            _collect(op, label, asked, db, lacking)
+            rows.append(_row(op, phase, asked))
     missing = sorted(lacking.values(), key=lambda p: (-p.case.bound_ms, p.case.case_id))
     return {
         "checked": True,
@@ -86,7 +73,7 @@ def check(report: Json, db: PerfDatabase) -> Json:
         "phases": {phase: _total(rows, phase) for phase in op_list.phases},
         "ops": rows,
         "unmeasured_kinds": _unmeasured(op_list, db, rows),
-        "missing": [_missing(point) for point in missing],
+        "missing": [_missing(point, db) for point in missing],
         "notes": [*db.notes, *_too_fast(rows)],
     }
 
@@ -99,61 +86,19 @@ def situation(report: Json) -> str:
 
 
 def plan(report: Json) -> Plan:
-    """The cases that, once measured, make an S2 report S1: the longest first."""
+    """The cases that, once measured, make an S2 report S1: the longest first.
+
+    Left out is what the GPU's memory does not hold, which only the report's own workload asks for.
+    """
     found = report["coverage"]
-    cases = [Case.from_json({k: item[k] for k in _CASE}) for item in found["missing"]]
+    cases = [
+        Case.from_json({k: item[k] for k in _CASE}) for item in found["missing"] if item["fits"]
+    ]
     where = {name: found[name] for name in ("system", "backend", "version")}
     return Plan(model=report["model"], cases=tuple(cases), **where)
 
 
 _CASE = ("case_id", "op", "params", "dims", "bound_ms", "bytes", "reason", "needed_by")
-
-
-def ask(op: Op, db: PerfDatabase, workloads: Mapping[str, Ints], at: Mapping[str, int]) -> Asked:
-    """How the tables cover the points of one op."""
-    own = {name: int(size) for name, size in op.dims_at(b=at["b"], s=at["s"], p=at["p"]).items()}
-    dims = points(op, workloads)
-    beside = numpy.any([dims[name] != own[name] for name in dims], axis=0)
-    dims = {name: numpy.append(sizes[beside], own[name]) for name, sizes in dims.items()}
-    entry = db.entry(op.kind, op.params, own)
-    moved = op.kind.bytes(entry.params, {name: size.astype(float) for name, size in dims.items()})
-    fits = numpy.broadcast_to(moved <= db.system.memory_capacity.base, beside.sum() + 1).copy()
-    fits[-1] = True  # what was asked stays, even where no GPU holds it
-    dims = {name: sizes[fits] for name, sizes in dims.items()}
-    if entry.latency is None:
-        ranks = numpy.full(int(fits.sum()), COVERAGES.index("missing"), dtype=numpy.int8)
-        reason, nearest = entry.missing, entry.nearest.removeprefix("Nearest: ")
-    else:
-        ranks = entry.latency.ranks(dims)
-        reason, nearest = _beyond(entry, dims, ranks)
-    return Asked(
-        entry=entry,
-        dims=dims,
-        ranks=ranks,
-        at_workload=int(ranks[-1]),
-        reason=reason,
-        nearest=nearest,
-    )
-
-
-def _beyond(entry: Entry, dims: Mapping[str, Ints], ranks: Ranks) -> tuple[str, str]:
-    """Which coordinates of the points leave the measured range, and the row next to the furthest."""
-    assert entry.latency is not None
-    outside = numpy.flatnonzero(ranks == COVERAGES.index("outside"))
-    if not len(outside):
-        return "", ""
-    said = []
-    for name, (low, high) in entry.latency.ranges().items():
-        sizes = dims[name][outside] if name in dims else numpy.array([entry.params[name]])
-        if (sizes < low).any() or (sizes > high).any():
-            said.append(f"{name} {_span(sizes.min(), sizes.max())}, measured {_span(low, high)}")
-    last = {name: int(sizes[outside[-1]]) for name, sizes in dims.items()}
-    row = entry.latency.nearest(last)
-    return "; ".join(said), " ".join(f"{name}={size:g}" for name, size in row.items())
-
-
-def _span(low: float, high: float) -> str:
-    return f"{low:.0f}" if low == high else f"{low:.0f} to {high:.0f}"
 
 
 def _collect(
@@ -190,16 +135,18 @@ def _collect(
         lacking[key].needed_by[label] = None
 
 
-def _missing(point: Point) -> Json:
+def _missing(point: Point, db: PerfDatabase) -> Json:
     case = replace(point.case, needed_by=tuple(point.needed_by))
-    return {**case.to_json(), "coverage": point.coverage, "nearest": point.nearest}
+    return {
+        **case.to_json(),
+        "coverage": point.coverage,
+        "nearest": point.nearest,
+        "fits": case.bytes <= db.system.memory_capacity.base,
+    }
 
 
-def _row(op: Op, phase: str, asked: Asked, db: PerfDatabase, at: Mapping[str, int]) -> Json:
+def _row(op: Op, phase: str, asked: Asked) -> Json:
     """How one op is covered, and what one occurrence takes at the report's workload."""
-    dims = op.dims_at(b=at["b"], s=at["s"], p=at["p"])
-    price = db.price(op.kind, op.params, dims)
-    assert isinstance(price, PerformanceResult)
     counts = Counter(COVERAGES[int(rank)] for rank in asked.ranks)
     return {
         "phase": phase,
@@ -209,11 +156,11 @@ def _row(op: Op, phase: str, asked: Asked, db: PerfDatabase, at: Mapping[str, in
         "count": op.count,
         "coverage": asked.worst,
         "points": {name: counts[name] for name in COVERAGES},
-        "at_workload": COVERAGES[asked.at_workload],
-        "ms": float(price),
-        "bound_ms": float(bound_ms(op.kind, asked.entry.params, dims, db.system)),
-        "origin": price.origin,
-        "uncertainty": price.uncertainty,
+        "at_workload": COVERAGES[int(asked.ranks[-1])],
+        "ms": float(asked.price),
+        "bound_ms": asked.bound_ms,
+        "origin": asked.price.origin,
+        "uncertainty": asked.price.uncertainty,
         "reason": asked.reason,
         "nearest": asked.nearest,
     }

@@ -7,8 +7,9 @@ from typing import Any
 
 from rich.console import Console
 
-from tracer.report.console import columns, cut, heading, line, plain_table
-from tracer.report.view import duration, phase_workload, short_params
+from oplib.console import columns, cut, heading, line, plain_table
+from oplib.wording import duration, short_params
+from tracer.report.view import phase_workload
 
 Report = Mapping[str, Any]  # the object that `trace-model --json` prints
 _MOST = 12  # groups of missing points that are printed
@@ -146,4 +147,4 @@ def _span(name: str, low: int, high: int) -> str:
 
 def _short(ms: float) -> str:
     """A duration in seven columns."""
-    return f"{ms * 1e6:.2g}ns" if ms < 1e-3 else duration(ms).replace(" ", "")
+    return f"{ms * 1e6:.3g}ns" if ms < 1e-3 else duration(ms).replace(" ", "")

@@ -9,8 +9,9 @@ from html import escape
 from importlib.resources import files
 from typing import Any
 
+from oplib.wording import short_params
 from tracer.report import coverage
-from tracer.report.view import index_ranges, phase_workload, short_params, verdict
+from tracer.report.view import index_ranges, phase_workload, verdict
 
 # In the order in which the browser reads them; the last one starts the page.
 SCRIPTS = (

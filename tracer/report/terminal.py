@@ -10,18 +10,10 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from tracer.report.console import columns, cut, heading, line, plain_table
+from oplib.console import bar, columns, cut, heading, line, plain_table
+from oplib.wording import duration, scaled, short_params
 from tracer.report.coverage import render_coverage
-from tracer.report.view import (
-    as_list,
-    duration,
-    index_ranges,
-    layer_title,
-    phase_workload,
-    scaled,
-    short_params,
-    verdict,
-)
+from tracer.report.view import as_list, index_ranges, layer_title, phase_workload, verdict
 
 Report = Mapping[str, Any]  # the object that `trace-model --json` prints
 STYLES = {"S1": "bold green", "S2": "bold yellow", "S1-or-S2": "bold cyan", "S3": "bold red"}
@@ -90,14 +82,6 @@ def _layers(report: Report, console: Console) -> None:
     console.print(table)
 
 
-def _bar(share: float, width: int, console: Console) -> str:
-    """A bar of at most `width` cells, in eighths where the terminal can draw them."""
-    if console.options.ascii_only:
-        return "#" * round(share * width)
-    eighths = round(share * width * 8)
-    return "█" * (eighths // 8) + ("", *"▏▎▍▌▋▊▉")[eighths % 8]
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Widths:
     """Column widths of the op table of one phase."""
@@ -151,7 +135,7 @@ def _phase(report: Report, phase: str, console: Console) -> None:
                 cut(params, widths.params, console),
                 count,
                 ("100%" if share > 0.9995 else f"{share:.1%}") if price else "-",
-                _bar(share, widths.bar, console),
+                bar(share, widths.bar, console),
                 price["bound"] if price else "-",
             )
         console.print(table)

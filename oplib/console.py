@@ -1,4 +1,4 @@
-"""Lines and tables on a terminal: they wrap at its width, and nothing in them is markup."""
+"""Text on a terminal of any width and encoding: what the reports of all commands draw with. Loads rich."""
 
 from __future__ import annotations
 
@@ -31,11 +31,13 @@ def cut(text: str, width: int, console: Console, *, head: bool = False) -> Text:
 
 
 def heading(console: Console, title: str) -> None:
+    """A blank line and a title."""
     console.print()
     line(console, title, style="bold")
 
 
 def plain_table(*, show_header: bool = True) -> Table:
+    """A table without lines."""
     return Table(
         box=None,
         pad_edge=False,
@@ -56,3 +58,11 @@ def columns(table: Table, **columns: int) -> None:
             no_wrap=True,
             overflow="crop",
         )
+
+
+def bar(share: float, width: int, console: Console) -> str:
+    """A bar of at most `width` cells, in eighths where the terminal can draw them."""
+    if console.options.ascii_only:
+        return "#" * round(share * width)
+    eighths = round(share * width * 8)
+    return "█" * (eighths // 8) + ("", *"▏▎▍▌▋▊▉")[eighths % 8]
