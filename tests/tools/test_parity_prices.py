@@ -73,7 +73,10 @@ def record(
         layout=ONE_GPU,
         workload=Workload(batch=batch, isl=isl, osl=2),
         quant={"kvcache": "bfloat16"},
-        prices={"context": context, "generation": {}},
+        prices={
+            "context": context,
+            "generation": {"alone": Price(ms=1.0, source="empirical", sol_ms=1.0)},
+        },
         ttft_ms=sum(prices.values()),
         tpot_ms=1.0,
         sol_ttft_ms=1.0,
@@ -139,7 +142,8 @@ def test_two_sites_of_one_block_are_one_pair_and_streams_run_side_by_side(
         "group_a": [their_gemm(64, name="a")],
         "group_b": [their_gemm(256, name="b")],
     }
-    block = {"op": "OverlapOp", "name": "both", "scale_factor": None, "children": children}
+    block = {"op": "OverlapOp", "name": "both", "scale_factor": None, "params": {}}
+    block["children"] = children
     found = compared(
         [our_gemm(64), our_gemm(256)], [block], record({"both": 1.0}), db=db, bounds=bounds
     )
@@ -163,7 +167,7 @@ def test_what_one_list_has_alone_is_listed_and_not_compared(
     )
     assert not found.pairs
     assert [cost.line.name for cost in found.only_ours] == ["layer.64"]
-    assert found.only_theirs == [("context", "other", 1.0)]
+    assert found.only_theirs == [("context", "other", 1.0), ("generation", "alone", 1.0)]
 
 
 def one_pair(db: PerfDatabase, bounds: PerfDatabase, ms: float, **of: Any) -> tuple[Pair, View]:
