@@ -35,6 +35,7 @@ MODES = ("sol", "sol_full", "empirical", "silicon", "hybrid")
 COVERAGES = ("exact", "interpolable", "outside", "missing")
 
 Result: TypeAlias = PerformanceResult | PerformanceArray
+Key: TypeAlias = tuple[str, tuple[ParamValue, ...]]  # a kind and values of its parameters
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,8 +80,9 @@ class PerfDatabase:
         self.mode = mode.lower()
         self.notes: dict[str, None] = {}  # a set that keeps the order
         self._tables: dict[str, Table | str] = {}
-        self._entries: dict[tuple[str, tuple[ParamValue, ...]], Entry] = {}
-        self._fits: dict[tuple[str, tuple[ParamValue, ...]], Fit | None] = {}
+        self._entries: dict[Key, Entry] = {}
+        self._groups: dict[Key, list[Group]] = {}
+        self._fits: dict[tuple[Key, int], Fit] = {}
 
     @classmethod
     def load(
@@ -201,18 +203,20 @@ class PerfDatabase:
     def _fit(self, table: Table, params: Params) -> Fit | None:
         """The estimators of the rows that agree with `params`: one pair for all ops between these rows."""
         key = (table.kind.name, tuple(params[name] for name in _matching(table.kind)))
-        if key not in self._fits:
-            group = _group(table, params, self.system)
-            power = None if group is None else _powers(group)
-            self._fits[key] = (
-                None
-                if group is None
-                else Fit(
-                    latency=Estimator.fit(group),
-                    power=None if power is None else Estimator.fit(power),
-                )
+        if key not in self._groups:
+            self._groups[key] = _groups(table, params, self.system)
+        groups = self._groups[key]
+        if not groups:
+            return None
+        chosen = _closest(groups, params)
+        if (key, chosen) not in self._fits:
+            group = groups[chosen]
+            power = _powers(group)
+            self._fits[key, chosen] = Fit(
+                latency=Estimator.fit(group),
+                power=None if power is None else Estimator.fit(power),
             )
-        return self._fits[key]
+        return self._fits[key, chosen]
 
     def _silicon(self, entry: Entry, dims: Dims, bound: Floats) -> Result:
         assert entry.latency is not None
@@ -239,21 +243,24 @@ def _matching(kind: OpKind) -> list[str]:
     return [param.name for param in kind.params if param.name not in skipped]
 
 
-def _group(table: Table, params: Params, system: System) -> Group | None:
-    """The rows that answer an op with these parameters; of groups that differ in what is immaterial the one that
-    agrees in most of it, of several the largest."""
+def _groups(table: Table, params: Params, system: System) -> list[Group]:
+    """The rows that answer an op with these parameters; the groups differ in what is immaterial."""
     chosen = numpy.ones(len(table), dtype=bool)
     for name in _matching(table.kind):
         chosen &= table.columns[name] == params[name]
-    if not chosen.any():
-        return None
-    groups = list(groups_of(table.take(chosen), system))
+    return list(groups_of(table.take(chosen), system)) if chosen.any() else []
 
-    def fits(group: Group) -> tuple[int, int]:
-        agreed = sum(group.shared.get(name) == params[name] for name in table.kind.immaterial)
+
+def _closest(groups: list[Group], params: Params) -> int:
+    """The place of the group that agrees with `params` in most of what is immaterial; of several, of the largest."""
+
+    def fits(place: int) -> tuple[int, int]:
+        group = groups[place]
+        names = group.rows.kind.immaterial
+        agreed = sum(group.shared.get(name) == params[name] for name in names)
         return agreed, len(group.ratios)
 
-    return max(groups, key=fits, default=None)
+    return max(range(len(groups)), key=fits)
 
 
 def _powers(group: Group) -> Group | None:

@@ -151,7 +151,7 @@ def elsewhere(op: Op, dims: Mapping[str, float], db: PerfDatabase) -> dict[str, 
     """What the other files with rows of the op say, ms, by the name of the file."""
     found: dict[str, float] = {}
     first, *others = find_tables(
-        op.kind, system=db.system.id, backend=db.backend, version=db.version
+        op.kind, system=db.system.id, backend=db.backend, version=db.version, data=db.data
     )
     for path in others:
         if path.stem == first.stem:

@@ -27,17 +27,18 @@ Our price of each op against that of AIConfigurator (core, Apache-2.0), both fro
 hybrid: silicon where a table has the op, else empirical. Theirs: as recorded, mode SILICON. Made with {made_with}.
 
 **What is compared.** Ops of one kind and the same sizes on a rank, matched as in [parity.md](parity.md), never by name,
-at four workloads (batch x input+output tokens) and at the reference's repetitions: the whole context pass, and the first
-step of a generation. What no config says and serving decides is taken from the reference: how the cache is stored, and
-how tokens fall on experts. A block that the reference prices as one (MLA, experts beside shared experts) is compared
-with the sum of our parts, the pointwise ops inside included, or with the longer of streams that it lets run side by side.
+at four workloads (batch x input+output tokens) and at the reference's repetitions: the whole context pass, and the
+first step of a generation. What no config says and serving decides is taken from the reference: how the cache is
+stored, and how tokens fall on experts. A block that the reference prices as one (MLA, experts beside shared experts) is
+compared with the sum of our parts, the pointwise ops inside included, or with the longest of the streams that it lets
+run side by side.
 
 **Measured** is a pair in which both prices rest on measured rows, at them, between them or beyond them.
 
 **How to read a cause.** *reference*: its price errs or simplifies; *interpolation*: nothing was measured there, and two
-ways to estimate differ; *granularity*: the same work, cut or sent differently; *formula*: no measurement on one side or on both;
-*ours*: our price errs; *unexplained*: no rule fits. The rules (`tools/parity_reasons.py`) see the lists, the prices and
-the tables, never the model's name; a way to a number is only named where it gives the number again.
+ways to estimate differ; *granularity*: the same work, cut or sent differently; *formula*: no measurement on one side or
+on both; *ours*: our price errs; *unexplained*: no rule fits. The rules (`tools/parity_reasons.py`) see the lists, the
+prices and the tables, never the model's name; a way to a number is only named where it gives the number again.
 
 **How to regenerate.** `python tools/parity_prices.py` rewrites this page in about three minutes, `--check` exits 1 when
 it is out of date under the versions above. Both need the reference data beside the repository and its package."""
@@ -45,6 +46,12 @@ TAILS = """\
 Half of the context passes are longer than the last measured row of a GEMM (32,768 tokens) or of experts (16,384). There
 the reference holds the median efficiency of the last three rows, we hold that of the last, launch time apart. The last
 row of every lane, predicted from those before it, by either way: |error|, median (90th percentile)."""
+
+TOTALS = """\
+Milliseconds, ours / theirs, and where the difference comes from, in percent of theirs: *measured* pairs of one
+granularity, *blocks* (the reference lets streams run side by side there, we add them up), *unmeasured* ops (a formula
+on one side or both, pointwise clusters included), and *lists*: ops that one list lacks or repeats otherwise. TPOT is
+the mean over all output tokens but the first; its split is that of the first step."""
 
 
 def render(
@@ -93,8 +100,8 @@ def _overall(good: list[Compared], causes: dict[int, Cause]) -> Iterator[str]:
         causes[id(p)].side if id(p) in causes else "closer than 3 %" for p in rows if p not in exact
     )
     listed = ", ".join(f"{side} {count}" for side, count in other.items()) or "none"
-    yield f"- Ours is a measured row in {len(rows)} of them, and theirs is the same number in {len(exact)} (to {EQUAL:.0e}, its"
-    yield f"  last digit at the shortest ops); the others, by side: {listed}."
+    yield f"- Ours is a measured row in {len(rows)} of them; theirs is the same number, to {EQUAL:.0e}, in"
+    yield f"  {len(exact)}. The others, by side: {listed}."
     yield f"- Measured blocks against the sum of their parts: {_shares([p for p in measured if p.block])}."
     listed = ", ".join(f"{side} {sides[side]}" for side in SIDES)
     yield f"- {len(far)} measured pairs differ by more than {CLOSE:.0%}: {listed}."
@@ -102,9 +109,19 @@ def _overall(good: list[Compared], causes: dict[int, Cause]) -> Iterator[str]:
     rest = Counter(causes[id(pair)].side for pair in unmeasured if not pair.close)
     listed = ", ".join(f"{side} {rest[side]}" for side in SIDES)
     yield f"- {len(unmeasured)} pairs without a measurement on both sides; of those that differ: {listed}."
-    for name, shares in (("TTFT", [c.ttft_ms / c.record.ttft_ms for c in good]),
-                         ("TPOT", [c.tpot_ms / c.record.tpot_ms for c in good])):  # fmt: skip
-        yield f"- {name}, ours over theirs: median {statistics.median(shares):.3f}, {min(shares):.3f} to {max(shares):.3f}."
+    for name, shares in _ratios(good).items():
+        yield (
+            f"- {name}, ours over theirs: median {statistics.median(shares):.3f}, "
+            f"{min(shares):.3f} to {max(shares):.3f}."
+        )
+
+
+def _ratios(good: list[Compared]) -> dict[str, list[float]]:
+    return {
+        "TTFT": [compared.ttft_ms / compared.record.ttft_ms for compared in good],
+        "TPOT": [compared.tpot_ms / compared.record.tpot_ms for compared in good],
+        "TTFT at the speed of light": [c.sol_ttft_ms / c.record.sol_ttft_ms for c in good],
+    }
 
 
 def _shares(pairs: list[Pair]) -> str:
@@ -145,11 +162,7 @@ def _kinds(good: list[Compared]) -> Iterator[str]:
 def _totals(good: list[Compared]) -> Iterator[str]:
     yield "## TTFT and TPOT side by side"
     yield ""
-    yield "Milliseconds, ours / theirs, and where the difference comes from, in percent of theirs: *measured* pairs of one"
-    yield "granularity, *blocks* (the reference lets streams run side by side there, we add them up), *unmeasured* ops (a"
-    yield "formula on one side or both, pointwise clusters included), and *lists*: ops that one list lacks or repeats"
-    yield "otherwise. TPOT is the mean over all output tokens but the first; the split"
-    yield "below is that of the first step."
+    yield TOTALS
     yield ""
     yield (
         "| model | layout | workload | TTFT | | measured | blocks | unmeasured | lists | TPOT | | measured | blocks | "
