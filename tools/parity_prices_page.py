@@ -43,9 +43,10 @@ prices and the tables, never the model's name; a way to a number is only named w
 **How to regenerate.** `python tools/parity_prices.py` rewrites this page in about three minutes, `--check` exits 1 when
 it is out of date under the versions above. Both need the reference data beside the repository and its package."""
 TAILS = """\
-Half of the context passes are longer than the last measured row of a GEMM (32,768 tokens) or of experts (16,384). There
-the reference holds the median efficiency of the last three rows, we hold that of the last, launch time apart. The last
-row of every lane, predicted from those before it, by either way: |error|, median (90th percentile)."""
+Two of the four context passes have more tokens than the last measured row of a GEMM (32,768), three more than that of
+experts (16,384). There the reference holds the median efficiency of the last three rows, we hold that of the last,
+launch time apart. The last row of every lane, predicted from those before it, by either way: |error|, median (90th
+percentile)."""
 
 TOTALS = """\
 Milliseconds, ours / theirs, and where the difference comes from, in percent of theirs: *measured* pairs of one

@@ -18,6 +18,7 @@ FORMULA = "formula"
 SIDES = (REFERENCE, INTERPOLATION, GRANULARITY, FORMULA, OURS, UNEXPLAINED)
 RECOMPUTED = 0.001  # a guess of how the reference got to a number has to give it this closely
 CONSTANT_MS = 0.001
+WIDEST = 1.5  # neighbours further apart than this say nothing of what lies between them
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,10 +163,13 @@ def beyond_the_last_row(pair: Pair, view: View) -> Cause | None:
     return Cause(side=INTERPOLATION, text=text)
 
 
-def _steeper(pair: Pair, evidence: Evidence, tail: Tail) -> Cause:
-    """Past the last row by a way that is not known: the time per unit, next to that of the last rows."""
+def _steeper(pair: Pair, evidence: Evidence, tail: Tail) -> Cause | None:
+    """Past the last row by a way that is not known: the time per unit, next to that of the last rows, where ours goes
+    on as they do."""
     size = evidence.dims[tail.dim]
     units = [ms / size / pair.repetitions * 1e6 for ms in (pair.ours, pair.theirs)]
+    if not min(tail.each_ns) * (1 - CLOSE) <= units[0] <= max(tail.each_ns) * (1 + CLOSE):
+        return None
     rows = ", ".join(f"{each:.4g}" for each in tail.each_ns)
     text = f"past the last row ({tail.dim} = {tail.last:,.0f}): the last rows take {rows} ns per {tail.dim}, "
     text += f"ours goes on with {units[0]:.4g}, theirs with {units[1]:.4g}"
@@ -173,20 +177,26 @@ def _steeper(pair: Pair, evidence: Evidence, tail: Tail) -> Cause:
 
 
 def neighbours(pair: Pair, view: View) -> Cause | None:
-    """Nothing was measured there; what the rows around it say."""
+    """Nothing was measured there, and one price at least is what the rows around it say; ours errs where it is not."""
     if (evidence := _evidence(pair, view)) is None or evidence.row is not None:
         return None
     prices = [ms * pair.repetitions for ms in evidence.around()]
     if not prices:
-        return Cause(side=INTERPOLATION, text="no row there, and none next to it")
+        return None
     low, high = min(prices), max(prices)
-    text = f"no row there; the efficiencies of the {len(prices)} rows around give {low:.4g} to {high:.4g} ms: "
-    inside = [low <= ms <= high for ms in (pair.ours, pair.theirs)]
+    if high > WIDEST * low:
+        return None
+    ours, theirs = (
+        low * (1 - CLOSE) <= ms <= high * (1 + CLOSE) for ms in (pair.ours, pair.theirs)
+    )
+    if not ours and not theirs:
+        return None
     words = {True: "inside", False: "outside"}
-    text += f"ours {words[inside[0]]}, theirs {words[inside[1]]}"
+    text = f"no row there; the efficiencies of the {len(prices)} rows around give {low:.4g} to "
+    text += f"{high:.4g} ms: to {CLOSE:.0%}, ours is {words[ours]}, theirs {words[theirs]}"
     sigma = max(cost.uncertainty for cost in pair.costs)
     text += f"; ours states {sigma:.0%}" if sigma < 1 else "; ours states no more than its order"
-    return Cause(side=INTERPOLATION, text=text)
+    return Cause(side=INTERPOLATION if ours else OURS, text=text)
 
 
 def place(cost: Cost, pair: Pair) -> dict[str, float]:
