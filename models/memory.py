@@ -119,9 +119,7 @@ class Footprint:
                 f"A workload of batch {b}, {s} new and {p} cached tokens, {most_tokens} tokens a pass.",
                 "Batch and new tokens are at least 1, the others at least 0.",
             )
-        found = [
-            self._stage(i, stage, b, s, p, most_tokens) for i, stage in enumerate(self.stages)
-        ]
+        found = [self._stage(i, stage, b, s, p, most_tokens) for i, stage in enumerate(self.stages)]
         return max(found, key=lambda memory: memory.total)
 
     def largest_batch(self, *, s: int, p: int = 0, most_tokens: int = 0) -> int:

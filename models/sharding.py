@@ -96,7 +96,8 @@ def _what(op: Op) -> str:
 def _local_experts(op: Op, layout: Layout) -> Op:
     """Whole experts dealt to `ep` ranks, the features inside each to `moe_tp`; tokens of all groups come in."""
     experts, inner = op.params["num_experts"], op.params["intermediate_size"]
-    assert isinstance(experts, int) and isinstance(inner, int), op.params
+    assert isinstance(experts, int), op.params
+    assert isinstance(inner, int), op.params
     if experts % layout.ep:
         raise InvalidInputError(
             f"ep {layout.ep} does not divide the {experts} experts of {op.layer}.{op.name}.",
@@ -149,7 +150,12 @@ def _check_blocks(op: Op, params: Params) -> None:
     assert isinstance(block, int), op.params
     for name in ("n", "k", "intermediate_size"):
         size, before = params.get(name), op.params.get(name)
-        if isinstance(size, int) and isinstance(before, int) and size % block and before % block == 0:
+        if (
+            isinstance(size, int)
+            and isinstance(before, int)
+            and size % block
+            and before % block == 0
+        ):
             raise InvalidInputError(
                 f"{op.op} {op.layer + '.' if op.layer else ''}{op.name} would have {name} = {size} on a rank, which "
                 f"cuts the {block} x {block} blocks of its {mode.name} weight.",

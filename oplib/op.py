@@ -146,7 +146,9 @@ class Op:
             "layer": self.layer,
             "parallel": self.parallel,
             "shards": {
-                name: {str(parts): format_expr(sympy.sympify(size)) for parts, size in dealt.items()}
+                name: {
+                    str(parts): format_expr(sympy.sympify(size)) for parts, size in dealt.items()
+                }
                 for name, dealt in self.shards.items()
             },
             "collective": self.collective,
@@ -209,7 +211,8 @@ def _shards(data: Any) -> Shards:  # Any: decoded JSON
     for name, dealt in _typed(data, "shards", dict, {}).items():
         if not isinstance(dealt, dict) or not all(parts.isdecimal() for parts in dealt):
             raise OpListFormatError(
-                f"Field 'shards' of an op has {name!r}: {dealt!r}.", "It takes sizes by the number of parts."
+                f"Field 'shards' of an op has {name!r}: {dealt!r}.",
+                "It takes sizes by the number of parts.",
             )
         found[name] = {int(parts): parse_expr(size) for parts, size in dealt.items()}
     return found
