@@ -135,10 +135,23 @@ def _resized(op: Op, sizes: Mapping[str, sympy.Expr]) -> Op:
     dims = {name: sizes.get(name, dim) for name, dim in op.dims.items()}
     weight = op.weight_bytes
     if weight and op.op in ("gemm", "embedding"):
-        weight += weight_formula(op.op, params) - weight_formula(op.op, op.params)
+        weight = _local_weight(op, params)
     elif "weight_bytes" in sizes:
         weight = int(sympy.ceiling(sizes["weight_bytes"]))
     return replace(_plain(op), params=params, dims=dims, weight_bytes=weight)
+
+
+def _local_weight(op: Op, params: Params) -> int:
+    """Weight bytes of a gemm or an embedding with the sizes of a rank; of one that holds no more than the bias of a
+    tied weight, the bias of its output features.
+    """
+    whole = weight_formula(op.op, op.params)
+    if op.weight_bytes >= whole:
+        return op.weight_bytes + weight_formula(op.op, params) - whole
+    n, before = params.get("n"), op.params.get("n")
+    if not isinstance(n, int) or not isinstance(before, int):
+        return op.weight_bytes
+    return -(-op.weight_bytes * n // before)
 
 
 def _check_blocks(op: Op, params: Params) -> None:

@@ -184,6 +184,13 @@ def test_a_tied_head_is_held_on_its_stage():
         assert [op.weight_bytes for op in last.ops("context") if op.name == "lm_head"] == expected
 
 
+def test_the_bias_of_a_tied_head_is_dealt():
+    head = op_lists.logits(320, 64)
+    biased = Op.from_json({**head.to_json(), "params": {**head.params, "bias": True}, "weight_bytes": 640})
+    (local,) = shard(listed(biased), Layout(tp=8), ())
+    assert local.ops("context")[0].weight_bytes == 80
+
+
 def test_shared_weights_are_held_where_they_run():
     """Occurrences that hold a shared weight come first, on every stage that has one."""
     held = op_lists.gemm("shared.proj", 64, 64, layer=op_lists.MIXTURE)

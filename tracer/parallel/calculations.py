@@ -60,6 +60,8 @@ def _along(spread: Spread, node: fx.Node) -> States:
 @rule(*_REDUCTIONS)
 def _reduction(spread: Spread, node: fx.Node) -> States:
     value = node.args[0]
+    if len(node.args) > 1 and isinstance(node.args[1], fx.Node):  # the larger of two values
+        return elementwise(spread, node)
     several = isinstance(node.meta["val"], list | tuple)
     state = spread.of(value)
     ndim = len(shape(value))

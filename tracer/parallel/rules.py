@@ -6,6 +6,7 @@ values that no rank has, it calls `spread.blame`: the products whose split cause
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -49,11 +50,13 @@ def apply(spread: Spread, node: fx.Node) -> States:
         found = _RULES[ELEMENTWISE]
     if found is None and name in targets.MATHEMATICS:
         found = _RULES[ELEMENTWISE]
-    if found is None:
-        if any(isinstance(spread.of(v), Split) for v in node.all_input_nodes):
-            spread.unknown.add(targets.full_name(node))
-        return whole(spread, node)
-    return found(spread, node)
+    if found is not None:
+        # An operator may be called in a form that its rule does not know, which says nothing against the model.
+        with contextlib.suppress(TypeError, ValueError, IndexError):
+            return found(spread, node)
+    if any(isinstance(spread.of(v), Split) for v in node.all_input_nodes):
+        spread.unknown.add(targets.full_name(node))
+    return whole(spread, node)
 
 
 def shape(node: Any) -> tuple[int, ...]:
