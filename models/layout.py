@@ -7,7 +7,12 @@ from dataclasses import dataclass
 
 from oplib.errors import InvalidInputError
 
-_WORDS = {"tp": "tensor parallel", "pp": "pipeline", "ep": "expert parallel", "dp": "attention data parallel"}  # fmt: skip
+_WORDS = {
+    "tp": "tensor parallel",
+    "pp": "pipeline",
+    "ep": "expert parallel",
+    "dp": "attention data parallel",
+}
 _PART = re.compile(r"(tp|pp|ep|dp)\s*[=:]?\s*(\d+)")
 
 

@@ -97,7 +97,8 @@ def _what(op: Op) -> str:
 def _local_experts(op: Op, layout: Layout) -> Op:
     """Whole experts dealt to `ep` ranks, the features inside each to `moe_tp`; tokens of all groups come in."""
     experts, inner = op.params["num_experts"], op.params["intermediate_size"]
-    assert isinstance(experts, int) and isinstance(inner, int), op.params
+    assert isinstance(experts, int), op.params
+    assert isinstance(inner, int), op.params
     if experts % layout.ep:
         raise InvalidInputError(
             f"ep {layout.ep} does not divide the {experts} experts of {op.layer}.{op.name}.",
@@ -135,10 +136,23 @@ def _resized(op: Op, sizes: Mapping[str, Amount]) -> Op:
     dims = {name: sizes.get(name, dim) for name, dim in light(op.dims).items()}
     weight = op.weight_bytes
     if weight and op.op in ("gemm", "embedding"):
-        weight += weight_formula(op.op, params) - weight_formula(op.op, op.params)
+        weight = _local_weight(op, params)
     elif "weight_bytes" in sizes:
         weight = int(-(-sizes["weight_bytes"] // 1))
     return replace(_plain(op), params=params, dims=dims, weight_bytes=weight)
+
+
+def _local_weight(op: Op, params: Params) -> int:
+    """Weight bytes of a gemm or an embedding with the sizes of a rank; of one that holds no more than the bias of a
+    tied weight, the bias of its output features.
+    """
+    whole = weight_formula(op.op, op.params)
+    if op.weight_bytes >= whole:
+        return op.weight_bytes + weight_formula(op.op, params) - whole
+    n, before = params.get("n"), op.params.get("n")
+    if not isinstance(n, int) or not isinstance(before, int):
+        return op.weight_bytes
+    return -(-op.weight_bytes * n // before)
 
 
 def _check_blocks(op: Op, params: Params) -> None:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import gc
-import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
-import sympy
 import torch
 import transformers
 from torch import nn
@@ -20,7 +18,7 @@ import oplib
 from oplib.errors import TraceModelError, UnsupportedModelError
 from oplib.op import Op
 from oplib.oplist import SCHEMA, OpList
-from oplib.symbols import B, P, evaluate, format_expr
+from oplib.symbols import evaluate
 from perfdb.speed_of_light import speed_of_light
 from perfdb.systems import System, load_system
 from tracer import (
@@ -297,9 +295,7 @@ def report(
         lowered = {phase: rewrite.lower(m, options.lowering) for phase, m in matched.items()}
         plan = plan_of(traced.model)
         spreads = parallel.spreads({phase: m.flow for phase, m in lowered.items()}, plan)
-        phases = {
-            phase: assemble.ops(m, weights, spreads[phase]) for phase, m in lowered.items()
-        }
+        phases = {phase: assemble.ops(m, weights, spreads[phase]) for phase, m in lowered.items()}
         op_list = OpList(lowering=options.lowering, phases=phases)
         lost_nothing = all(
             conserve.kept(m, owned[phase], written[phase], phases[phase])

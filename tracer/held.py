@@ -55,7 +55,7 @@ def kv_cache(traced: Traced, spreads: Mapping[str, Spread]) -> Json:
 
 
 def _shards(leaf: Leaf, spreads: Mapping[str, Spread]) -> Json:
-    """Of the bytes of a tensor, how much is dealt to ranks in how many parts: as the first phase that splits it says."""
+    """Of the bytes of a tensor, how much is dealt to ranks in how many parts, by the first phase that splits it."""
     for spread in spreads.values():
         trace = spread.flow.trace
         if leaf.path not in trace.cache:

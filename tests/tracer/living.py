@@ -19,12 +19,18 @@ class Living(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self._alive: dict[int, int] = {}
-        self._events: list[tuple[int, int]] = []  # (storage number, bytes: negative when it is freed)
+        self._events: list[
+            tuple[int, int]
+        ] = []  # (storage number, bytes: negative when it is freed)
         self._known: dict[int, int] = {}
         self._count = 0
 
     def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+        self,
+        func: Any,
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
     ) -> Any:
         given = {t.untyped_storage()._cdata for t in tensors([*args, *(kwargs or {}).values()])}
         out = func(*args, **(kwargs or {}))

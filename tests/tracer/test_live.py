@@ -56,8 +56,9 @@ def test_a_real_pass_holds_what_the_graph_says(name):
     b, prompt = 3, 300
     real = run(name, b, prompt, 1)
     hidden = 2 * small_models.SMALL[name]["hidden_size"]
-    for phase, measured, s, p in (("context", real[0], prompt, 0), ("generation", real[1], 1, prompt)):
+    for phase, measured, s, p in (
+        ("context", real[0], prompt, 0),
+        ("generation", real[1], 1, prompt),
+    ):
         told = fullest(report, phase, b=b, s=s, p=p)
         assert told <= measured <= told + HELD_BY_NAMES * b * s * hidden, (phase, measured / told)
-
-

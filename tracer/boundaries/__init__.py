@@ -32,7 +32,9 @@ SPLITS: dict[str, dict[str, int | tuple[int, ...]]] = {}
 _ADOPTIONS: list[Callable[[torch.nn.Module], None]] = []
 
 
-def define(schema: str, fake: Callable, *, split: dict[str, int | tuple[int, ...]] | None = None) -> Callable:
+def define(
+    schema: str, fake: Callable, *, split: dict[str, int | tuple[int, ...]] | None = None
+) -> Callable:
     """The operator `trace_model::<name>` with the given schema, shapes from `fake`, and no computation.
 
     `split` says along which axis of each argument, and of its results `out0`, `out1`, ..., the operator's independent

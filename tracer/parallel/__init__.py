@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from tracer.match.flow import Flow
+from tracer.parallel.linears import Place
 from tracer.parallel.plan import Plan
-from tracer.parallel.spread import Place, Spread
+from tracer.parallel.spread import Spread
 
 
 def spreads(flows: Mapping[str, Flow], plan: Plan) -> dict[str, Spread]:
@@ -24,7 +25,9 @@ def spreads(flows: Mapping[str, Flow], plan: Plan) -> dict[str, Spread]:
             for place in set().union(*ways)
             if len({way[place] for way in ways if place in way}) > 1
         }
-        if differ <= kept and all(kept <= spread.kept | _whole(spread) for spread in found.values()):
+        if differ <= kept and all(
+            kept <= spread.kept | _whole(spread) for spread in found.values()
+        ):
             return found
         kept |= differ
 

@@ -25,7 +25,7 @@ def product(spread: Spread, node: fx.Node) -> State:
     x = node.args[form[0]]
     state = spread.of(x)
     if isinstance(state, Partial):
-        spread.reduce(x, node)
+        spread.reduce(x)
         state = None
     made = spread.feature_axis[node]
     summed = len(shape(x)) - 1 if made == len(shape(node)) - 1 else len(shape(x)) - 2
@@ -48,11 +48,11 @@ def product(spread: Spread, node: fx.Node) -> State:
 
 
 def _of_two(spread: Spread, node: fx.Node) -> State:
-    """Two activations, or one and a stack of matrices: dealt along the batch, or along a row or column of the result."""
+    """Two activations, or one and a stack of matrices: dealt along the batch, or along an axis of the result."""
     factors = [v for v in node.all_input_nodes if v.meta["val"].dim() > 1][-2:]
     for value in node.all_input_nodes:
         if isinstance(spread.of(value), Partial):
-            spread.reduce(value, node)
+            spread.reduce(value)
     splits = [(v, s) for v in factors if isinstance(s := spread.of(v), Split)]
     if not splits and node in spread.stacks:
         made = shape(node)[0]
@@ -128,7 +128,7 @@ def _boundary(spread: Spread, node: fx.Node) -> States:
     ]
     made = node.meta["val"]
     several = isinstance(made, list | tuple)
-    outs = [int(axes[f"out{i}"]) for i in range(len(made) if several else 1)]
+    outs = [_one(axes[f"out{i}"]) for i in range(len(made) if several else 1)]
     if not dealt:
         return [None] * len(outs) if several else None
     for allowed, value in given:
@@ -149,7 +149,7 @@ def _argument(
     """How an argument of a boundary is dealt; None where it is whole, or must be."""
     state = spread.of(value)
     if isinstance(state, Partial):
-        spread.reduce(value, node)
+        spread.reduce(value)
     if not isinstance(state, Split):
         return None
     if allowed is None or state.axis not in (allowed if isinstance(allowed, tuple) else (allowed,)):
@@ -157,6 +157,10 @@ def _argument(
         return None
     spread.constrain(state)
     return state
+
+
+def _one(axis: int | tuple[int, ...]) -> int:
+    return axis if isinstance(axis, int) else axis[0]
 
 
 def _nodes(value: Any) -> list[fx.Node]:

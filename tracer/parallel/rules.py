@@ -1,4 +1,4 @@
-"""What each operator does to values that are dealt to ranks: one function per kind of operator.
+"""What operators do to values that are dealt to ranks, one function per kind of operator; here: views and moves.
 
 A rule gets the `Spread` of the pass and a node, and returns the state of what the node makes. Where an operator needs
 values that no rank has, it calls `spread.blame`: the products whose split caused it are then kept whole.
@@ -6,6 +6,7 @@ values that no rank has, it calls `spread.blame`: the products whose split cause
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,7 @@ import torch
 from torch import fx
 
 from tracer.match import targets
-from tracer.parallel.state import Partial, Piece, Split, State, joined, reshaped, section
+from tracer.parallel.state import Partial, Piece, Split, State, reshaped, section
 
 if TYPE_CHECKING:
     from tracer.parallel.spread import Spread
@@ -22,26 +23,10 @@ if TYPE_CHECKING:
 States = State | list[State]
 Rule = Callable[["Spread", fx.Node], States]
 _RULES: dict[str, Rule] = {}
+ELEMENTWISE = "one result per element"  # the rule of every operator that ATen tags as pointwise
 
 _RESHAPES = ("view", "reshape", "_unsafe_view", "flatten", "unflatten", "view_as", "reshape_as")
 _FREE = ("alias", "detach", "detach_", "contiguous", "clone", "lift_fresh", "dropout", "feature_dropout")  # fmt: skip
-#: Operators that work along one axis, by the place of that axis among their arguments.
-_ALONG = {
-    "cumsum": 1, "cumprod": 1, "softmax": 1, "_softmax": 1, "log_softmax": 1, "_log_softmax": 1, "sort": 1,
-    "topk": 2, "flip": 1, "roll": 2, "cummax": 1, "argsort": 1, "glu": 1, "index_select": 1,
-    "gather": 1, "scatter": 1, "scatter_": 1, "take_along_dim": 2, "logcumsumexp": 1, "index_copy": 1,
-}  # fmt: skip
-_LAST_BY_DEFAULT = ("sort", "topk", "argsort", "glu")
-_REDUCTIONS = (
-    "sum", "mean", "amax", "amin", "max", "min", "prod", "std", "var", "var_mean", "logsumexp", "argmax", "argmin",
-    "linalg_vector_norm", "norm", "any", "all",
-)  # fmt: skip
-_NORMS = {"layer_norm": 1, "rms_norm": 1, "native_layer_norm": 1}
-_WRITES = ("copy_", "index_copy_", "index_put_", "slice_scatter", "index_put", "scatter_reduce_")
-#: What keeps a value that is a sum of ranks' parts one: it may be done to each part.
-_LINEAR = ("neg", "to", "_to_copy", "type_as", "float", "half", "bfloat16")
-_SCALING = ("mul", "mul_", "div", "div_", "multiply", "true_divide")
-_ADDING = ("add", "add_", "sub", "sub_")
 
 
 def rule(*names: str) -> Callable[[Rule], Rule]:
@@ -62,14 +47,16 @@ def apply(spread: Spread, node: fx.Node) -> States:
         return None
     found = _RULES.get(name)
     if found is None and targets.is_aten(node) and torch.Tag.pointwise in node.target.tags:
-        found = elementwise
+        found = _RULES[ELEMENTWISE]
     if found is None and name in targets.MATHEMATICS:
-        found = elementwise
-    if found is None:
-        if any(isinstance(spread.of(v), Split) for v in node.all_input_nodes):
-            spread.unknown.add(targets.full_name(node))
-        return whole(spread, node)
-    return found(spread, node)
+        found = _RULES[ELEMENTWISE]
+    if found is not None:
+        # An operator may be called in a form that its rule does not know, which says nothing against the model.
+        with contextlib.suppress(TypeError, ValueError, IndexError):
+            return found(spread, node)
+    if any(isinstance(spread.of(v), Split) for v in node.all_input_nodes):
+        spread.unknown.add(targets.full_name(node))
+    return whole(spread, node)
 
 
 def shape(node: Any) -> tuple[int, ...]:
@@ -95,11 +82,11 @@ def _whole(spread: Spread, node: fx.Node) -> State:
     return whole(spread, node)
 
 
-def _argument(node: fx.Node, at: int, name: str, default: Any) -> Any:
+def argument(node: fx.Node, at: int, name: str, default: Any) -> Any:
     return node.args[at] if len(node.args) > at else node.kwargs.get(name, default)
 
 
-def _axes(dims: Any, ndim: int) -> set[int]:
+def axes(dims: Any, ndim: int) -> set[int]:
     if dims is None or dims == []:
         return set(range(ndim))
     return {int(d) % ndim for d in (dims if isinstance(dims, list | tuple) else [dims])}
@@ -134,7 +121,7 @@ def _reorder(spread: Spread, node: fx.Node) -> State:
         at = int(node.args[1]) % (ndim + 1)
         return state.at(state.axis + (at <= state.axis))
     if name == "squeeze":
-        gone = _axes(node.args[1] if len(node.args) > 1 else None, ndim)
+        gone = axes(node.args[1] if len(node.args) > 1 else None, ndim)
         gone = {d for d in gone if before[d] == 1}
         if state.axis in gone:
             return _without_axis(spread, node, state)
@@ -152,7 +139,9 @@ def _order(name: str, node: fx.Node, ndim: int) -> list[int] | None:
     if name == "numpy_T":
         return order[::-1]
     if name in ("transpose", "swapaxes", "t", "mT"):
-        a, b = (int(d) % ndim for d in node.args[1:3]) if len(node.args) > 2 else (ndim - 2, ndim - 1)
+        a, b = (
+            (int(d) % ndim for d in node.args[1:3]) if len(node.args) > 2 else (ndim - 2, ndim - 1)
+        )
         order[a], order[b] = order[b], order[a]
         return order
     return None
@@ -196,7 +185,7 @@ def _repeat_interleave(spread: Spread, node: fx.Node) -> State:
     state = spread.of(node.args[0])
     if not isinstance(state, Split):
         return state
-    times, axis = node.args[1], _argument(node, 2, "dim", None)
+    times, axis = node.args[1], argument(node, 2, "dim", None)
     if not isinstance(times, int) or axis is None:
         return spread.blame(state, node)
     if int(axis) % len(shape(node)) != state.axis:
@@ -210,11 +199,11 @@ def _slice(spread: Spread, node: fx.Node) -> State:
     state = spread.of(node.args[0])
     if not isinstance(state, Split):
         return state
-    before, axis = shape(node.args[0]), int(_argument(node, 1, "dim", 0)) % len(shape(node))
+    before, axis = shape(node.args[0]), int(argument(node, 1, "dim", 0)) % len(shape(node))
     length = before[axis]
     if axis != state.axis or shape(node)[axis] == length:
         return state
-    start, step = int(_argument(node, 2, "start", 0) or 0), int(_argument(node, 4, "step", 1))
+    start, step = int(argument(node, 2, "start", 0) or 0), int(argument(node, 4, "step", 1))
     if step != 1:
         return spread.blame(state, node)
     start = max(start + length, 0) if start < 0 else start
@@ -266,7 +255,7 @@ def _parts(spread: Spread, node: fx.Node) -> States:
     if not isinstance(state, Split):
         return [state] * len(parts)
     before = shape(node.args[0])
-    axis = int(_argument(node, 2, "dim", 0)) % len(before)
+    axis = int(argument(node, 2, "dim", 0)) % len(before)
     if axis != state.axis:
         return [state] * len(parts)
     found: list[State] = []
@@ -284,7 +273,7 @@ def _unbind(spread: Spread, node: fx.Node) -> States:
     if not isinstance(state, Split):
         return [state] * len(parts)
     before = shape(node.args[0])
-    axis = int(_argument(node, 1, "dim", 0)) % len(before)
+    axis = int(argument(node, 1, "dim", 0)) % len(before)
     if axis != state.axis:
         return [state.at(state.axis - (axis < state.axis))] * len(parts)
     after = before[:axis] + before[axis + 1 :]
@@ -307,10 +296,10 @@ def _cat(spread: Spread, node: fx.Node) -> State:
             return spread.merge([s for s in states if isinstance(s, Partial)])
         for value, state in zip(values, states, strict=True):
             if isinstance(state, Partial):
-                spread.reduce(value, node)
+                spread.reduce(value)
     if not splits:
         return None
-    axis = int(_argument(node, 1, "dim", 0)) % len(shape(node))
+    axis = int(argument(node, 1, "dim", 0)) % len(shape(node))
     along = splits[0].axis
     if any(s.axis != along for s in splits):
         return spread.blame_all(splits, node)
@@ -344,7 +333,7 @@ def _concatenated(
 @rule("stack")
 def _stack(spread: Spread, node: fx.Node) -> State:
     states = [spread.of(v) for v in node.args[0]]
-    at = int(_argument(node, 1, "dim", 0)) % len(shape(node))
+    at = int(argument(node, 1, "dim", 0)) % len(shape(node))
     moved = [s.at(s.axis + (at <= s.axis)) if isinstance(s, Split) else s for s in states]
     return spread.together(node, list(zip(node.args[0], moved, strict=True)))
 
@@ -361,7 +350,8 @@ def _pad(spread: Spread, node: fx.Node) -> State:
 @rule("view_as_complex", "view_as_real")
 def _complex(spread: Spread, node: fx.Node) -> State:
     state = spread.of(node.args[0])
-    pair = isinstance(state, Split) and state.axis >= len(shape(node)) - (targets.base_name(node) == "view_as_real")  # fmt: skip
+    kept = len(shape(node)) - (targets.base_name(node) == "view_as_real")
+    pair = isinstance(state, Split) and state.axis >= kept
     return spread.blame(state, node) if pair else state
 
 
@@ -370,148 +360,3 @@ def _triangle(spread: Spread, node: fx.Node) -> State:
     state = spread.of(node.args[0])
     cut = isinstance(state, Split) and state.axis >= len(shape(node)) - 2
     return spread.blame(state, node) if cut else state
-
-
-@rule(*_ALONG)
-def _along(spread: Spread, node: fx.Node) -> States:
-    name, value = targets.base_name(node), node.args[0]
-    state, ndim = spread.of(value), len(shape(value))
-    several = isinstance(node.meta["val"], list | tuple)
-    if isinstance(state, Partial):
-        spread.reduce(value, node)
-        state = None
-    default = -1 if name in _LAST_BY_DEFAULT else None
-    dims = _argument(node, _ALONG[name], "dims" if name in ("flip", "roll") else "dim", default)
-    if isinstance(state, Split) and state.axis in _axes(dims, ndim):
-        state = spread.blame(state, node)
-    others = [v for v in node.all_input_nodes if v is not value]
-    for other in others:
-        beside = spread.of(other)
-        if isinstance(beside, Split) and (not isinstance(state, Split) or beside.axis != state.axis):
-            spread.needs_whole(other, node)
-    return [state] * len(node.meta["val"]) if several else state
-
-
-@rule(*_REDUCTIONS)
-def _reduction(spread: Spread, node: fx.Node) -> States:
-    value = node.args[0]
-    several = isinstance(node.meta["val"], list | tuple)
-    state = spread.of(value)
-    ndim = len(shape(value))
-    if isinstance(state, Partial):
-        spread.reduce(value, node)
-        state = None
-    if isinstance(state, Split):
-        at = 2 if targets.base_name(node) in ("linalg_vector_norm", "norm") else 1
-        gone = _axes(_argument(node, at, "dim", None), ndim)
-        made = node.meta["val"][0] if several else node.meta["val"]
-        if state.axis in gone:
-            if targets.base_name(node) == "sum" and (of := spread.of_stacks(state)):
-                return Partial(of)
-            state = spread.blame(state, node)
-        elif made.dim() < ndim:
-            state = state.at(state.axis - sum(d < state.axis for d in gone))
-    return [state] * len(node.meta["val"]) if several else state
-
-
-@rule(*_NORMS)
-def _norm(spread: Spread, node: fx.Node) -> States:
-    value = node.args[0]
-    state, ndim = spread.of(value), len(shape(value))
-    several = isinstance(node.meta["val"], list | tuple)
-    if isinstance(state, Partial):
-        spread.reduce(value, node)
-        state = None
-    if isinstance(state, Split) and state.axis >= ndim - len(node.args[1]):
-        state = spread.blame(state, node)
-    return [state, None, None][: len(node.meta["val"])] if several else state
-
-
-@rule("group_norm")
-def _group_norm(spread: Spread, node: fx.Node) -> State:
-    """(N, C, ...) in groups of channels: whole groups stay together."""
-    state = spread.of(node.args[0])
-    if not isinstance(state, Split):
-        return whole(spread, node)
-    groups = int(node.args[1])
-    if state.axis != 1 or state.outer > 1 or len(state.pieces) != 1 or state.size % groups:
-        return spread.blame(state, node)
-    (piece,) = state.pieces
-    found = Split(1, (Piece(piece.size, math.gcd(piece.units, groups), piece.sources),))
-    spread.constrain(found)
-    return found
-
-
-@rule(*_WRITES)
-def _write(spread: Spread, node: fx.Node) -> State:
-    """What is written decides how the memory lies: caches are whole until something is put into them."""
-    target = node.args[0]
-    written = [v for v in node.all_input_nodes if v is not target]
-    values = [v for v in written if v.meta["val"].is_floating_point()]
-    for value in values:
-        if isinstance(spread.of(value), Partial):
-            spread.reduce(value, node)
-    old = spread.of(target)
-    if len(shape(spread.flow.root(target))) != len(shape(target)):
-        return whole(spread, node)
-    state = next((s for v in values if isinstance(s := spread.of(v), Split)), None)
-    if state is not None and len(shape(values[0])) == len(shape(target)):
-        if shape(target)[state.axis] == shape(values[0])[state.axis]:
-            spread.memory(target, state)
-            return state
-        return spread.blame(state, node)
-    if state is not None:
-        return spread.blame(state, node)
-    return old
-
-
-def elementwise(spread: Spread, node: fx.Node) -> State:
-    """One result per element: dealt like its inputs, of which whole ones are sliced."""
-    values = [v for v in node.all_input_nodes if isinstance(v.meta.get("val"), torch.Tensor)]
-    states = [spread.of(v) for v in values]
-    sums = [s for s in states if isinstance(s, Partial)]
-    if sums and (kept := _linear_in(spread, node, values, states)):
-        return kept
-    for value, state in zip(values, states, strict=True):
-        if isinstance(state, Partial):
-            spread.reduce(value, node)
-    pairs = [(v, s if isinstance(s, Split) else None) for v, s in zip(values, states, strict=True)]
-    found = spread.broadcast(node, pairs)
-    if found is not None and targets.mutated(node):
-        spread.memory(node.args[0], found)
-    return found
-
-
-for _name in (*_LINEAR, "square", "where", "masked_fill", "masked_fill_", "softplus", "silu"):
-    _RULES[_name] = elementwise
-
-
-def _linear_in(
-    spread: Spread, node: fx.Node, values: Sequence[fx.Node], states: Sequence[State]
-) -> Partial | None:
-    """The sum of partial sums, and what scales them, are partial sums again."""
-    name = targets.base_name(node)
-    sums = [s for s in states if isinstance(s, Partial)]
-    if name in _LINEAR or (name in _ADDING and len(sums) == len(node.all_input_nodes) == 2):
-        return spread.merge(sums)
-    if name in _SCALING and len(sums) == 1 and not any(isinstance(s, Split) for s in states):
-        divides_by = name in ("div", "div_", "true_divide") and isinstance(states[-1], Partial)
-        if len(states) == 1 or not divides_by:
-            return sums[0]
-    return None
-
-
-@rule("conv1d")
-def _convolution(spread: Spread, node: fx.Node) -> State:
-    """One filter per channel leaves channels where they are; any other mixes them."""
-    state = spread.of(node.args[0])
-    if not isinstance(state, Split):
-        return whole(spread, node)
-    channels = shape(node.args[0])[1]
-    groups = node.args[6] if len(node.args) > 6 else node.kwargs.get("groups", 1)
-    return state if groups == channels and state.axis == 1 else spread.blame(state, node)
-
-
-@rule("embedding")
-def _embedding(spread: Spread, node: fx.Node) -> State:
-    return Partial((node,)) if spread.is_vocabulary(node) else None

@@ -173,8 +173,8 @@ def _pointwise(spread: Spread, claim: Claim, weight: int) -> Parallel:
             _add(read, _share(spread, state, size) if state else {})
     written: Dealt = defaultdict(lambda: sympy.S.Zero)
     for node, size in writes.items():
-        state = spread.of(node)
-        _add(written, _share(spread, state, size) if isinstance(state, Split) else {})
+        made = spread.of(node)
+        _add(written, _share(spread, made, size) if isinstance(made, Split) else {})
     found = Parallel(parallel="split", shards={"read": dict(read), "written": dict(written)})
     if weight:
         found.shards["weight_bytes"] = _of_parameters(spread, claim, beside, weight)

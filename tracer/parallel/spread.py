@@ -7,29 +7,31 @@ again, until nothing is asked for that is not there.
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Sequence
 
 from torch import fx
 
 from tracer.match import targets
 from tracer.match.flow import Flow, Role
 from tracer.match.gemm import weight_form
-from tracer.parallel import products  # noqa: F401 - registers its rules
+from tracer.parallel import calculations, products  # noqa: F401 - register their rules
+from tracer.parallel.linears import Place, feature_axis, is_linear, is_stack, places
 from tracer.parallel.plan import Plan
 from tracer.parallel.rules import States, apply, shape
 from tracer.parallel.state import Partial, Piece, Split, State, joined
 
 MOST_PASSES = 64
-Place = tuple[str, int]  # a module, and which of its products
 
 
 class Spread:
     """The states of the values of a trace; `columns`, `rows` and `batches` say how its products are split.
 
-    `kept` are modules that stay whole whatever the graph allows. `ends` gives what follows a product: "all_reduce", "all_gather", or "joined" where a later one's reduction takes its
-    partial sums along. `reasons` says where each product that is kept whole was needed so.
+    `kept` are products that stay whole whatever the graph allows. `ends` gives what follows a product: "all_reduce",
+    "all_gather", or "joined" where a later one's reduction takes its partial sums along. `reasons` says where each
+    product that is kept whole was needed so.
     """
 
     def __init__(self, flow: Flow, plan: Plan, kept: Collection[Place] = ()) -> None:
@@ -41,15 +43,15 @@ class Spread:
         self.sliced_rows: set[fx.Node] = set()
         self.whole_ranges: dict[fx.Node, list[tuple[int, int]]] = defaultdict(list)
         self.reasons: dict[fx.Node, str] = {}
-        self.linears = [n for n in flow.nodes if _is_linear(flow, n)]
+        self.linears = [n for n in flow.nodes if is_linear(flow, n)]
         self.linear_nodes = frozenset(self.linears)
-        self.feature_axis = {n: _feature_axis(flow, n) for n in self.linears}
-        self.places = _places(self.linears, self.module)
+        self.feature_axis = {n: feature_axis(flow, n) for n in self.linears}
+        self.places = places(self.linears, self.module)
         for node in self.linears:
             stays = plan.keeps_whole(self.module(node)) or self.places[node] in self.kept
             if self.features(node) > 1 and not stays:
                 self.columns.add(node)
-        self.stacks = {n for n in flow.nodes if _is_stack(flow, n)}
+        self.stacks = {n for n in flow.nodes if is_stack(flow, n)}
         self._data = [
             (n, n.all_input_nodes)
             for n in flow.nodes
@@ -89,6 +91,7 @@ class Spread:
         self._blamed: dict[tuple[fx.Node, int, int], str] = {}
         self._better_whole: dict[tuple[fx.Node, int, int], str] = {}
         self._rests: dict[fx.Node, frozenset[fx.Node]] = {}
+        self._summed_for_good: frozenset[fx.Node] = frozenset()
         states = self.states
         for node, inputs in self._data:
             if node in self._starts or any(states.get(value) for value in inputs):
@@ -113,7 +116,9 @@ class Spread:
         if covered < self.features(node):
             return
         if self.plan.is_column(self.module(node)) and node not in self.gathered:
-            self.gathered.add(node)  # the plan splits it all the same, and so its parts are collected
+            self.gathered.add(
+                node
+            )  # the plan splits it all the same, and so its parts are collected
             self.whole_ranges.pop(node)
         else:
             self.columns.discard(node)
@@ -122,16 +127,18 @@ class Spread:
 
     def _end(self) -> None:
         """What is still in parts when the pass ends."""
-        self.logits: set[fx.Node] = set()
         output = self.flow.trace.graph.output_node()
-        for i, value in enumerate(output.args[0]):
-            state = self.of(value) if isinstance(value, fx.Node) else None
-            if isinstance(state, Partial):
-                self.reduce(value, output)
-            elif i == 0 and isinstance(state, Split):
-                self.logits |= state.sources
-        self.ends: dict[fx.Node, str] = dict.fromkeys(self.gathered | self.logits, "all_gather")
-        last = {m for makers in self.reductions.values() for m in [max(makers, key=self.flow.position)]}
+        state = self.of(output.args[0][0])
+        self.logits = state.sources if isinstance(state, Split) else frozenset()
+        if self.logits:
+            self.gathered |= self.logits
+            self._pass()
+        for value in output.args[0]:
+            self.reduce(value)
+        self.ends: dict[fx.Node, str] = dict.fromkeys(self.gathered, "all_gather")
+        last = {
+            m for makers in self.reductions.values() for m in [max(makers, key=self.flow.position)]
+        }
         every = {m for makers in self.reductions.values() for m in makers}
         self.ends |= {m: "all_reduce" if m in last else "joined" for m in every}
 
@@ -156,18 +163,21 @@ class Spread:
         """Whether a look-up is of token ids in a table that is dealt by rows."""
         return self.flow.is_of_ids(node) and self.flow.parameter(node.args[0]) is not None
 
-    def blame(self, state: Split, node: fx.Node) -> None:
-        """Where a value is needed whole, what it came out of is kept whole from the next pass on."""
+    def blame(self, state: State, node: fx.Node) -> State:
+        """Where a value is needed whole, what it came out of is kept whole from the next pass on. Gives the state of
+        what the node makes until then: whole.
+        """
         where = f"{targets.base_name(node)} in {self.module(node) or 'the model'}"
-        for piece in state.pieces:
+        for piece in state.pieces if isinstance(state, Split) else ():
             for source in piece.sources:
                 self._blamed.setdefault(source, where)
+        return None
 
-    def blame_all(self, states: Iterable[State], node: fx.Node) -> None:
+    def blame_all(self, states: Iterable[State], node: fx.Node) -> State:
         """As `blame`, for several values."""
         for state in states:
-            if isinstance(state, Split):
-                self.blame(state, node)
+            self.blame(state, node)
+        return None
 
     def needs_whole(self, value: fx.Node, node: fx.Node) -> None:
         """The node reads all of a value."""
@@ -176,9 +186,9 @@ class Spread:
             if isinstance(one, Split):
                 self.blame(one, node)
             elif isinstance(one, Partial):
-                self.reduce(value, node)
+                self.reduce(value)
 
-    def reduce(self, value: fx.Node, node: fx.Node) -> None:
+    def reduce(self, value: fx.Node) -> None:
         """Partial sums become the value, before the node reads it."""
         state = self.of(value)
         if isinstance(state, Partial):
@@ -201,7 +211,11 @@ class Spread:
 
     def stacks_of(self, sources: frozenset[fx.Node]) -> set[fx.Node]:
         """Products over stacks that run along the same batch."""
-        return {n for n, (_, s) in self.batches.items() if s.sources & sources and _is_stack(self.flow, n)}
+        return {
+            n
+            for n, (_, s) in self.batches.items()
+            if s.sources & sources and is_stack(self.flow, n)
+        }
 
     def memory(self, node: fx.Node, state: Split) -> None:
         """What lies in the memory of a node after a write."""
@@ -225,11 +239,28 @@ class Spread:
             for start, stop in self.whole_ranges.get(node, ())
         )
 
+    def clash(self, summed: Partial, dealt: Split, node: fx.Node) -> None:
+        """Partial sums meet a dealt value: the products behind one of them are better whole, those with less weight."""
+        self._summed_for_good |= summed.columns
+        behind = [summed.columns & self.columns, dealt.sources & self.columns]
+        if all(behind):
+            where = f"{targets.base_name(node)} in {self.module(node) or 'the model'}"
+            for source in min(behind, key=lambda nodes: sum(self._weight(n) for n in nodes)):
+                self._better_whole.setdefault((source, 0, self.features(source)), where)
+
+    def _weight(self, node: fx.Node) -> int:
+        form = weight_form(self.flow, node)
+        return math.prod(shape(node.args[form[1]])) if form else 0
+
     def sliced(self, value: fx.Node, node: fx.Node, axis: int) -> None:
         """A whole value is read in slices. One that was just summed up for that is better split from the start."""
-        if value.op != "call_function" or not 0 <= axis < len(shape(value)) or shape(value)[axis] == 1:
+        if (
+            value.op != "call_function"
+            or not 0 <= axis < len(shape(value))
+            or shape(value)[axis] == 1
+        ):
             return
-        for source in self._rests.get(value, ()):
+        for source in self._rests.get(value, frozenset()) - self._summed_for_good:
             where = f"slices in {self.module(node) or 'the model'}"
             self._better_whole.setdefault((source, 0, self.features(source)), where)
 
@@ -243,11 +274,11 @@ class Spread:
             self._rests[node] = data.pop()
 
     def together(self, node: fx.Node, values: Sequence[tuple[fx.Node, State]]) -> State:
-        """Values whose elements meet as one, each placed on the axes of the result: dealt along the axis that any is."""
+        """Values whose elements meet as one, placed on the axes of the result: dealt along the axis that any is."""
         found: Split | None = None
         for value, state in values:
             if isinstance(state, Partial):
-                self.reduce(value, node)
+                self.reduce(value)
             elif isinstance(state, Split):
                 both = state if found is None else joined(found, state)
                 if both is None:
@@ -289,16 +320,14 @@ class Spread:
             return [(piece.units, piece.size)]
         return min(options, key=lambda parts: sum(units for units, _ in parts))
 
-    def _of_range(
-        self, piece: Piece, node: fx.Node, low: int, high: int
-    ) -> list[tuple[int, int]]:
+    def _of_range(self, piece: Piece, node: fx.Node, low: int, high: int) -> list[tuple[int, int]]:
         whole_ranges = self.whole_ranges.get(node, ())
         cuts = {low, high}
         for start, stop in (*((a, b) for a, b, _ in self.limits[node]), *whole_ranges):
             cuts |= {min(max(start, low), high), min(max(stop, low), high)}
         ordered = sorted(cuts)
         found = []
-        for start, stop in zip(ordered, ordered[1:], strict=False):
+        for start, stop in itertools.pairwise(ordered):
             size = (stop - start) * piece.size // (high - low)
             grains = [
                 (b - a) // units for a, b, units in self.limits[node] if a <= start and stop <= b
@@ -346,41 +375,3 @@ class Spread:
         """Output features of a column-parallel product by the number of parts they are dealt in."""
         width = self.features(node)
         return self.parts(Split(0, (Piece(width, width, ((node, 0, width),)),)))
-
-
-def _is_linear(flow: Flow, node: fx.Node) -> bool:
-    return (
-        targets.base_name(node) in ("linear", "addmm", "mm", "matmul")
-        and weight_form(flow, node) is not None
-    )
-
-
-def _places(linears: Sequence[fx.Node], module: Callable[[fx.Node], str]) -> dict[fx.Node, Place]:
-    """Which linear layer of which module each is: the same in every phase."""
-    seen: Counter[str] = Counter()
-    found = {}
-    for node in linears:
-        path = module(node)
-        found[node] = (path, seen[path])
-        seen[path] += 1
-    return found
-
-
-def _feature_axis(flow: Flow, node: fx.Node) -> int:
-    """Along which axis a linear layer has its output features: the last, or the one before where the weight is first."""
-    form = weight_form(flow, node)
-    assert form is not None, node
-    first = targets.base_name(node) in ("matmul", "mm") and form[1] < form[0]
-    return len(shape(node)) - (2 if first else 1)
-
-
-def _is_stack(flow: Flow, node: fx.Node) -> bool:
-    """Whether a node multiplies by one matrix for each entry of its batch, all of them one parameter."""
-    if targets.base_name(node) not in ("bmm", "matmul") or len(node.args) < 2:
-        return False
-    weight = node.args[1]
-    return (
-        isinstance(weight, fx.Node)
-        and flow.parameter(weight) is not None
-        and weight.meta["val"].dim() == node.meta["val"].dim() == 3
-    )

@@ -140,7 +140,9 @@ def joined(first: Split, second: Split) -> Split | None:
     pieces = []
     for one, other in _refined(first.pieces, second.pieces):
         sources = one.sources if one.sources == other.sources else (*one.sources, *other.sources)
-        pieces.append(Piece(one.size, math.gcd(one.units, other.units), tuple(dict.fromkeys(sources))))
+        pieces.append(
+            Piece(one.size, math.gcd(one.units, other.units), tuple(dict.fromkeys(sources)))
+        )
     return Split(first.axis, tuple(pieces), first.outer)
 
 
@@ -153,9 +155,7 @@ def _widened(state: Split, size: int) -> Split | None:
     )
 
 
-def _refined(
-    first: Sequence[Piece], second: Sequence[Piece]
-) -> Iterator[tuple[Piece, Piece]]:
+def _refined(first: Sequence[Piece], second: Sequence[Piece]) -> Iterator[tuple[Piece, Piece]]:
     """Pairs of equally large pieces."""
     ones, others = list(first), list(second)
     while ones and others:
@@ -165,6 +165,7 @@ def _refined(
             ones.insert(0, one.cut(size, one.size))
         if other.size > size:
             others.insert(0, other.cut(size, other.size))
-        yield one.cut(0, size) if one.size > size else one, (
-            other.cut(0, size) if other.size > size else other
+        yield (
+            one.cut(0, size) if one.size > size else one,
+            (other.cut(0, size) if other.size > size else other),
         )
