@@ -191,7 +191,7 @@ def _memory_cell(memory: Mapping[str, Any]) -> str:
 
 
 def render_versus(
-    first: Report, second: Report, found: Sequence[Mapping[str, Any]], console: Console
+    first: Report, second: Report, found: Sequence[dict[str, Any]], console: Console
 ) -> None:
     """Two runs side by side, and which kinds and ops make the difference."""
     for label, report in (("first", first), ("second", second)):
