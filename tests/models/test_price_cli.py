@@ -10,6 +10,9 @@ from pathlib import Path
 import pytest
 
 from models.cli import main
+from oplib.op import kind
+from perfdb.speed_of_light import bound_ms
+from perfdb.systems import load_system
 
 REPORT = Path(__file__).with_name("small_report.json")
 RUN = [str(REPORT), "--batch", "4", "--isl", "256", "--osl", "17"]
@@ -205,6 +208,77 @@ def test_lone_op_list(capsys, tmp_path):
     assert lone["memory"]["fits"] is None
     for more in ([], ["--batch", "1,2"], ["--versus", "batch=2"]):
         assert main([str(path), *more]) == 0
+
+
+def test_missing_package(capsys, monkeypatch):
+    """Without the package of tables a backend is misuse, and the error says what to install."""
+    monkeypatch.setattr("perfdb.foreign.PACKAGE", "no_such_package")
+    monkeypatch.setattr("perfdb.foreign.OWN_DATA", Path("no/such/folder"))
+    assert main([*RUN, "--backend", "trtllm", "--json"]) == 2
+    assert "pip install" in json.loads(capsys.readouterr().out)["error"]["hint"]
+
+
+def write_gemms(folder, power):
+    """A table of gemms with a column of power: all of them take twice their bound and 500 W."""
+    system, gemm = load_system("h200_sxm"), kind("gemm")
+    head = "framework,version,device,op_name,kernel_source,gemm_dtype,m,n,k,latency"
+    lines = [head + ",power" * power]
+    for n in (1024, 2048, 4096, 8192):
+        params = gemm.complete({"n": n, "k": 1024, "dtype": "bfloat16"})
+        for m in (1, 4, 16, 64, 256, 1024, 4096):
+            time = 2 * bound_ms(gemm, params, {"m": m}, system) + 0.008
+            row = f"Toy,1.0,H200,gemm,toy,bfloat16,{m},{n},1024,{time}"
+            lines.append(row + ",500" * power)
+    path = folder / "h200_sxm" / "gemm" / "toy" / "1.0" / "gemm_perf.txt"
+    path.parent.mkdir(parents=True)
+    path.write_text("\n".join(lines) + "\n")
+
+
+def only_gemms(tmp_path):
+    data = json.loads(REPORT.read_text())["op_list"]
+    for phase, ops in data["phases"].items():
+        data["phases"][phase] = [op for op in ops if op["params"].get("k") == 1024]
+    path = tmp_path / "ops.json"
+    path.write_text(json.dumps(data))
+    return path
+
+
+@pytest.mark.parametrize("power", [True, False])
+def test_energy(capsys, tmp_path, power):
+    """Where every op has it energy is power times time on every GPU; where none has it there is no sum."""
+    write_gemms(tmp_path, power)
+    where = ["--data", str(tmp_path), "--backend", "toy", "--mode", "silicon", "--json"]
+    assert main([str(only_gemms(tmp_path)), *RUN[1:], *where]) == 0
+    found = json.loads(capsys.readouterr().out)
+    if not power:
+        assert found["energy"] is found["joules_per_token"] is None
+        return
+    assert found["energy"] == pytest.approx(500 * found["request_ms"], rel=1e-3)
+    joules = found["energy"] / 1e3 / (4 * 17)
+    assert found["joules_per_token"] == pytest.approx(joules)
+    assert found["phases"]["context"]["energy"] == pytest.approx(500 * found["ttft_ms"], rel=1e-3)
+
+
+def test_some_energy_is_a_partial_sum(capsys, tmp_path):
+    """With energy of some ops alone the sum is null, and the part is named as one."""
+    write_gemms(tmp_path, True)
+    found = run_json(capsys, "--data", str(tmp_path), "--backend", "toy")
+    assert found["energy"] is None
+    phase = found["phases"]["context"]
+    known = [op["energy"] for op in found["ops"] if op["phase"] == "context" and op["energy"]]
+    assert phase["energy"] is None
+    assert phase["energy_of_known_ops"] == pytest.approx(sum(known))
+    assert any("pointwise" in note for note in found["notes"])
+
+
+def test_silicon_without_data(capsys, tmp_path):
+    """Mode silicon stops with the ops that no table answers: exit 1, and no half-written answer."""
+    write_gemms(tmp_path, False)
+    where = ["--data", str(tmp_path), "--backend", "toy", "--mode", "silicon", "--json"]
+    assert main([*RUN, *where]) == 1
+    error = json.loads(capsys.readouterr().out)["error"]
+    assert error["kind"] == "perf_data_not_available"
+    assert re.search(r"ops have no data\..* And \d+ more", error["message"])
 
 
 def test_what_does_not_fit(capsys):
