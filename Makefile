@@ -33,8 +33,8 @@ $(STAMP): pyproject.toml constraints.txt
 
 demo: $(STAMP)
 	@mkdir -p $(dir $(DEMO))
-	$(BIN)/trace-model examples/tiny-moe --html $(DEMO) --json > $(dir $(DEMO))demo.json
-	$(BIN)/price-model $(dir $(DEMO))demo.json --batch 16 --isl 4096 --osl 256 --html $(PRICE)
+	$(BIN)/trace-model examples/tiny-moe --html $(DEMO)
+	$(BIN)/price-model examples/tiny-moe --batch 16 --isl 4096 --osl 256 --html $(PRICE)
 	@echo "reports: $(DEMO) $(PRICE)"
 
 test: $(STAMP)

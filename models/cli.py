@@ -27,7 +27,8 @@ def parser() -> argparse.ArgumentParser:
     """The command line."""
     found = Parser(
         prog="price-model",
-        description="Price serving a language model, op by op: latency, throughput, memory.",
+        description="Price serving a language model, op by op: latency, throughput, memory. Sizes with commas "
+        "between them, of layouts and of workloads, are a sweep over all combinations.",
         epilog="exit status: 0 done, 1 no measurement answers in mode silicon, 2 misuse or bad input",
     )
     found.add_argument("model", help="saved report or op list, Hub id, folder, or a config.json")
@@ -62,7 +63,7 @@ def parser() -> argparse.ArgumentParser:
             metavar="N",
             type=_sizes,
             default=(default,),
-            help=f"{meaning} (default {default}); commas make a sweep of this or any size above",
+            help=f"{meaning} (default {default})",
         )
     found.add_argument(
         "--versus",

@@ -18,10 +18,12 @@ from models.workload import Workload
 from oplib.oplist import PHASES, OpList
 from perfdb.arrays import Floats
 from perfdb.database import PerfDatabase
-from perfdb.performance import ORIGINS, PerformanceArray, PerformanceResult
+from perfdb.performance import ORIGINS, PerformanceArray, PerformanceResult, origin_rank
 from perfdb.systems import System
 
 SCHEMA = 1
+FASTEST, SLOWEST = 1.05, 0.02  # shares of the bound beyond which a measured price is doubtful
+LONG_MS = 0.02  # a call whose bound is shorter may well be all launch
 Json = dict[str, Any]  # Any: an object that becomes JSON
 
 
@@ -237,13 +239,36 @@ def _energy(outcome: Outcome, request: PerformanceResult, workload: Workload, at
 def notes(outcome: Outcome, ops: Sequence[Json]) -> list[str]:
     """What a reader has to know beside the numbers."""
     found = list(outcome.db.notes)
-    if outcome.db.mode == "hybrid":
-        if not outcome.db.backend:
-            found.append(
-                "No backend was named, so no measured table was asked: every time is empirical."
-            )
-        else:
-            kinds = sorted({op["op"] for op in ops if op["origin"] == "empirical"})
-            if kinds:
-                found.append(f"Empirical, for want of a table: {', '.join(kinds)}.")
+    if outcome.db.mode == "hybrid" and not outcome.db.backend:
+        found.append(
+            "No backend was named, so no measured table was asked: every time is empirical."
+        )
+    elif outcome.db.mode == "hybrid" and any(op["origin"] == "empirical" for op in ops):
+        kinds = sorted({op["op"] for op in ops if op["origin"] == "empirical"})
+        found.append(f"Empirical, for want of a table: {', '.join(kinds)}.")
+    return found + _doubts(
+        [op for op in ops if op["origin"] in ORIGINS[: origin_rank("empirical")]]
+    )
+
+
+def _doubts(ops: Sequence[Json]) -> list[str]:
+    """Prices that the bound makes doubtful: `python -m perfdb.check` tells the rows that they stand on."""
+    found = []
+    for words, names in (
+        (
+            "faster than their speed of light",
+            [op["name"] for op in ops if op["achieved"] > FASTEST],
+        ),
+        (
+            f"below {SLOWEST:.0%} of their speed of light",
+            [
+                op["name"]
+                for op in ops
+                if op["achieved"] < SLOWEST and op["bound_ms"] > LONG_MS * op["count"]
+            ],
+        ),
+    ):
+        if distinct := list(dict.fromkeys(names)):
+            more = f" and {len(distinct) - 3} more" if len(distinct) > 3 else ""
+            found.append(f"Doubtful rows: {', '.join(distinct[:3])}{more} are {words}.")
     return found

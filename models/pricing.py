@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from functools import reduce
 
 import numpy
+from numpy.typing import NDArray
 
 from models.steps import Nodes
 from models.workload import Points, Workload
@@ -69,13 +70,15 @@ class Price:
     @property
     def ttft(self) -> PerformanceArray:
         """ms of the context pass through all stages."""
-        return _sum([stage.context() for stage in self.stages])
+        shape = numpy.broadcast_shapes(self.workload.shape, (1,))
+        return _spread(_sum([stage.context() for stage in self.stages]), shape)
 
     @property
     def tpot(self) -> PerformanceArray:
         """ms of the mean generation step through all stages; 0 where no step runs."""
         found = [stage.generation() for stage in self.stages if stage.generation is not None]
-        return _sum(found) if found else _nothing(numpy.atleast_1d(self.workload.steps).shape)
+        runs = numpy.atleast_1d(self.workload.steps) > 0
+        return _where(runs, _sum(found)) if found else _nothing(runs.shape)
 
     @property
     def request(self) -> PerformanceArray:
@@ -89,7 +92,9 @@ class Price:
         each = [
             self._over(
                 stage.context(),
-                _nothing(steps.shape) if stage.generation is None else stage.generation(),
+                _nothing(steps.shape)
+                if stage.generation is None
+                else _where(steps > 0, stage.generation()),
             )
             for stage in self.stages
         ]
@@ -215,6 +220,18 @@ def _nothing(shape: tuple[int, ...]) -> PerformanceArray:
         energy=numpy.zeros(shape),
         ranks=numpy.zeros(shape, dtype=numpy.int8),
         uncertainty=numpy.zeros(shape),
+    )
+
+
+def _where(runs: NDArray[numpy.bool_], found: PerformanceArray) -> PerformanceArray:
+    """The results where something runs; no time and the best origin elsewhere."""
+    if runs.all():
+        return found
+    return PerformanceArray(
+        numpy.where(runs, found.latency, 0.0),
+        energy=numpy.where(runs, found.energy, 0.0),
+        ranks=numpy.where(runs, found.ranks, 0).astype(numpy.int8),
+        uncertainty=numpy.where(runs, found.uncertainty, 0.0),
     )
 
 

@@ -34,6 +34,8 @@ class Position:
         return {
             "bound": "compute" if self.compute_ms[place] > self.memory_ms[place] else "memory",
             "bound_ms": float(self.bound_ms[place]),
+            "compute_ms": float(self.compute_ms[place]),
+            "memory_ms": float(self.memory_ms[place]),
             "achieved": float(self.achieved[place]),
             "flops": float(self.flops[place]),
             "intensity": float(self.flops[place]) / moved if moved else None,

@@ -10,7 +10,8 @@ from rich.text import Text
 
 def printable(text: str, console: Console) -> str:
     """The text with what the output's encoding lacks replaced."""
-    return text.encode(console.encoding, "replace").decode(console.encoding)
+    encoding: str = console.encoding
+    return text.encode(encoding, "replace").decode(encoding)
 
 
 def line(console: Console, text: str | Text, *, indent: int = 0, style: str = "") -> None:
@@ -65,4 +66,5 @@ def bar(share: float, width: int, console: Console) -> str:
     if console.options.ascii_only:
         return "#" * round(share * width)
     eighths = round(share * width * 8)
-    return "█" * (eighths // 8) + ("", *"▏▎▍▌▋▊▉")[eighths % 8]
+    part: str = ("", *"▏▎▍▌▋▊▉")[eighths % 8]
+    return "█" * (eighths // 8) + part

@@ -241,9 +241,9 @@ def call(name: str, values: list[Amount], *, exact: bool) -> Amount:
     if exact:
         if name == "Mod":
             return values[0] % values[1]
-        return {"Min": min, "Max": max, "floor": math.floor, "ceiling": math.ceil}[name](
-            values if name in ("Min", "Max") else values[0]
-        )
+        if name in ("Min", "Max"):
+            return (min if name == "Min" else max)(values)
+        return (math.floor if name == "floor" else math.ceil)(values[0])
     import numpy
 
     if name in ("Min", "Max"):

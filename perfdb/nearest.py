@@ -35,7 +35,7 @@ class Nearest:
         if self._tree is None and self._compared > MOST:
             from scipy.spatial import cKDTree
 
-            self._tree = cKDTree(self._points)
+            self._tree = cKDTree(self._points, balanced_tree=False, compact_nodes=False)
         if self._tree is not None:
             found: Ints = self._tree.query(places, k=k)[1].reshape(len(places), k)
             return found

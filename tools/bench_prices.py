@@ -196,9 +196,8 @@ def main() -> None:
     rows["peak memory, MB"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     rows["whole command, s"], rows["whole command, processor s"] = command_seconds(path, backend)
     if backend:
-        version = next(
-            (t.path.parts[-2] for t in db._tables.values() if not isinstance(t, str)), ""
-        )
+        table = db.table(kind("gemm"))
+        version = "" if isinstance(table, str) else table.path.parts[-2]
         rows["reference's engine, configurations/s"] = reference_engine(
             backend, options.system, version
         )

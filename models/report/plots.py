@@ -138,8 +138,8 @@ def pareto(reports: Sequence[Report]) -> str:
         colour = f"c{layouts.index(layout_words(report)) % COLOURS}"
         fits = report["memory"]["fits"] is not False
         x, y = _rates(report)
-        lengths = ", ".join(f"{k} {v}" for k, v in report["workload"].items())
-        said = f"{layout_words(report)}, {lengths}: {y:.4g} per GPU, {x:.4g} per user"
+        sizes = ", ".join(f"{k} {v}" for k, v in report["workload"].items())
+        said = f"{layout_words(report)}, {sizes}: {y:.4g} per GPU, {x:.4g} per user"
         body.append(axes.dot(x, y, colour + ("" if fits else " hollow"), said))
     keys = "".join(
         f'<span class="key"><i class="c{place % COLOURS}"></i>{escape(layout)}</span>'

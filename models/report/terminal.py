@@ -48,7 +48,7 @@ def _totals(report: Report, console: Console) -> None:
     if report["tokens_per_s_per_user"] is not None:
         rate += f", {report['tokens_per_s_per_user']:.4g} per user"
     memory = report["memory"]
-    table = plain_table()
+    table = plain_table(show_header=False)
     columns(table, _=10, __=14, ___=console.width - 27)
     for label, ms, phase in (
         ("TTFT", report["ttft_ms"], "context"),
@@ -65,9 +65,9 @@ def _totals(report: Report, console: Console) -> None:
         scaled(memory["total"], "B"),
         Text(memory["verdict"], "bold red" if memory["fits"] is False else ""),
     )
-    table.add_row("", "", memory_words(memory))
-    table.add_row("energy", _energy_words(report), "")
     console.print(table)
+    line(console, memory_words(memory), indent=11, style="dim")
+    line(console, f"energy     {_energy_words(report)}")
 
 
 def _energy_words(report: Report) -> str:
@@ -191,7 +191,7 @@ def _memory_cell(memory: Mapping[str, Any]) -> str:
 
 
 def render_versus(
-    first: Report, second: Report, found: Sequence[Mapping[str, Any]], console: Console
+    first: Report, second: Report, found: Sequence[dict[str, Any]], console: Console
 ) -> None:
     """Two runs side by side, and which kinds and ops make the difference."""
     for label, report in (("first", first), ("second", second)):

@@ -40,15 +40,15 @@ def workload_words(report: Report) -> str:
 
 
 def memory_words(memory: Mapping[str, Any]) -> str:
-    """`65.5 GB weights, 18.2 GB KV cache, ...`."""
-    labels = {
+    """`weights 65.5 GB, cache 18.2 GB, ...`: what is known and not empty."""
+    names = {
         "weights": "weights",
-        "kv_cache": "KV cache",
+        "kv_cache": "cache",
         "activations": "activations",
         "buffers": "buffers",
     }
-    parts = {label: memory[part] for part, label in labels.items() if memory[part] is not None}
-    return ", ".join(f"{scaled(size, 'B')} {label}" for label, size in parts.items())
+    found = {name: memory[part] for part, name in names.items() if memory[part]}
+    return ", ".join(f"{name} {scaled(size, 'B')}" for name, size in found.items())
 
 
 def origin_words(origins: Mapping[str, float], *, short: bool = False) -> str:
