@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 STAMP  := $(VENV)/.installed
 DEMO   := build/demo.html
+PRICE  := build/price.html
 BIN    := $(VENV)/bin
 
 # Nothing here may depend on the Hub being reachable.
@@ -13,7 +14,7 @@ export TRANSFORMERS_OFFLINE = 1
 .DELETE_ON_ERROR:
 
 help:
-	@echo "demo      trace the example model and write $(DEMO)"
+	@echo "demo      trace and price the example model, write $(DEMO) and $(PRICE)"
 	@echo "test      all tests, in parallel, warnings are errors"
 	@echo "check     format, lint, types, sizes and the fast tests"
 	@echo "bench     what a trace costs: the example and the published configs at hand (minutes)"
@@ -33,7 +34,8 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP)
 	@mkdir -p $(dir $(DEMO))
 	$(BIN)/trace-model examples/tiny-moe --html $(DEMO)
-	@echo "report: $(DEMO)"
+	$(BIN)/price-model examples/tiny-moe --batch 16 --isl 4096 --osl 256 --html $(PRICE)
+	@echo "reports: $(DEMO) $(PRICE)"
 
 test: $(STAMP)
 	$(BIN)/python -m pytest -n auto
@@ -48,6 +50,7 @@ check: $(STAMP)
 bench: $(STAMP)
 	$(BIN)/python tools/bench.py
 	$(BIN)/python tools/bench_tables.py
+	$(BIN)/python tools/bench_prices.py
 
 coverage: $(STAMP)
 	$(BIN)/python tools/coverage.py

@@ -6,16 +6,17 @@ expression that goes into the op list; called with integers it gives the exact n
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import Any, TypeAlias
-
-import sympy
 
 Amount: TypeAlias = Any  # int, float, sympy.Expr or numpy array: they share no static type
 
 
 def _is_symbolic(*values: Amount) -> bool:
-    return any(isinstance(value, sympy.Basic) for value in values)
+    """Whether one of them is an expression. Where nobody has loaded sympy, none can be."""
+    sympy = sys.modules.get("sympy")
+    return sympy is not None and any(isinstance(value, sympy.Basic) for value in values)
 
 
 def _is_array(*values: Amount) -> bool:
@@ -23,17 +24,20 @@ def _is_array(*values: Amount) -> bool:
 
 
 def _extremum(
-    first: Amount, second: Amount, *, symbolic: type[sympy.Expr], plain: Callable[..., Amount]
+    first: Amount, second: Amount, *, symbolic: str, plain: Callable[..., Amount]
 ) -> Amount:
     """sympy's own evaluation of Min and Max searches for relations between the arguments, which costs
     milliseconds and finds nothing here, so only two numbers are compared."""
     if _is_symbolic(first, second):
+        import sympy
+
+        function = {"Min": sympy.Min, "Max": sympy.Max}[symbolic]
         first, second = sympy.sympify(first), sympy.sympify(second)
         if first == second:
             return first
         if first.is_number and second.is_number:
-            return symbolic(first, second)
-        return symbolic(first, second, evaluate=False)
+            return function(first, second)
+        return function(first, second, evaluate=False)
     if _is_array(first, second):
         import numpy
 
@@ -43,17 +47,19 @@ def _extremum(
 
 def minimum(first: Amount, second: Amount) -> Amount:
     """The smaller of two amounts."""
-    return _extremum(first, second, symbolic=sympy.Min, plain=min)
+    return _extremum(first, second, symbolic="Min", plain=min)
 
 
 def maximum(first: Amount, second: Amount) -> Amount:
     """The larger of two amounts."""
-    return _extremum(first, second, symbolic=sympy.Max, plain=max)
+    return _extremum(first, second, symbolic="Max", plain=max)
 
 
 def floor_div(value: Amount, divisor: int) -> Amount:
     """How many whole `divisor`s fit into `value`."""
     if _is_symbolic(value):
+        import sympy
+
         return sympy.floor(value / divisor)
     return value // divisor
 
@@ -61,6 +67,8 @@ def floor_div(value: Amount, divisor: int) -> Amount:
 def ceil_div(value: Amount, divisor: Amount) -> Amount:
     """How many `divisor`s cover `value`."""
     if _is_symbolic(value, divisor):
+        import sympy
+
         return sympy.ceiling(sympy.sympify(value) / divisor)
     return -(-value // divisor)
 
@@ -68,6 +76,8 @@ def ceil_div(value: Amount, divisor: Amount) -> Amount:
 def modulo(value: Amount, divisor: int) -> Amount:
     """What remains of `value` after whole `divisor`s."""
     if _is_symbolic(value):
+        import sympy
+
         return sympy.Mod(value, divisor)
     return value % divisor
 
@@ -82,6 +92,8 @@ def exact_div(value: Amount, divisor: int) -> Amount:
 def power_of_ratio(numerator: int, denominator: int, exponent: Amount) -> Amount:
     """`(numerator / denominator) ** exponent`, exact as an expression, a float as a number."""
     if _is_symbolic(exponent):
+        import sympy
+
         return sympy.Rational(numerator, denominator) ** exponent
     return (numerator / denominator) ** exponent
 

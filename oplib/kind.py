@@ -42,11 +42,17 @@ class OpKind(ABC):
     #: convolutions stay whole in the counted forward: their work is reported as uncounted.
     counted: ClassVar[bool] = True
     #: Parameters and dims between whose measured values times are interpolated; the other parameters must match.
+    #: A kind that names none has its dims.
     coordinates: ClassVar[tuple[str, ...]] = ()
     #: Parameters that hardly change the time: a table without their column, or with another value, still answers.
     immaterial: ClassVar[tuple[str, ...]] = ()
     #: Parameters that an op may give as dims instead, when they depend on the lengths.
     dim_params: ClassVar[tuple[str, ...]] = ()
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        if not cls.coordinates:
+            cls.coordinates = getattr(cls, "dims", ())  # a body that kinds share may have none
 
     @abstractmethod
     def flops(self, params: Params, dims: Dims) -> Amount:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
-
-import sympy
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from oplib.arithmetic import Amount
 from oplib.cost import Cost
@@ -14,13 +12,20 @@ from oplib.errors import InvalidInputError, OpListFormatError
 from oplib.kind import OpKind
 from oplib.params import Param, ParamValue
 from oplib.registry import kind, op_kinds
-from oplib.symbols import B, P, S, evaluate, format_expr, parse_expr
+from oplib.spelled import Spelled, Term, of
+
+if TYPE_CHECKING:
+    import sympy
 
 __all__ = ["Op", "OpKind", "Param", "kind", "op_kinds"]
 
 Json = dict[str, Any]  # Any: an object decoded from JSON
 
-_X = sympy.Symbol("x", integer=True, nonnegative=True)
+#: By parameter, dim or "weight_bytes": by the number of parts, how much is dealt in so many.
+Shards: TypeAlias = "Mapping[str, Mapping[int, sympy.Expr]]"
+
+PARALLEL = ("", "column", "row", "heads", "experts", "vocabulary", "split")
+COLLECTIVES = ("", "all_reduce", "all_gather", "joined")
 
 
 class Priced(Protocol):
@@ -37,6 +42,13 @@ class Op:
     FLOPs, bytes and `weight_bytes` are for one occurrence; `count` says how often it occurs in a phase. `params`
     may leave defaults out and are completed here; dims may be numbers. `layer` is the stack and the representative
     index, `model.layers.0`, and empty outside the stacks.
+
+    How it is split over tensor-parallel ranks: `parallel` is "" (each rank does all of it), "column" (output features),
+    "row" (input features), "heads", "experts", "vocabulary" (rows of a table) or "split" (whatever features its inputs
+    have). `shards` says of parameters, dims and "weight_bytes" how much of each is dealt in how many equal parts that
+    are never cut; the rest is on every rank. `collective` is what follows: "all_reduce" of partial sums, "all_gather",
+    "joined" where the partial sums go into the next op's all_reduce, or "" for nothing; `message` is the bytes of the
+    value it completes.
     """
 
     op: str
@@ -49,6 +61,10 @@ class Op:
     source: str = ""
     rewrites: tuple[str, ...] = ()
     layer: str = ""
+    parallel: str = ""
+    shards: Shards = field(default_factory=dict)
+    collective: str = ""
+    message: Amount = 0
     kind: OpKind = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -59,23 +75,37 @@ class Op:
                 f"{self.weight_bytes}.",
                 "Neither is negative.",
             )
+        if self.parallel not in PARALLEL or self.collective not in COLLECTIVES:
+            raise InvalidInputError(
+                f"{self.op} {self.name!r} has parallel {self.parallel!r}, collective "
+                f"{self.collective!r}.",
+                f"Known: {', '.join(PARALLEL[1:])}; {', '.join(COLLECTIVES[1:])}; or empty.",
+            )
         params = op_kind.validate(self.params, self.dims)
         object.__setattr__(self, "kind", op_kind)
         object.__setattr__(self, "params", params)
-        object.__setattr__(self, "dims", {k: sympy.sympify(v) for k, v in self.dims.items()})
+        object.__setattr__(self, "dims", of(self.dims))
 
     @property
     def flops(self) -> sympy.Expr:
         """Work of one occurrence as an expression in b, s, p."""
-        return sympy.sympify(self.kind.flops(self.params, self.dims))
+        from sympy import sympify
+
+        return sympify(self.kind.flops(self.params, self.dims))
 
     @property
     def bytes(self) -> sympy.Expr:
         """Bytes moved by one occurrence as an expression in b, s, p."""
-        return sympy.sympify(self.kind.bytes(self.params, self.dims))
+        from sympy import sympify
+
+        return sympify(self.kind.bytes(self.params, self.dims))
 
     def dims_at(self, *, b: Amount, s: Amount, p: Amount) -> dict[str, Amount]:
         """The dims at a workload, as numbers or arrays."""
+        if isinstance(self.dims, Spelled):
+            return self.dims.at(b=b, s=s, p=p)
+        from oplib.symbols import evaluate
+
         return {name: evaluate(dim, b=b, s=s, p=p) for name, dim in self.dims.items()}
 
     def flops_at(self, *, b: Amount, s: Amount = 1, p: Amount = 0) -> Amount:
@@ -98,10 +128,19 @@ class Op:
     @property
     def axes(self) -> tuple[str, ...]:
         """What the cost varies with: ("x",) if b and s only occur as x = b*s, else those of b, s, p that occur."""
+        from oplib.symbols import B, P, S
+
         used = set().union(*(dim.free_symbols for dim in self.dims.values()))
         if {B, S} == used and all(_only_product(dim) for dim in self.dims.values()):
             return ("x",)
         return tuple(str(symbol) for symbol in (B, S, P) if symbol in used)
+
+    @property
+    def symbols(self) -> frozenset[str]:
+        """Those of b, s and p that occur in the dims."""
+        if isinstance(self.dims, Spelled):
+            return self.dims.symbols
+        return frozenset(str(name) for dim in self.dims.values() for name in dim.free_symbols)
 
     @property
     def scale_factor(self) -> int:
@@ -135,6 +174,10 @@ class Op:
 
     def to_json(self) -> Json:
         """The OP object of an op list."""
+        from sympy import sympify
+
+        from oplib.symbols import format_expr
+
         return {
             "op": self.op,
             "name": self.name,
@@ -149,6 +192,13 @@ class Op:
             "source": self.source,
             "rewrites": list(self.rewrites),
             "layer": self.layer,
+            "parallel": self.parallel,
+            "shards": {
+                name: {str(parts): format_expr(sympify(size)) for parts, size in dealt.items()}
+                for name, dealt in self.shards.items()
+            },
+            "collective": self.collective,
+            "message": format_expr(sympify(self.message)),
         }
 
     @classmethod
@@ -160,12 +210,16 @@ class Op:
                 name=_typed(data, "name", str),
                 count=_typed(data, "count", int),
                 params=_typed(data, "params", dict),
-                dims={k: parse_expr(v) for k, v in _typed(data, "dims", dict).items()},
+                dims=Spelled.read(_typed(data, "dims", dict)),
                 weight_bytes=_typed(data, "weight_bytes", int, 0),
                 where=_texts(data, "where"),
                 source=_typed(data, "source", str, ""),
                 rewrites=_texts(data, "rewrites"),
                 layer=_typed(data, "layer", str, ""),
+                parallel=_typed(data, "parallel", str, ""),
+                shards=_shards(data),
+                collective=_typed(data, "collective", str, ""),
+                message=Term.read(data.get("message", 0)),
             )
         except OpListFormatError:
             raise
@@ -176,7 +230,11 @@ class Op:
 
 def _only_product(dim: sympy.Expr) -> bool:
     """Whether b and s occur in `dim` only as b*s: writing x/b for s must remove b."""
-    in_x = dim.xreplace({S: _X / B})
+    import sympy
+
+    from oplib.symbols import B, S
+
+    in_x = dim.xreplace({S: sympy.Symbol("x", integer=True, nonnegative=True) / B})
     return B not in in_x.free_symbols or B not in sympy.expand(in_x).free_symbols
 
 
@@ -196,3 +254,15 @@ def _texts(data: Any, key: str) -> tuple[str, ...]:  # Any: decoded JSON
     if not all(isinstance(value, str) for value in values):
         raise OpListFormatError(f"Field {key!r} of an op is {values!r}.", "It takes texts.")
     return tuple(values)
+
+
+def _shards(data: Any) -> Shards:  # Any: decoded JSON
+    found: dict[str, Mapping[int, Any]] = {}  # Any: expressions
+    for name, dealt in _typed(data, "shards", dict, {}).items():
+        if not isinstance(dealt, dict) or not all(parts.isdecimal() for parts in dealt):
+            raise OpListFormatError(
+                f"Field 'shards' of an op has {name!r}: {dealt!r}.",
+                "It takes sizes by the number of parts.",
+            )
+        found[name] = Spelled.read({int(parts): size for parts, size in dealt.items()})
+    return found

@@ -18,11 +18,11 @@ import sympy
 
 from oplib.arithmetic import Amount
 from oplib.errors import OpListFormatError
+from oplib.spelled import MAX_TEXT, call, plain, power
 
 B, S, P = sympy.symbols("b s p", integer=True, nonnegative=True)
 
 _NAMES: dict[str, sympy.Symbol] = {"b": B, "s": S, "p": P}
-_MAX_TEXT = 20_000
 _MAX_EXPONENT = 1024
 _ALLOWED = (
     "Allowed: numbers, b, s, p, + - * / **, comparisons, "
@@ -116,8 +116,8 @@ def parse_expr(value: str | int | float) -> sympy.Expr:
     """The expression that `value` spells; anything outside the small language is an OpListFormatError."""
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         raise OpListFormatError(f"An expression is a text or a number, not {value!r}.", _ALLOWED)
-    if isinstance(value, str) and len(value) > _MAX_TEXT:
-        raise OpListFormatError(f"An expression has {len(value)} characters, above {_MAX_TEXT}.")
+    if isinstance(value, str) and len(value) > MAX_TEXT:
+        raise OpListFormatError(f"An expression has {len(value)} characters, above {MAX_TEXT}.")
     try:
         if isinstance(value, str):
             expr = _build(ast.parse(value.strip(), mode="eval").body)
@@ -146,10 +146,7 @@ def evaluate(expr: sympy.Expr, *, b: Amount = 0, s: Amount = 0, p: Amount = 0) -
     """
     numbers = (b, s, p)
     if all(isinstance(number, int | float) for number in numbers):
-        value = _value(expr, {B: b, S: s, P: p}, exact=True)
-        if isinstance(value, Fraction):
-            return value.numerator if value.denominator == 1 else float(value)
-        return value
+        return plain(_value(expr, {B: b, S: s, P: p}, exact=True))
     import numpy
 
     arrays = [numpy.asarray(number, dtype=numpy.float64) for number in numbers]
@@ -176,49 +173,15 @@ def _value(
     if isinstance(expr, sympy.Mul):
         return math.prod(args)
     if isinstance(expr, sympy.Pow):
-        return _pow(args[0], args[1], exact=exact)
+        return power(args[0], args[1], exact=exact)
     return _function(expr, args, exact=exact)
 
 
-def _pow(base: Amount, exponent: Amount, *, exact: bool) -> Amount:
-    if not exact:
-        return base ** (float(exponent) if isinstance(exponent, int) else exponent)
-    if isinstance(exponent, int) and exponent < 0:
-        return Fraction(1) / Fraction(base) ** -exponent
-    if isinstance(base, Fraction) and abs(exponent) > 64:
-        return float(base) ** exponent  # the exact power has millions of digits
-    return base**exponent
-
-
 def _function(expr: Any, args: list[Amount], *, exact: bool) -> Amount:  # Any: Expr or Boolean
-    if exact:
-        table: dict[type, Call] = {
-            sympy.Min: min,
-            sympy.Max: max,
-            sympy.floor: math.floor,
-            sympy.ceiling: math.ceil,
-            sympy.Mod: lambda value, divisor: value % divisor,
-        }
-    else:
-        import numpy
-
-        table = {
-            sympy.Min: lambda *values: _reduce(numpy.minimum, values),
-            sympy.Max: lambda *values: _reduce(numpy.maximum, values),
-            sympy.floor: numpy.floor,
-            sympy.ceiling: numpy.ceil,
-            sympy.Mod: numpy.mod,
-        }
-    if type(expr) not in table:
-        raise OpListFormatError(f"Cannot evaluate {type(expr).__name__} in {expr}.", _ALLOWED)
-    return table[type(expr)](*args)
-
-
-def _reduce(function: Call, values: tuple[Amount, ...]) -> Amount:
-    result = values[0]
-    for value in values[1:]:
-        result = function(result, value)
-    return result
+    name = type(expr).__name__
+    if name not in ("Min", "Max", "floor", "ceiling", "Mod"):
+        raise OpListFormatError(f"Cannot evaluate {name} in {expr}.", _ALLOWED)
+    return call(name, args, exact=exact)
 
 
 def _piecewise(expr: sympy.Piecewise, at: dict[sympy.Symbol, Amount], *, exact: bool) -> Amount:

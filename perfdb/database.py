@@ -23,10 +23,10 @@ from perfdb.arrays import Floats
 from perfdb.efficiency import LAUNCH_MS, Group, groups_of
 from perfdb.empirical import efficiency_of
 from perfdb.estimator import Estimator
-from perfdb.foreign import find_table
+from perfdb.foreign import find_tables
 from perfdb.performance import PerformanceArray, PerformanceResult, Ranks, origin_rank
 from perfdb.response import Response
-from perfdb.speed_of_light import sides_ms
+from perfdb.speed_of_light import busy_ms
 from perfdb.substitutes import runnable
 from perfdb.systems import System, load_system
 from perfdb.tables import Table, read_table
@@ -35,6 +35,7 @@ MODES = ("sol", "sol_full", "empirical", "silicon", "hybrid")
 COVERAGES = ("exact", "interpolable", "outside", "missing")
 
 Result: TypeAlias = PerformanceResult | PerformanceArray
+Key: TypeAlias = tuple[str, tuple[ParamValue, ...]]  # a kind and values of its parameters
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +50,14 @@ class Entry:
     power: Response | None = None
     missing: str = ""
     nearest: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fit:
+    """The estimators of one group of rows: of latency, and of log W where the table has power."""
+
+    latency: Estimator
+    power: Estimator | None
 
 
 class PerfDatabase:
@@ -71,7 +80,9 @@ class PerfDatabase:
         self.mode = mode.lower()
         self.notes: dict[str, None] = {}  # a set that keeps the order
         self._tables: dict[str, Table | str] = {}
-        self._entries: dict[tuple[str, tuple[ParamValue, ...]], Entry] = {}
+        self._entries: dict[Key, Entry] = {}
+        self._groups: dict[Key, list[Group]] = {}
+        self._fits: dict[tuple[Key, int], Fit] = {}
 
     @classmethod
     def load(
@@ -89,7 +100,7 @@ class PerfDatabase:
     def price(self, kind: OpKind, params: Params, dims: Dims) -> Result:
         """One occurrence: a result, or an array of them where a dim is an array. `params` complete."""
         entry = self.entry(kind, params, dims)
-        compute, memory = sides_ms(kind, entry.params, dims, self.system)
+        compute, memory = busy_ms(kind, entry.params, dims, self.system)
         bound = numpy.asarray(numpy.maximum(compute, memory), dtype=numpy.float64)
         if self.mode in ("sol", "sol_full"):
             return _result(bound, bound * 0.0, origin_rank("sol"))
@@ -105,8 +116,8 @@ class PerfDatabase:
         return _result(latency, latency * 0.0 + stated.uncertainty, origin_rank("empirical"))
 
     def sides(self, kind: OpKind, params: Params, dims: Dims) -> tuple[Result, Result, Result]:
-        """Bound, and its sides by FLOPs and by bytes, of one occurrence."""
-        sides = sides_ms(kind, self.entry(kind, params, dims).params, dims, self.system)
+        """Bound, and its sides by FLOPs and by bytes over memory or links, of one occurrence."""
+        sides = busy_ms(kind, self.entry(kind, params, dims).params, dims, self.system)
         compute, memory = (numpy.asarray(side, dtype=numpy.float64) for side in sides)
         sol = origin_rank("sol")
         bound, compute, memory = numpy.broadcast_arrays(
@@ -131,7 +142,7 @@ class PerfDatabase:
         entry = self.entry(op.kind, op.params, dims)
         if entry.latency is None:
             return "missing"
-        return COVERAGES[int(entry.latency.at(dims)[2].max())]
+        return COVERAGES[int(entry.latency.ranks(dims).max())]
 
     def entry(self, kind: OpKind, params: Params, dims: Dims) -> Entry:
         """What is known of the op with these parameters."""
@@ -149,10 +160,8 @@ class PerfDatabase:
     def _read(self, kind: OpKind) -> Table | str:
         if not self.backend:
             return "no backend was named"
-        if not kind.coordinates:
-            return f"no table format of {kind.name} is known"
         try:
-            path = find_table(
+            paths = find_tables(
                 kind,
                 system=self.system.id,
                 backend=self.backend,
@@ -161,7 +170,13 @@ class PerfDatabase:
             )
         except PerfDataNotAvailableError as error:
             return error.message
-        return read_table(path, kind)
+        missing = ""
+        for path in paths:
+            try:
+                return read_table(path, kind)
+            except PerfDataNotAvailableError as error:  # rows of other kinds alone
+                missing = missing or error.message
+        return missing
 
     def _find(self, kind: OpKind, params: Params, dims: Dims) -> Entry:
         table = None if self.mode in ("sol", "sol_full", "empirical") else self.table(kind)
@@ -172,19 +187,36 @@ class PerfDatabase:
             return Entry(params=params, missing=table or "tables were not asked.")
         if given := [name for name in kind.dim_params if name in dims]:
             return Entry(params=params, missing=f"{', '.join(given)} varies with the workload.")
-        group = _group(table, params, self.system)
-        if group is None:
+        fit = self._fit(table, params)
+        if fit is None:
             return Entry(
                 params=params,
                 missing=f"{table.path} has no such rows.",
                 nearest=_nearest(table, params),
             )
-        power = _powers(group)
         return Entry(
             params=params,
-            latency=Response(kind, params, Estimator.fit(group)),
-            power=None if power is None else Response(kind, params, Estimator.fit(power)),
+            latency=Response(kind, params, fit.latency),
+            power=None if fit.power is None else Response(kind, params, fit.power),
         )
+
+    def _fit(self, table: Table, params: Params) -> Fit | None:
+        """The estimators of the rows that agree with `params`: one pair for all ops between these rows."""
+        key = (table.kind.name, tuple(params[name] for name in _matching(table.kind)))
+        if key not in self._groups:
+            self._groups[key] = _groups(table, params, self.system)
+        groups = self._groups[key]
+        if not groups:
+            return None
+        chosen = _closest(groups, params)
+        if (key, chosen) not in self._fits:
+            group = groups[chosen]
+            power = _powers(group)
+            self._fits[key, chosen] = Fit(
+                latency=Estimator.fit(group),
+                power=None if power is None else Estimator.fit(power),
+            )
+        return self._fits[key, chosen]
 
     def _silicon(self, entry: Entry, dims: Dims, bound: Floats) -> Result:
         assert entry.latency is not None
@@ -211,15 +243,24 @@ def _matching(kind: OpKind) -> list[str]:
     return [param.name for param in kind.params if param.name not in skipped]
 
 
-def _group(table: Table, params: Params, system: System) -> Group | None:
-    """The rows that answer an op with these parameters; of groups that differ in what is immaterial the largest."""
+def _groups(table: Table, params: Params, system: System) -> list[Group]:
+    """The rows that answer an op with these parameters; the groups differ in what is immaterial."""
     chosen = numpy.ones(len(table), dtype=bool)
     for name in _matching(table.kind):
         chosen &= table.columns[name] == params[name]
-    if not chosen.any():
-        return None
-    groups = list(groups_of(table.take(chosen), system))
-    return max(groups, key=lambda group: len(group.ratios), default=None)
+    return list(groups_of(table.take(chosen), system)) if chosen.any() else []
+
+
+def _closest(groups: list[Group], params: Params) -> int:
+    """The place of the group that agrees with `params` in most of what is immaterial; of several, of the largest."""
+
+    def fits(place: int) -> tuple[int, int]:
+        group = groups[place]
+        names = group.rows.kind.immaterial
+        agreed = sum(group.shared.get(name) == params[name] for name in names)
+        return agreed, len(group.ratios)
+
+    return max(range(len(groups)), key=fits)
 
 
 def _powers(group: Group) -> Group | None:

@@ -17,7 +17,7 @@ from oplib.errors import InvalidInputError
 from oplib.kind import OpKind
 from oplib.params import ParamValue
 from perfdb.arrays import Floats
-from perfdb.speed_of_light import bound_ms
+from perfdb.speed_of_light import busy_ms
 from perfdb.systems import System
 from perfdb.tables import Table
 
@@ -65,12 +65,18 @@ def coordinates(kind: OpKind, columns: Mapping[str, Any]) -> Floats:  # Any: num
 
 def bounds_of(table: Table, system: System) -> Floats:
     """The bound of each row in ms; nan where its parameters describe no op."""
-    kind, bounds = table.kind, numpy.full(len(table), numpy.nan)
+    return numpy.maximum(*row_sides(table, system))
+
+
+def row_sides(table: Table, system: System) -> tuple[Floats, Floats]:
+    """ms of each row's FLOPs, and of its bytes over memory or links; nan where its parameters describe no op."""
+    kind = table.kind
+    compute, moved = numpy.full((2, len(table)), numpy.nan)
     for params, places in table.split([param.name for param in kind.params]):
         try:
             complete = kind.complete(params)
         except InvalidInputError:
             continue
         dims = {name: table.columns[name][places].astype(numpy.float64) for name in kind.dims}
-        bounds[places] = bound_ms(kind, complete, dims, system)
-    return bounds
+        compute[places], moved[places] = busy_ms(kind, complete, dims, system)
+    return compute, moved

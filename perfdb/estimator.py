@@ -6,6 +6,7 @@ the efficiency at the nearest place inside is held.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy
@@ -15,36 +16,37 @@ from perfdb.covariances import covariance_of
 from perfdb.efficiency import Group
 from perfdb.kriging import Estimate, Field
 
+_DIGITS = 9  # decimals of an octave to which two places are told apart
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Estimator:
-    """Estimates of one group. `lower` and `upper` [d] are the measured range of each coordinate."""
+    """Estimates of one group. `lower` and `upper` [d] are the measured range of each coordinate, `rows` the row at
+    each measured place."""
 
     group: Group
     field: Field
     lower: Floats
     upper: Floats
+    rows: Mapping[tuple[float, ...], int]
 
     @classmethod
     def fit(cls, group: Group) -> Estimator:
         """The estimator of a group of at least one row."""
         points = group.points
+        backward = points[::-1].round(_DIGITS).tolist()  # of several rows at one place the first
         return cls(
             group=group,
             field=Field(points, group.ratios, covariance_of(group.rows.kind)),
             lower=points.min(axis=0),
             upper=points.max(axis=0),
+            rows={tuple(place): len(backward) - 1 - i for i, place in enumerate(backward)},
         )
 
     def known(self, points: Floats) -> Ints:
         """The row measured at each of `points` [q, d], the first where there are several; -1 where there is none."""
-        both = numpy.concatenate([self.group.points, points])
-        codes = numpy.unique(both.round(9), axis=0, return_inverse=True)[1].reshape(-1)
-        count = len(self.group.points)
-        first = numpy.full(int(codes.max()) + 1, -1, dtype=numpy.intp)
-        first[codes[:count][::-1]] = numpy.arange(count)[::-1]
-        found: Ints = first[codes[count:]]
-        return found
+        places = points.round(_DIGITS).tolist()
+        return numpy.array([self.rows.get(tuple(place), -1) for place in places], dtype=numpy.intp)
 
     def estimate(self, points: Floats) -> Estimate:
         """Log ratio and one standard deviation at `points` [q, d]; latency is (bound + launch) · exp(value)."""

@@ -7,9 +7,11 @@ Ours is `perfdb/data/<system>/<backend>/<version>/<stem>.txt`; the package's has
 from __future__ import annotations
 
 import importlib.util
+import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from oplib.errors import (
@@ -92,18 +94,7 @@ def find_tables(
     `data_folders` counts.
     """
     there = all_tables(system, data)
-    if not any(one.backend == backend for one in there):
-        backends = sorted({one.backend for one in there})
-        raise UnknownBackendError(
-            f"No tables of the backend {backend!r} on {system}.",
-            f"There are: {', '.join(backends)}.",
-        )
-    main = version or main_version(there, backend)
-    if not any(one.backend == backend and one.version == main for one in there):
-        raise UnknownVersionError(
-            f"No tables of {backend} {version} on {system}.",
-            f"There are: {', '.join(versions_of(there, backend))}.",
-        )
+    main = settle_version(there, system=system, backend=backend, version=version)
     paths: list[Path] = []
     for form in kind.table_formats:
         owner = form.backend or backend
@@ -121,6 +112,23 @@ def find_tables(
     if not paths:
         raise _no_table(kind, system, backend, main, data)
     return paths
+
+
+def settle_version(there: list[Location], *, system: str, backend: str, version: str = "") -> str:
+    """The version that is asked first, the named one or the main one; an unknown backend or version is an error."""
+    if not any(one.backend == backend for one in there):
+        backends = sorted({one.backend for one in there})
+        raise UnknownBackendError(
+            f"No tables of the backend {backend!r} on {system}.",
+            f"There are: {', '.join(backends)}.",
+        )
+    main = version or main_version(there, backend)
+    if not any(one.backend == backend and one.version == main for one in there):
+        raise UnknownVersionError(
+            f"No tables of {backend} {version} on {system}.",
+            f"There are: {', '.join(versions_of(there, backend))}.",
+        )
+    return main
 
 
 def main_version(there: list[Location], backend: str) -> str:
@@ -173,12 +181,26 @@ def _by_closeness(found: Mapping[str, Path], wanted: str) -> list[str]:
 
 
 def _scan(folder: Path, system: str) -> tuple[tuple[str, str, Path], ...]:
+    """Backend, version and path of each table of a system, sorted by path."""
+    if PACKAGE in folder.parts:  # an installed package stays as it is
+        return _scan_once(folder, system)
+    return _walk(folder, system)
+
+
+def _walk(folder: Path, system: str) -> tuple[tuple[str, str, Path], ...]:
     found = []
-    for pattern in ("*/*/*", "*/*/*/*"):
-        for path in sorted((folder / system).glob(pattern)):
-            if path.suffix in _ENDINGS:
-                found.append((path.parts[-3], path.parts[-2], path))
-    return tuple(found)
+    for root, _, names in os.walk(folder / system):
+        parts = root[len(str(folder)) + 1 :].split(os.sep)
+        if len(parts) in (3, 4):
+            found += [
+                (root, name, parts[-2], parts[-1]) for name in names if name.endswith(_ENDINGS)
+            ]
+    return tuple(
+        (backend, version, Path(root, name)) for root, name, backend, version in sorted(found)
+    )
+
+
+_scan_once = cache(_walk)
 
 
 def _locations(folder: Path, system: str, root: int = 0) -> Iterator[Location]:

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import numpy
 
 from perfdb.arrays import Floats, Ints
+from perfdb.nearest import Nearest
 
 _BATCH = 1024  # queries whose systems are solved at once: about 100 MB at 40 neighbours
 _SHORTEST, _LONGEST = (
@@ -80,14 +81,12 @@ class Field:
         self, points: Floats, values: Floats, covariance: Covariance, *, neighbours: int = 40
     ) -> None:
         """`points` [n, d] and `values` [n]; an estimate uses those `neighbours` points that tell most."""
-        from scipy.spatial import cKDTree
-
         self.points, self.values, self.covariance = points, values, covariance
         self.neighbours = min(neighbours, len(points))
-        self._trees = []
+        self._nearest = []
         for part in covariance.components:
             scale = 1 / numpy.clip(part.lengths, _SHORTEST, _LONGEST)
-            self._trees.append((scale, cKDTree(points * scale)))
+            self._nearest.append((scale, Nearest(points * scale)))
 
     def estimate(self, queries: Floats) -> Estimate:
         """Estimates at `queries` [q, d]."""
@@ -111,10 +110,7 @@ class Field:
     ) -> Ints:
         """The points [q, j] that tell most about each query, out of the `wide` nearest under each component."""
         wide = min(wide, len(self.points))
-        found = [
-            tree.query(queries * scale, k=wide)[1].reshape(len(queries), -1)
-            for scale, tree in self._trees
-        ]
+        found = [nearest.query(queries * scale, wide) for scale, nearest in self._nearest]
         near = numpy.sort(numpy.concatenate(found, axis=1), axis=1)
         usable = numpy.ones(near.shape, dtype=bool)
         usable[:, 1:] = near[:, 1:] != near[:, :-1]

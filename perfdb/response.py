@@ -35,7 +35,7 @@ class Response:
 
     def __init__(self, kind: OpKind, params: Params, estimator: Estimator) -> None:
         """`params` complete; the estimator is that of the group that they belong to."""
-        self._estimator = estimator
+        self._kind, self._estimator = kind, estimator
         self._dims = [name for name in kind.coordinates if name in kind.dims]
         self._place = numpy.array(  # of each coordinate; those of dims are filled in
             [
@@ -66,7 +66,10 @@ class Response:
                 if crosses:
                     weight = weight * (share if high else 1.0 - share)
             part, spread, origin = self._gather(
-                [low + high for (low, _), high in zip(places, corner, strict=True)]
+                [
+                    numpy.minimum(low + high, len(knots) - 1)  # beside the last knot nothing weighs
+                    for (low, _), high, knots in zip(places, corner, self.knots, strict=True)
+                ]
             )
             value += weight * part
             deviation += weight * spread
@@ -76,6 +79,50 @@ class Response:
         for _, share in places:
             exact &= share == 0.0
         return value, deviation, numpy.where(exact, lowest, rank).astype(numpy.int8)
+
+    def ranks(self, dims: Mapping[str, Amount]) -> Ranks:
+        """The ranks of origin that `at` gives, without an estimate."""
+        sizes = [
+            numpy.asarray(dims[name], dtype=numpy.float64) + (name == "p") for name in self._dims
+        ]
+        places = numpy.stack(numpy.broadcast_arrays(*sizes), axis=-1).astype(numpy.float64)
+        places = numpy.log2(places)  # [..., dims]
+        lower, upper = self._estimator.lower, self._estimator.upper
+        fixed = numpy.setdiff1d(numpy.arange(len(self._place)), self._column)
+        measured = self._estimator.group.points
+        beside = (self._place[fixed] < lower[fixed] - _SAME) | (
+            self._place[fixed] > upper[fixed] + _SAME
+        )
+        column = self._column
+        beyond = (places < lower[column] - _SAME) | (places > upper[column] + _SAME)
+        rank = numpy.where(beyond.any(axis=-1) | beside.any(), EXTRAPOLATED, INTERPOLATED)
+        same = (numpy.abs(measured[:, fixed] - self._place[fixed]) <= _SAME).all(axis=1)
+        rows = {tuple(row) for row in measured[same][:, column].round(9).tolist()}
+        flat = places.reshape(-1, len(column)).round(9).tolist()
+        exact = numpy.array([tuple(place) in rows for place in flat]).reshape(rank.shape)
+        return numpy.where(exact, MEASURED, rank).astype(numpy.int8)
+
+    def ranges(self) -> dict[str, tuple[float, float]]:
+        """The least and the largest measured value of each coordinate."""
+        lower, upper = self._sizes(self._estimator.lower), self._sizes(self._estimator.upper)
+        return {name: (lower[name], upper[name]) for name in self._kind.coordinates}
+
+    def nearest(self, dims: Mapping[str, Amount]) -> dict[str, float]:
+        """The coordinates of the measured row that is nearest to one workload, in octaves."""
+        place = self._place.copy()
+        for name, column in zip(self._dims, self._column, strict=True):
+            place[column] = numpy.log2(float(dims[name]) + (name == "p"))
+        measured = self._estimator.group.points
+        row = numpy.abs(measured - place).sum(axis=1).argmin()
+        return self._sizes(measured[row])
+
+    def _sizes(self, place: Floats) -> dict[str, float]:
+        """Coordinates as they were before the logarithm."""
+        values = numpy.exp2(place).round(6)
+        return {
+            name: float(value - (name == "p"))
+            for name, value in zip(self._kind.coordinates, values, strict=True)
+        }
 
     def _gather(self, index: list[Ints]) -> tuple[Floats, Floats, Ranks]:
         """What the knots at these places hold, estimated where no query has needed them so far."""

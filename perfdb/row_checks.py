@@ -184,7 +184,8 @@ def _far_from_neighbours(subject: Subject) -> tuple[Mask, Floats]:
     size = numpy.ones(len(table))
     log = numpy.log(numpy.maximum(table.latency, 1e-30) / (subject.bounds + LAUNCH_MS))
     order, starts = _lines(subject)
-    for line in numpy.split(order, starts[1:]):
+    for whole in numpy.split(order, starts[1:]):
+        line = whole[numpy.isfinite(log[whole])]
         if len(line) <= _NEAR:
             continue
         padded = numpy.pad(log[line], _NEAR, constant_values=numpy.nan)

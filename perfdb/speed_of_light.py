@@ -69,12 +69,17 @@ def link_ms(kind: OpKind, params: Params, dims: Dims, system: System) -> Amount:
     return sent / system.interconnect_bw_one_way.base * 1e3
 
 
+def busy_ms(kind: OpKind, params: Params, dims: Dims, system: System) -> tuple[Amount, Amount]:
+    """As `sides_ms`, the second the slower of memory and links."""
+    compute, memory = sides_ms(kind, params, dims, system)
+    if kind.role != "communication":
+        return compute, memory
+    return compute, maximum(memory, link_ms(kind, params, dims, system))
+
+
 def bound_ms(kind: OpKind, params: Params, dims: Dims, system: System) -> Amount:
     """The longest of `sides_ms` and `link_ms`."""
-    on_chip = maximum(*sides_ms(kind, params, dims, system))
-    if kind.role != "communication":
-        return on_chip
-    return maximum(on_chip, link_ms(kind, params, dims, system))
+    return maximum(*busy_ms(kind, params, dims, system))
 
 
 def speed_of_light(op: Op, system: System, *, b: int, s: int, p: int) -> SpeedOfLight:

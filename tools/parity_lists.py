@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from parity_shapes import OURS, REFERENCE, Json, Shape, any_shape
 
@@ -31,6 +31,9 @@ class Line:
     dtype: str = ""
     cache_dtype: str = ""
     reason: str = ""  # why no op claims it, for a primitive
+    op: Json = field(default_factory=dict, compare=False)  # what it was read from
+    block: str = ""  # the op of the reference that is priced with it inside, or itself
+    stream: str = ""  # which of the block's parts it is in
 
     @property
     def key(self) -> tuple[str, str, Shape, str]:
@@ -65,18 +68,23 @@ def ours(report: Json) -> list[Line]:
 
 def reference(entry: Json) -> list[Line]:
     """The lines of an entry of the reference, both phases; a block with a finer form is read in that form."""
-    lines = [_reference_line(phase, op) for phase in PHASES for op in _flat(entry[f"{phase}_ops"])]
+    lines = [
+        replace(_reference_line(phase, op), block=block, stream=stream)
+        for phase in PHASES
+        for op, block, stream in _flat(entry[f"{phase}_ops"])
+    ]
     return _name_logits(lines)
 
 
-def _flat(ops: list[Json]) -> Iterator[Json]:
+def _flat(ops: list[Json], block: str = "", stream: str = "") -> Iterator[tuple[Json, str, str]]:
+    """The ops that have no finer form, each with the op at the top that holds it and which of its parts."""
     for op in ops:
         children = op.get("children", {})
-        for group, inner in children.items():
-            if group != "primary" or "fallback" not in children:
-                yield from _flat(inner)
+        for part, inner in children.items():
+            if part != "primary" or "fallback" not in children:
+                yield from _flat(inner, block or op["name"], stream or part)
         if not children and op["op"] not in REFERENCE_LEFT_OUT:
-            yield op
+            yield op, block or op["name"], stream
 
 
 def _name_logits(lines: list[Line]) -> list[Line]:
@@ -105,6 +113,7 @@ def _our_line(phase: str, op: Json) -> Line:
         where=op["where"][0],
         dtype=str(p.get("dtype", "")),
         cache_dtype=str(p.get("kv_dtype", "")),
+        op=op,
     )
 
 
@@ -125,4 +134,5 @@ def _reference_line(phase: str, op: Json) -> Line:
         parameters=parameters,
         dtype=PRECISIONS.get(dtype, dtype),
         cache_dtype=str(p.get("kv_cache_dtype", "")),
+        op=op,
     )

@@ -108,7 +108,7 @@ def _reference_mla_bmm(p: Json, _op: Json, _phase: str) -> Read:
 def _reference_moe(p: Json, _op: Json, _phase: str) -> Read:
     return _moe(
         hidden=p["hidden_size"],
-        inter=p["inter_size"],
+        inter=p["inter_size"] // p["moe_tp_size"],
         topk=p["topk"],
         experts=p["num_experts"],
         gated=p["is_gated"],

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import gc
-import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
-import sympy
 import torch
 import transformers
 from torch import nn
@@ -20,15 +18,29 @@ import oplib
 from oplib.errors import TraceModelError, UnsupportedModelError
 from oplib.op import Op
 from oplib.oplist import SCHEMA, OpList
-from oplib.symbols import B, P, evaluate, format_expr
+from oplib.symbols import evaluate
 from perfdb.speed_of_light import speed_of_light
 from perfdb.systems import System, load_system
-from tracer import assemble, conserve, graphs, idle, notes, primitives, rewrite, triage
+from tracer import (
+    assemble,
+    conserve,
+    graphs,
+    held,
+    idle,
+    live,
+    notes,
+    parallel,
+    primitives,
+    rewrite,
+    triage,
+)
 from tracer.build import build_model, in_one_dtype, one_line, quiet_transformers
 from tracer.cache import ask_for_none
+from tracer.config_checks import max_positions
 from tracer.match import match
 from tracer.match.claim import Matched
 from tracer.match.flow import Flow, Role
+from tracer.parallel.plan import plan_of
 from tracer.passes import SIZES_OF_VALUES
 from tracer.provenance import is_ours, line_of
 from tracer.prune import Pruning, full_parameters, prune
@@ -281,7 +293,9 @@ def report(
         counted = _count(traced, matched, weights, unsupported, written)
         owned = {phase: set(m.owner) for phase, m in matched.items()}
         lowered = {phase: rewrite.lower(m, options.lowering) for phase, m in matched.items()}
-        phases = {phase: assemble.ops(m, weights) for phase, m in lowered.items()}
+        plan = plan_of(traced.model)
+        spreads = parallel.spreads({phase: m.flow for phase, m in lowered.items()}, plan)
+        phases = {phase: assemble.ops(m, weights, spreads[phase]) for phase, m in lowered.items()}
         op_list = OpList(lowering=options.lowering, phases=phases)
         lost_nothing = all(
             conserve.kept(m, owned[phase], written[phase], phases[phase])
@@ -289,8 +303,11 @@ def report(
         )
         conservation = conserve.report(*counted, lowering_kept=lost_nothing)
     fired = list(dict.fromkeys(r for m in lowered.values() for r in m.rewrites))
+    with clock.measure("match"):
+        found = _describe(traced, options, weights, system, op_list, unsupported)
+        found["kv_cache"] = held.kv_cache(traced, spreads)
+        found["activations"] = live.activations(lowered, spreads)
     clock.seconds["total"] = sum(clock.seconds.values())
-    found = _describe(traced, options, weights, system, op_list, unsupported)
     found |= {"conservation": conservation, "rewrites": fired}
     if not conservation["exact"]:
         found["notes"].append(
@@ -301,6 +318,7 @@ def report(
             "what the model computes decides what runs, or how large it is, and the list is one of its cases: "
             + ", ".join(decided)
         )
+    found["notes"] += parallel.notes(spreads)
     found["checklist"] = []
     if options.with_graphs:
         found["graphs"] = [g for m in lowered.values() for g in graphs.describe(m)]
@@ -390,6 +408,7 @@ def _describe(
         "known_architecture": False,
         "relatives": [],
         "situation": "S3" if unsupported else "S1-or-S2",
+        "max_positions": max_positions(resolved.config),
         "parameters": pruning.parameters,
         "weight_bytes": weights.total(),
         "layers": [{**kept.layer.to_json(), "id": kept.id} for kept in pruning.kept],
@@ -403,7 +422,8 @@ def _describe(
         "unsupported": unsupported,
         "idle": idle.describe(traced.idle, weights, traced.traces.values()),
         "coverage": {"checked": False, "missing": []},
-        "kv_cache": kv_cache(traced),
+        "kv_cache": {},
+        "activations": {},
         "workload": workload,
         "system": system.id,
         "system_rates": triage.rates(system),
@@ -433,48 +453,6 @@ def _bound(op: Op, phase: str, system: System, workload: Json) -> Json:
         "bound": found.bound,
         "ran_as": found.ran_as,
     }
-
-
-def kv_cache(traced: Traced) -> Json:
-    """Bytes of the whole model's cache: per token where it grows, per sequence where it is bounded."""
-    total = sympy.Integer(0)
-    for leaf in traced.capture.leaves:
-        if leaf.shape:
-            total += leaf.bytes * _layers_of(leaf.path, traced)
-    one = total.subs(B, 1)
-    parts = [sympy.denom(f.args[0]) for f in one.atoms(sympy.floor)]
-    far = 2**40 * math.lcm(*map(int, (*parts, *(m.args[1] for m in one.atoms(sympy.Mod)))))
-    per_token = sympy.Rational(one.subs(P, 2 * far) - one.subs(P, far), far)
-    per_sequence = one.subs(P, far) - per_token * far
-    return {
-        "bytes_per_token": _number(per_token),
-        "bytes_per_sequence": _number(per_sequence),
-        "expression": format_expr(sympy.factor_terms(total)),
-    }
-
-
-def _layers_of(path: tuple[str | int, ...], traced: Traced) -> int:
-    """How many layers of the full model a tensor of the traced cache stands for.
-
-    That of the module which wrote it, outside the layers one; where no call did, that of its place in a list with one
-    slot per layer.
-    """
-    pruning = traced.pruning
-    if (writer := traced.traces["context"].written.get(path)) is not None:
-        return pruning.count(writer)
-    part: Any = traced.capture.template  # parts of a cache of transformers
-    for step in path:
-        if isinstance(part, list | tuple):
-            stack = pruning.stack_of(len(part))
-            if stack:
-                return next((k.layer.count for k in stack if k.layer.representative == step), 0)
-        inside: Any = part if isinstance(part, list | tuple | Mapping) else vars(part)
-        part = inside[step]
-    return 1
-
-
-def _number(value: sympy.Expr) -> int | float:
-    return int(value) if value.is_Integer else float(value)
 
 
 def analyse(

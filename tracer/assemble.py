@@ -10,14 +10,18 @@ from torch import fx
 from oplib.op import Op
 from tracer.match import targets
 from tracer.match.claim import Claim, Matched
+from tracer.parallel.shards import split
+from tracer.parallel.spread import Spread
 from tracer.weights import Weights
 
 MOST_PLACES = 24
 
 
-def ops(matched: Matched, weights: Weights) -> tuple[Op, ...]:
-    """The ops of one phase, in order of execution. A parameter that several ops use is held by the first."""
-    return tuple(_op(matched, part, weights) for part in _parts(matched))
+def ops(matched: Matched, weights: Weights, spread: Spread | None = None) -> tuple[Op, ...]:
+    """The ops of one phase, in order of execution. A parameter that several ops use is held by the first. With how
+    values are dealt to ranks, ops say how they are split.
+    """
+    return tuple(_op(matched, part, weights, spread) for part in _parts(matched))
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +50,7 @@ def _parts(matched: Matched) -> Iterator[_Part]:
             done = level
 
 
-def _op(matched: Matched, part: _Part, weights: Weights) -> Op:
+def _op(matched: Matched, part: _Part, weights: Weights, spread: Spread | None) -> Op:
     flow, claim = matched.flow, part.claim
     numerator, denominator = claim.share
     total = sum(weights.bytes(n) for n in part.held)
@@ -72,6 +76,7 @@ def _op(matched: Matched, part: _Part, weights: Weights) -> Op:
         source=flow.origin(claim.anchor).source,
         rewrites=tuple(dict.fromkeys(claim.rewrites)),
         layer=kept.id if kept else "",
+        **(split(spread, claim, weight).fields() if spread else {}),
     )
 
 

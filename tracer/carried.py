@@ -65,16 +65,50 @@ def next_pass(
 
 @contextlib.contextmanager
 def state_kept(model: nn.Module) -> Iterator[None]:
-    """What a forward pass leaves on its modules (tables of positions, say) is gone afterwards."""
-    saved = [(vars(m), dict(vars(m)), m._buffers, dict(m._buffers)) for m in model.modules()]
+    """What a forward pass leaves on its modules (tables of positions, say) is gone afterwards.
+
+    Modules that it put in the places of others stay, and with them the settings by which the model knows of it: such a
+    model is another one from its first pass on, and every pass over a filled cache comes after that.
+    """
+    saved = [_Saved(module) for module in model.modules()]
     try:
         yield
-    finally:
-        for attributes, before, buffers, buffers_before in saved:
-            buffers.clear()
-            buffers.update(buffers_before)
-            attributes.clear()
-            attributes.update(before)
+    except BaseException:
+        for one in saved:
+            one.restore()
+        raise
+    replaced = any(one.has_other_modules for one in saved)
+    for one in saved:
+        one.restore(settled=replaced)
+
+
+class _Saved:
+    """What a module holds before a pass: attributes, buffers and the modules inside it."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self._module = module
+        self._attributes = dict(vars(module))
+        self._buffers, self._modules = dict(module._buffers), dict(module._modules)
+
+    @property
+    def has_other_modules(self) -> bool:
+        """Whether it holds other modules by now."""
+        return self._module._modules != self._modules
+
+    def restore(self, *, settled: bool = False) -> None:
+        """Put everything back, but for modules, strings and flags where the pass has `settled` what the model is."""
+        module, attributes = self._module, vars(self._module)
+        kept = {n: v for n, v in attributes.items() if settled and isinstance(v, str | bool)}
+        attributes.clear()
+        attributes.update(self._attributes | kept)
+        _refill(module._buffers, self._buffers)
+        if not settled:
+            _refill(module._modules, self._modules)
+
+
+def _refill(held: dict[str, Any], before: Mapping[str, Any]) -> None:
+    held.clear()
+    held.update(before)
 
 
 def _is_filled(cache: Any) -> bool:

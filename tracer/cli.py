@@ -6,23 +6,15 @@ import argparse
 import json
 import os
 import sys
-import traceback
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import oplib
-from oplib.errors import InvalidInputError, TraceModelError
+from oplib.command_line import Parser, Progress, check_writable, run_command
+from oplib.errors import InvalidInputError
 
 Json = dict[str, Any]  # Any: an object that becomes JSON
 _SEVERITY = {"S1": 0, "S1-or-S2": 1, "S2": 1, "S3": 2}
-
-
-class Parser(argparse.ArgumentParser):
-    """An argument parser whose errors are this project's errors: one line, and JSON where JSON was asked for."""
-
-    def error(self, message: str) -> NoReturn:
-        """Raise instead of printing the usage."""
-        raise InvalidInputError(message, "See trace-model --help.")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -49,7 +41,30 @@ def parser() -> argparse.ArgumentParser:
         help="ops as written, compiled, or served (default)",
     )
     found.add_argument(
-        "--system", default="h200_sxm", help="GPU for speed-of-light shares (default h200_sxm)"
+        "--system",
+        default="h200_sxm",
+        help="GPU for speed-of-light shares and of the tables (default h200_sxm)",
+    )
+    found.add_argument(
+        "--backend", help="serving backend whose measured tables are asked: trtllm, vllm, sglang"
+    )
+    found.add_argument(
+        "--backend-version",
+        metavar="VERSION",
+        default="",
+        help="version of these tables (default: the one with most tables)",
+    )
+    found.add_argument(
+        "--data",
+        metavar="DIR",
+        type=Path,
+        help="folder of tables, instead of ours and those of aiconfigurator-core",
+    )
+    found.add_argument(
+        "--cases",
+        metavar="FILE",
+        type=Path,
+        help="write the plan: what to measure so that the model is S1",
     )
     found.add_argument(
         "--workload",
@@ -85,24 +100,15 @@ def _workload(text: str) -> tuple[int, int, int]:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command; returns the exit status."""
-    argv = sys.argv[1:] if argv is None else argv
-    as_json, debug = "--json" in argv, "--debug" in argv
-    try:
-        arguments = parser().parse_args(argv)
-        if arguments.submodules:
-            return _list_submodules(arguments)
-        report = _analyse(arguments)
-        _write(report, arguments)
-    except TraceModelError as error:
-        return _fail(error, as_json=as_json, debug=debug)
-    except KeyboardInterrupt:
-        print("trace-model: interrupted", file=sys.stderr)
-        return 130
-    except Exception as error:  # noqa: BLE001 - our own mistake: still one line, and no half-written answer
-        hint = "" if debug else "This is a mistake of trace-model; --debug shows where."
-        unexpected = TraceModelError(f"{type(error).__name__}: {error}", hint)
-        unexpected.__cause__ = error
-        return _fail(unexpected, as_json=as_json, debug=debug)
+    return run_command("trace-model", _run, argv)
+
+
+def _run(argv: list[str]) -> int:
+    arguments = parser().parse_args(argv)
+    if arguments.submodules:
+        return _list_submodules(arguments)
+    report = _analyse(arguments)
+    _write(report, arguments)
     worst = _SEVERITY[report["situation"]]
     return 1 if arguments.fail_on and worst >= _SEVERITY[arguments.fail_on] else 0
 
@@ -111,17 +117,50 @@ def _analyse(arguments: argparse.Namespace) -> Json:
     from perfdb.systems import load_system
 
     load_system(arguments.system)  # a wrong name is said before seconds of work
-    for target in (arguments.ops, arguments.html):
-        if target is not None and not target.parent.is_dir():
-            raise InvalidInputError(
-                f"Cannot write {str(target)!r}: {str(target.parent)!r} is no folder.",
-                "Create it first.",
-            )
+    _check_tables(arguments)
+    check_writable(arguments.ops, arguments.html, arguments.cases)
     progress = Progress()
     try:
         return _report(arguments, progress)
     finally:
         progress.done()
+
+
+def _check_tables(arguments: argparse.Namespace) -> None:
+    """Whether the tables that were asked for are there."""
+    if arguments.backend is not None:
+        from tracer.coverage import open_database
+
+        open_database(
+            arguments.system,
+            arguments.backend,
+            version=arguments.backend_version,
+            data=arguments.data,
+        )
+        return
+    for name in ("backend_version", "data", "cases"):
+        if getattr(arguments, name):
+            option = name.replace("_", "-")
+            raise InvalidInputError(
+                f"--{option} is about measured tables, and no backend is named.",
+                "Name one with --backend.",
+            )
+
+
+def _add_coverage(report: Json, arguments: argparse.Namespace, progress: Progress) -> None:
+    """Ask the tables which of the report's ops they hold."""
+    import time
+
+    from tracer import coverage
+
+    progress("ask the tables")
+    start = time.perf_counter()
+    db = coverage.open_database(
+        arguments.system, arguments.backend, version=arguments.backend_version, data=arguments.data
+    )
+    report["coverage"] = coverage.check(report, db)
+    report["situation"] = coverage.situation(report)
+    report["timing_s"]["coverage"] = round(time.perf_counter() - start, 4)
 
 
 def _report(arguments: argparse.Namespace, progress: Progress) -> Json:
@@ -150,13 +189,15 @@ def _report(arguments: argparse.Namespace, progress: Progress) -> Json:
     )
     report["known_architecture"] = is_known(report["architecture"])
     report["relatives"] = relatives(signature(report), architecture=report["architecture"])
+    if arguments.backend is not None:
+        _add_coverage(report, arguments, progress)
     report["checklist"] = checklist(report)
     return report
 
 
 def _list_submodules(arguments: argparse.Namespace) -> int:
     """Print the sub-modules; returns the exit status."""
-    for name in ("ops", "html", "fail_on"):
+    for name in ("ops", "html", "fail_on", "backend", "cases", "data"):
         if getattr(arguments, name) is not None:
             raise InvalidInputError(
                 f"--submodules makes no report, so --{name.replace('_', '-')} has nothing to take.",
@@ -193,33 +234,13 @@ def _list_submodules(arguments: argparse.Namespace) -> int:
     return 0
 
 
-class Progress:
-    """One line on stderr that says the current step; silent where stderr is no terminal."""
-
-    def __init__(self) -> None:
-        self._status: Any = None  # a rich Status, which is imported only where it is shown
-
-    def __call__(self, step: str) -> None:
-        """Show a step."""
-        if not sys.stderr.isatty():
-            return
-        if self._status is None:
-            from rich.console import Console
-
-            self._status = Console(stderr=True).status(step)
-            self._status.start()
-        self._status.update(step)
-
-    def done(self) -> None:
-        """Clear the line."""
-        if self._status is not None:
-            self._status.stop()
-            self._status = None
-
-
 def _write(report: Json, arguments: argparse.Namespace) -> None:
     if arguments.ops is not None:
         arguments.ops.write_text(json.dumps(report["op_list"], indent=1) + "\n", encoding="utf-8")
+    if arguments.cases is not None:
+        from tracer.coverage import plan
+
+        arguments.cases.write_text(plan(report).to_text(), encoding="utf-8")
     if arguments.html is not None:
         from tracer.report.html import render_html
 
@@ -232,15 +253,6 @@ def _write(report: Json, arguments: argparse.Namespace) -> None:
         from tracer.report.terminal import render_terminal
 
         render_terminal(report, Console())
-
-
-def _fail(error: TraceModelError, *, as_json: bool, debug: bool) -> int:
-    if as_json:
-        print(json.dumps({"error": error.to_json()}))
-    print(f"trace-model: {' '.join(str(error).split())}", file=sys.stderr)
-    if debug:
-        traceback.print_exception(error)
-    return error.exit_code
 
 
 if __name__ == "__main__":

@@ -49,6 +49,12 @@ _SIZE_BOUNDS = (0, 2**27)
 _FREE_SECTIONS = ("quantization_config", "compression_config")
 
 
+def max_positions(config: object) -> int | None:
+    """Tokens of the longest sequence that a config is made for; None where it states none."""
+    stated = (getattr(config, name, None) for name in _POSITIONS)
+    return next((n for n in stated if isinstance(n, int) and n > 0), None)
+
+
 def check_raw_numbers(raw: Mapping[str, Any], source: str) -> None:
     """Raise InvalidInputError for the first absurd size in the file or its nested `*_config` sections."""
     for name, value in _numbers(raw):

@@ -32,7 +32,7 @@ _SCALAR = (int, float, str, bool, type(None))
 _BOOKKEEPING = {"training", "_is_hf_initialized", "call_super_init", "_version"}
 #: How configs name a number of layers, and modules their place among them.
 _DEPTH = re.compile(r"(^|_)layers?(_per_[a-z]+)?$")
-_INDEX = re.compile(r"(^|_)(idx|index|id|i|number|layer)$")
+_INDEX = re.compile(r"(^|_)(idx|index|id|i|number|layer|seed)$")
 
 #: Entries of a config that are as many as layers by chance.
 _NOT_LAYERS = re.compile(r"token|label")

@@ -68,6 +68,11 @@ def _is_large_and_real(tensor: torch.Tensor) -> bool:
     return tensor.is_cpu and tensor.numel() > MOST_REAL and not isinstance(tensor, FakeTensor)
 
 
+def _is_long(given: Any) -> bool:
+    """Whether it is a list that no later step works with."""
+    return isinstance(given, list | tuple) and len(given) > MOST_REAL
+
+
 def busiest_line(calls: Sequence[Call]) -> str:
     """The source line that made most of the calls."""
     return Counter(c.origin.source for c in calls).most_common(1)[0][0] if calls else ""
@@ -139,7 +144,7 @@ class _Literals(TorchFunctionMode):
         out = func(*args, **(kwargs or {}))
         if func is torch.tensor:
             given = args[0] if args else (kwargs or {})["data"]
-            if next(tensors([given]), None) is None:
+            if not _is_long(given) and next(tensors([given]), None) is None:
                 out.literal = given
         return out
 

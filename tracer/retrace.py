@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from torch import nn
@@ -49,8 +50,9 @@ def retrace(
         n for n in trace.graph.nodes if n.op == "call_function" and n.target is not operator.getitem
     ]
     expected = [Call(n.target, (), {}, None, (), NOWHERE) for n in nodes]
+    as_traced = replace(captured, setting=trace.setting)
     try:
-        found = run_concrete(model, captured, workload, expected=expected)
+        found = run_concrete(model, as_traced, workload, expected=expected)
     except Different as other:
         return [f"{other}, {dict(workload)}"]
     if len(found.calls) != len(nodes):

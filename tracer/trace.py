@@ -73,7 +73,8 @@ class Capture:
 class Trace:
     """One phase: its graph, the parameter behind each `get_attr` node, and what its sizes rest on.
 
-    `written` names the module that made each tensor of the cache that the pass leaves, where a call of its own did;
+    `cache` says where each output after the logits lies in the cache that the pass leaves, `written` names the module
+    that made each of these tensors, where a call of its own did;
     `windows` the length that the cache of a window really has, by the input that holds every token here.
 
     `expr` turns a size of this trace into an expression of b, s, p. `branches` says that short sequences take other
@@ -88,6 +89,7 @@ class Trace:
     traced_at: dict[str, int]
     branches: bool = False
     guards: tuple[str, ...] = ()
+    cache: tuple[Path, ...] = ()
     written: dict[Path, str] = field(default_factory=dict)
     windows: dict[str, sympy.Min] = field(default_factory=dict)
     setting: Setting = PLAIN
@@ -325,7 +327,7 @@ def _trace(
     windows = {f"cache_{i}": size for i, leaf in enumerate(captured.leaves)
                for size in leaf.shape if isinstance(size, sympy.Min)}  # fmt: skip
     return Trace(phase=phase, graph=made, parameters=parameters, expr=expr, traced_at=dict(at), branches=branches,
-                 guards=guards, written=written, windows=windows,
+                 guards=guards, cache=found.cache, written=written, windows=windows,
                  setting=captured.setting, asked=found.asked,
                  questions=tuple(outputs[1 + len(found.cache) :]))  # fmt: skip
 

@@ -46,17 +46,27 @@ def checklist(report: Json) -> list[Json]:
     """The work that the situation implies, in order."""
     if report["unsupported"]:
         return _s3(report)
-    steps = [
-        _step(
-            "coverage",
-            "check which of these ops the tables of your backend hold",
-            file="perfdb/data",
-        )
-    ]
+    steps = _measuring(report["coverage"])
     if not report["known_architecture"]:
         what = f"{report['architecture']} is new: learn it as a known architecture once its ops are measured"
         steps.append(_step("mapping", what, file="models/architectures.toml"))
     return steps
+
+
+def _measuring(coverage: Json) -> list[Json]:
+    """What is to do about measurements: ask for them, make them, or nothing."""
+    if not coverage["checked"]:
+        what = "check which of these ops the tables of your backend hold: --backend"
+        return [_step("coverage", what, file="perfdb/data")]
+    if not (missing := coverage["missing"]):
+        return []
+    seconds = sum(point["bound_ms"] for point in missing) / 1e3
+    what = (
+        f"measure {len(missing)} points, {seconds:.2g} s of kernels at the speed of light: "
+        "--cases writes the plan"
+    )
+    where = "/".join(coverage[name] for name in ("system", "backend", "version"))
+    return [_step("collection", what, file=f"perfdb/data/{where}")]
 
 
 def _step(step: str, what: str, *, module: str = "", inputs: str = "", file: str = "") -> Json:

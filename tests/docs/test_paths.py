@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tracer.cli import parser
+import models.cli
+import tracer.cli
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", ROOT / "ARCHITECTURE.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -47,8 +48,8 @@ def spans(page: Path) -> list[str]:
 def commands(page: Path) -> Iterator[str]:
     """Command lines in the page's code, comments cut off."""
     for line in page.read_text(encoding="utf-8").splitlines():
-        found = re.match(r"\s*(?:\$ )?((?:make|trace-model) [^#]*)", line)
-        if found and (line.startswith(("    ", "make ", "trace-model ", "$ "))):
+        found = re.match(r"\s*(?:\$ )?((?:make|trace-model|price-model) [^#]*)", line)
+        if found and (line.startswith(("    ", "make ", "trace-model ", "price-model ", "$ "))):
             yield found[1].strip()
 
 
@@ -131,14 +132,17 @@ def test_commands_exist(page: Path) -> None:
     """A make target is in the Makefile, and an option belongs to the command."""
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     targets = set(re.findall(r"^(\w+):", makefile, flags=re.MULTILINE))
-    options = {option for action in parser()._actions for option in action.option_strings}
+    options = {
+        name: {option for action in parser()._actions for option in action.option_strings}
+        for name, parser in (("trace-model", tracer.cli.parser), ("price-model", models.cli.parser))
+    }
     for command in commands(page):
         words = command.split()
         if words[0] == "make":
             assert words[1] in targets, command
         else:
             used = {word.partition("=")[0] for word in words if word.startswith("--")}
-            assert used <= options, command
+            assert used <= options[words[0]], command
 
 
 def test_the_checks_see_faults() -> None:

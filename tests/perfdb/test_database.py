@@ -4,6 +4,8 @@ import json
 
 import numpy
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from oplib.errors import InvalidInputError, PerfDataNotAvailableError
 from oplib.op import Op, kind
@@ -204,3 +206,71 @@ def test_energy_comes_with_a_table_of_power(tmp_path):
 def test_results_survive_json(data):
     """A result is a float: json writes its latency."""
     assert json.loads(json.dumps(gemm().query(database(data), x=64))) > 0
+
+
+@settings(max_examples=60, deadline=None)
+@given(m=st.lists(st.integers(1, 2**20), min_size=1, max_size=8), n=st.integers(100, 20_000))
+def test_coverage_is_the_origin_that_a_price_has(data, m, n):
+    """Asking what is covered takes no estimate and gives the origins of the prices, at any place."""
+    db = database(data)
+    for op in (gemm(n=n), gemm(n=2048)):
+        prices = op.query(db, x=numpy.array(m))
+        entry = db.entry(op.kind, op.params, {"m": 1})
+        assert entry.latency.ranks({"m": numpy.array(m)}).tolist() == prices.ranks.tolist()
+
+
+def test_ops_between_the_same_rows_share_what_was_fitted(data):
+    db = database(data)
+    first, second = (db.entry(kind("gemm"), gemm(n=n).params, {"m": 1}) for n in (700, 900))
+    assert first.latency._estimator is second.latency._estimator
+
+
+def messages(folder, text):
+    """A file of all_reduce, bytes of half precision."""
+    place = folder / "h200_sxm" / "comm" / "toy" / "1"
+    place.mkdir(parents=True)
+    head = "framework,version,device,op_name,kernel_source,allreduce_dtype,num_gpus,message_size,latency"
+    (place / "custom_allreduce_perf.txt").write_text(f"{head}\n{text}")
+    return PerfDatabase.load(system="h200_sxm", backend="toy", mode="silicon", data=folder)
+
+
+def test_a_measured_message_is_returned_as_it_is_where_links_bound_it(tmp_path):
+    """The bound that a row is set against is the one that its price is made of again, links included."""
+    sizes = [2**i for i in range(10, 28)]
+    latency = {size: 0.003 + size * 4e-9 for size in sizes}
+    text = "\n".join(f"x,1,gpu,all_reduce,k,bfloat16,8,{s},{ms}" for s, ms in latency.items())
+    db = messages(tmp_path, text)
+    for elements, ms in latency.items():
+        params = {"num_gpus": 8, "dtype": "bfloat16"}
+        op = Op(op="all_reduce", name="sum", params=params, dims={"bytes": 2 * elements})
+        found = op.query(db)
+        assert float(found) == pytest.approx(ms, rel=1e-12)
+        assert found.origin == "measured"
+
+
+def test_of_rows_that_differ_in_what_is_immaterial_the_op_s_own_answer(tmp_path):
+    """A dtype hardly changes a sum, but where both were measured each has its own row."""
+    text = "\n".join(
+        f"x,1,gpu,all_reduce,k,{dtype},8,{elements},{ms}"
+        for dtype, ms, count in (("bfloat16", 0.01, 6), ("float32", 0.02, 4))
+        for elements in [2**i for i in range(10, 10 + count)]
+    )
+    db = messages(tmp_path, text)
+    for dtype, width, ms in (("bfloat16", 2, 0.01), ("float32", 4, 0.02)):
+        params = {"num_gpus": 8, "dtype": dtype}
+        op = Op(op="all_reduce", name="sum", params=params, dims={"bytes": width * 2**11})
+        assert float(op.query(db)) == pytest.approx(ms, rel=1e-12)
+
+
+def test_a_file_without_rows_of_a_kind_is_no_data(tmp_path):
+    """Kinds that share a file do not all have rows in it; that is an answer, and hybrid goes on."""
+    messages(tmp_path, "x,1,gpu,all_reduce,k,bfloat16,8,1024,0.01")
+    place = tmp_path / "h200_sxm" / "comm" / "nccl" / "1"
+    place.mkdir(parents=True)
+    head = "framework,version,device,op_name,kernel_source,nccl_dtype,num_gpus,message_size,latency"
+    (place / "nccl_perf.txt").write_text(f"{head}\nx,1,gpu,all_gather,NCCL,half,8,1024,0.01")
+    params = {"num_gpus": 8, "dtype": "bfloat16"}
+    op = Op(op="reduce_scatter", name="sum", params=params, dims={"bytes": 2048})
+    with pytest.raises(PerfDataNotAvailableError):
+        op.query(database(tmp_path, mode="silicon"))
+    assert op.query(database(tmp_path)).origin == "empirical"

@@ -86,11 +86,11 @@ def test_the_command(table, capsys):
     assert "all" in capsys.readouterr().out
     assert validate.main([*where, "--table", "gemm", "--most", "50", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["scores"][-1]["rows"] == 50
-    assert validate.main([*where, "--table", "pointwise", "--json"]) == 2
+    assert validate.main([*where, "--table", "softmax", "--json"]) == 2
     printed = capsys.readouterr()
     assert json.loads(printed.out)["error"]["kind"] == "invalid_input"
     assert "gemm" in printed.err
-    assert validate.main([*where, "--table", "embedding"]) == 2
+    assert validate.main([*where, "--table", "embedding"]) == 1  # a kind without rows there
     assert validate.main(["--system", "h9000", "--backend", "toy", "--table", "gemm"]) == 2
     assert "h200_sxm" in capsys.readouterr().err
 

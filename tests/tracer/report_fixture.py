@@ -115,6 +115,10 @@ class Ops:
                 "source": f"{FILE}:{200 + 3 * len(self.out)}",
                 "rewrites": rewrites,
                 "layer": self.layer,
+                "parallel": "",
+                "shards": {},
+                "collective": "",
+                "message": 0,
                 "compute_dtype": dtype,
             }
         )
@@ -488,7 +492,10 @@ def build_report(situation: str = "S3") -> Json:
             "bytes_per_token": 61 * 2 * (KV_LORA + ROPE),
             "bytes_per_sequence": 0,
             "expression": f"b*p*{61 * 2 * (KV_LORA + ROPE)}",
+            "stored_as": "",
+            "leaves": [],
         },
+        "activations": {phase: {"bytes": 0, "peaks": []} for phase in WORKLOADS},
         "conservation": conservation(graphs, weight_bytes),
         "workload": WORKLOADS,
         "system_rates": RATES,

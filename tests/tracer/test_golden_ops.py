@@ -19,7 +19,17 @@ def line(op: dict) -> str:
     )
     dims = " ".join(f"{k}={v}" for k, v in op["dims"].items())
     marks = f"  [{','.join(op['rewrites'])}]" if op["rewrites"] else ""
-    return f"{op['count']:>2} x {op['op']} {op['name']} | {params} | {dims} | {op['weight_bytes']} B{marks}"
+    text = f"{op['count']:>2} x {op['op']} {op['name']} | {params} | {dims} | {op['weight_bytes']} B{marks}"
+    return text + (f"  <{split(op)}>" if op["parallel"] else "")
+
+
+def split(op: dict) -> str:
+    """How ranks split it: parts of what, and what follows."""
+    dealt = (
+        f"{name} " + "+".join(f"{size}/{parts}" for parts, size in shards.items())
+        for name, shards in op["shards"].items()
+    )
+    return ", ".join([f"{op['parallel']}: {'; '.join(dealt)}", *filter(None, [op["collective"]])])
 
 
 @pytest.mark.parametrize("name", each())

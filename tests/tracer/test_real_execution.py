@@ -18,7 +18,7 @@ from oplib.op import Op
 from oplib.symbols import evaluate, parse_expr
 from tests.tracer import real, shrunk, small_models
 from tests.tracer.older import angles_by_product
-from tracer import analysis, assemble, idle
+from tracer import analysis, assemble, held, idle
 from tracer.match import match
 from tracer.match.flow import Flow
 from tracer.weights import Weights
@@ -82,7 +82,7 @@ def listed(model_type: str) -> Listed:
     for phase, found in traced.traces.items():
         names = idle.unread(traced.model, [found])
         unread[phase] = sum(entry["bytes"] for entry in idle.describe(names, weights, ()))
-    cache = parse_expr(analysis.kv_cache(traced)["expression"])
+    cache = parse_expr(held.kv_cache(traced, {})["expression"])
     return Listed(
         ops=ops,
         parameter_bytes=weights.total(),

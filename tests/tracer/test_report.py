@@ -18,9 +18,10 @@ from types import SimpleNamespace
 import pytest
 from rich.console import Console
 
+from oplib.wording import short_params
 from tracer.report.html import SCRIPTS, page_file, render_html
 from tracer.report.terminal import render_terminal
-from tracer.report.view import index_ranges, phase_workload, short_params, verdict
+from tracer.report.view import index_ranges, phase_workload, verdict
 
 ROOT = Path(__file__).parents[2]
 FIXTURE = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("report_fixture.py"))))

@@ -27,12 +27,22 @@ _LIBRARY = torch.library.Library("trace_model", "DEF")
 _FUNCTIONS: dict[str, Callable] = {}
 _METHODS: dict[tuple[str, ...], Callable] = {}
 _BLOCKS: dict[Find, tuple[Callable, Callable]] = {}  # the boundary, and what it stands for
+#: Where the independent parts of an operator lie: see `define`.
+SPLITS: dict[str, dict[str, int | tuple[int, ...]]] = {}
 _ADOPTIONS: list[Callable[[torch.nn.Module], None]] = []
 
 
-def define(schema: str, fake: Callable) -> Callable:
-    """The operator `trace_model::<name>` with the given schema, shapes from `fake`, and no computation."""
+def define(
+    schema: str, fake: Callable, *, split: dict[str, int | tuple[int, ...]] | None = None
+) -> Callable:
+    """The operator `trace_model::<name>` with the given schema, shapes from `fake`, and no computation.
+
+    `split` says along which axis of each argument, and of its results `out0`, `out1`, ..., the operator's independent
+    parts (heads, channels) lie; several where one step has another form. What is not named is needed whole.
+    """
     name = schema.split("(", 1)[0]
+    if split:
+        SPLITS[name] = split
     _LIBRARY.define(schema)
     torch.library.register_fake(f"trace_model::{name}", fake, lib=_LIBRARY)
     return getattr(torch.ops.trace_model, name)

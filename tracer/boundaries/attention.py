@@ -21,6 +21,7 @@ _OP = define(
     "attention(Tensor query, Tensor key, Tensor value, Tensor? mask, Tensor? sinks, Tensor? bias, Tensor? indices, "
     "float scale, bool causal, int window, int chunk, float softcap) -> Tensor",
     _fake,
+    split={"query": 1, "key": 1, "value": 1, "sinks": 0, "out0": 2},
 )
 
 

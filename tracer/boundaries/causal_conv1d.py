@@ -11,6 +11,7 @@ _OP = define(
     lambda x, weight, bias, state, activation: torch.empty_like(
         x, memory_format=torch.contiguous_format
     ),
+    split={"x": 1, "weight": 0, "bias": 0, "state": 1, "out0": 1},
 )
 
 

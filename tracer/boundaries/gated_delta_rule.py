@@ -20,6 +20,7 @@ _OP = define(
     "gated_delta_rule(Tensor query, Tensor key, Tensor value, Tensor g, Tensor beta, Tensor? state, int chunk_size) "
     "-> (Tensor, Tensor)",
     _fake,
+    split={"query": 2, "key": 2, "value": 2, "g": 2, "beta": 2, "state": 1, "out0": 2, "out1": 1},
 )
 
 

@@ -28,6 +28,7 @@ _OP = define(
     "linear_attention(Tensor query, Tensor key, Tensor value, Tensor slope, Tensor? state, int chunk_size) "
     "-> (Tensor, Tensor)",
     _fake,
+    split={"query": 1, "key": 1, "value": 1, "state": 1, "out0": 1, "out1": 1},
 )
 
 

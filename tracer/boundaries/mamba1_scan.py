@@ -26,6 +26,7 @@ _OP = define(
     "mamba1_scan(Tensor x, Tensor dt, Tensor A, Tensor B, Tensor C, Tensor?[] parameters, Tensor? state) "
     "-> (Tensor, Tensor)",
     _fake,
+    split={"x": 1, "dt": 1, "A": 0, "parameters": 1, "state": 1, "out0": 1, "out1": 1},
 )
 
 

@@ -21,6 +21,17 @@ _OP = define(
     "mamba2_scan(Tensor x, Tensor dt, Tensor A, Tensor B, Tensor C, Tensor?[] parameters, Tensor? state, "
     "int chunk_size) -> (Tensor, Tensor)",
     _fake,
+    split={
+        "x": 2,
+        "dt": (2, 1),
+        "A": 0,
+        "B": 2,
+        "C": 2,
+        "parameters": 2,
+        "state": 1,
+        "out0": 2,
+        "out1": 1,
+    },
 )
 
 

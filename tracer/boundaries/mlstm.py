@@ -20,6 +20,10 @@ _OP = define(
     "mlstm(Tensor query, Tensor key, Tensor value, Tensor igate, Tensor fgate, Tensor[] states, int chunk_size, "
     "ScalarType state_dtype) -> (Tensor, Tensor, Tensor, Tensor)",
     _fake,
+    split={
+        **dict.fromkeys(("query", "key", "value", "igate", "fgate", "states"), 1),
+        **dict.fromkeys(("out0", "out1", "out2", "out3"), 1),
+    },
 )
 
 

@@ -12,6 +12,7 @@ _OP = define(
         torch.empty_like(x),
         x.new_empty(x.shape[0], x.shape[2], dtype=state_dtype),
     ),
+    split={"x": 2, "gate": 2, "state": 1, "out0": 2, "out1": 1},
 )
 
 

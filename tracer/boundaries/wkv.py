@@ -18,7 +18,10 @@ _OP = define(
     "wkv(Tensor time_decay, Tensor time_first, Tensor key, Tensor value, Tensor[] state) "
     "-> (Tensor, Tensor, Tensor, Tensor)",
     _fake,
-)
+    split={
+        "time_decay": 0, "time_first": 0, "key": 2, "value": 2, "state": 1, "out0": 2, "out1": 1, "out2": 1, "out3": 1,
+    },
+)  # fmt: skip
 
 
 @replaces("rwkv_linear_attention")

@@ -70,10 +70,12 @@ def claim_of(flow: Flow, call: Call) -> Claim:
         anchor=call.anchor,
         inputs=[call.query, call.key, call.value],
         parameters=call.parameters,
+        axes={"num_heads": (call.query, 1), "num_kv_heads": (call.key, 1)},
     )
     if found := latent(flow, call.key, call.value):
         claim.kind = f"{flow.trace.phase}_mla"
         claim.params = _latent_params(params, found)
+        claim.axes.pop("num_kv_heads")
     return claim
 
 

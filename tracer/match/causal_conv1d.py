@@ -35,4 +35,5 @@ def causal_conv1d(flow: Flow, node: fx.Node, _taken) -> Result:
         anchor=node,
         inputs=[x],
         parameters=[p for p, _ in owned],
+        axes={"channels": (x, 1)},
     )

@@ -16,7 +16,8 @@ class Claim:
 
     `inputs` are the values it reads and `outputs` the nodes that others read from it, in the order of the op's
     definition where a rewrite needs to know; `parameters` are the `get_attr` nodes it owns, `share` the part of
-    them that it holds (numerator, denominator) where two ops split one weight.
+    them that it holds (numerator, denominator) where two ops split one weight. `axes` says of parameters and dims that
+    count heads or channels along which axis of which value those lie.
     """
 
     kind: str
@@ -29,6 +30,7 @@ class Claim:
     name: str = ""
     rewrites: list[str] = field(default_factory=list)
     share: tuple[int, int] = (1, 1)
+    axes: dict[str, tuple[fx.Node, int]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

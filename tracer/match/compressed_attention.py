@@ -50,4 +50,5 @@ def compressed_attention(flow: Flow, node: fx.Node, taken) -> Result:
         anchor=node,
         inputs=[query, key, value],
         parameters=[owned[0]] if owned else [],
+        axes={"num_heads": (query, 1), "num_kv_heads": (key, 1)},
     )

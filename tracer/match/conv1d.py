@@ -41,4 +41,5 @@ def conv1d(flow: Flow, node: fx.Node, _taken) -> Result:
         anchor=node,
         inputs=[x],
         parameters=[p for p, _ in owned],
+        axes=dict.fromkeys(("in_channels", "out_channels", "groups"), (x, 1)),
     )

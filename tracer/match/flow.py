@@ -88,6 +88,10 @@ class Flow:
             and any(self.root(i).op == "get_attr" for i in node.all_input_nodes)
         )
 
+    def is_of_ids(self, node: fx.Node) -> bool:
+        """Whether a value is made of token ids."""
+        return node in self._of_ids
+
     def _alive(self) -> set[fx.Node]:
         """Nodes that the output depends on. A write to memory that lives on is alive though nothing reads it."""
         stack = [n for n in self.trace.graph.nodes if n.op == "output"]

@@ -39,7 +39,7 @@ def _of_heads(
         "chunk_size": chunk_size,
         "dtype": flow.dtype(inputs[2]),
     }
-    return scan_claim(flow, node, kind, params, batch, new, inputs)
+    return scan_claim(flow, node, kind, params, batch, new, inputs, {"num_heads": (inputs[0], 1)})
 
 
 @matcher("wkv", "trace_model.wkv")
@@ -59,4 +59,4 @@ def rg_lru(flow: Flow, node: fx.Node, _taken) -> Result:
 def _of_channels(flow: Flow, node: fx.Node, kind: str, inputs: list[fx.Node]) -> Claim:
     batch, new, channels = flow.shape(inputs[0])
     params = {"channels": int(channels), "dtype": flow.dtype(inputs[0])}
-    return scan_claim(flow, node, kind, params, batch, new, inputs)
+    return scan_claim(flow, node, kind, params, batch, new, inputs, {"channels": (inputs[0], 2)})

@@ -45,7 +45,7 @@ def _contracts(flow: Flow, node: fx.Node) -> bool:
         made = made.all_input_nodes[0]
     if made.op != "call_function" or targets.base_name(made) not in ("mul", "multiply"):
         return False
-    factors = [_unexpanded(v) for v in made.all_input_nodes if _is_tensor(v)]
+    factors = [unexpanded(v) for v in made.all_input_nodes if _is_tensor(v)]
     if len(factors) != 2:
         return False
     moved = sum(_at_length(flow.numel(v)) for v in (*factors, node))
@@ -54,10 +54,23 @@ def _contracts(flow: Flow, node: fx.Node) -> bool:
 
 def measure(flow: Flow, claim: Claim) -> None:
     """Set what a pointwise claim reads and writes: values made outside it, and those of its own that others use."""
+    claim.parameters = []
+    reads, writes = traffic(flow, claim)
+    claim.inputs = list(reads)
+    claim.dims = {"read": sympy.Add(*_once(flow, reads)), "written": sympy.Add(*writes.values())}
+    claim.params = {
+        "functions": _functions(claim),
+        "dtype": _dtype(claim),
+    }
+
+
+def traffic(
+    flow: Flow, claim: Claim
+) -> tuple[dict[fx.Node, sympy.Expr], dict[fx.Node, sympy.Expr]]:
+    """Bytes of each value that a claim reads from outside and that others read from it; notes its parameters."""
     inside = set(claim.nodes)
     reads: dict[fx.Node, sympy.Expr] = {}
     writes: dict[fx.Node, sympy.Expr] = {}
-    claim.parameters = []
     for node in claim.nodes:
         for value in node.all_input_nodes:
             if value.op == "call_function" and flow.source(value) in inside:
@@ -65,12 +78,7 @@ def measure(flow: Flow, claim: Claim) -> None:
             _read(flow, claim, node, value, reads)
         if targets.mutated(node) or flow.readers([node]) - inside:
             writes[node] = flow.bytes(_written(node))
-    claim.inputs = list(reads)
-    claim.dims = {"read": sympy.Add(*_once(flow, reads)), "written": sympy.Add(*writes.values())}
-    claim.params = {
-        "functions": _functions(claim),
-        "dtype": _dtype(claim),
-    }
+    return reads, writes
 
 
 def _functions(claim: Claim) -> str:
@@ -110,10 +118,10 @@ def _read(flow: Flow, claim: Claim, node: fx.Node, value: fx.Node, reads: dict) 
     if value in targets.mutated(node) and targets.base_name(node) in ("copy_", "fill_", "zero_"):
         return
     if not targets.is_shape_arithmetic(value) and _is_tensor(value):
-        reads.setdefault(value, flow.bytes(_unexpanded(value)))
+        reads.setdefault(value, flow.bytes(unexpanded(value)))
 
 
-def _unexpanded(value: fx.Node) -> fx.Node:
+def unexpanded(value: fx.Node) -> fx.Node:
     """Back through views to what stands before the elements are repeated; the value itself where they are not."""
     node = value
     while node.op == "call_function" and targets.is_view(node) and node.all_input_nodes:
@@ -123,11 +131,19 @@ def _unexpanded(value: fx.Node) -> fx.Node:
     return value
 
 
+def by_source(
+    flow: Flow, reads: dict[fx.Node, sympy.Expr]
+) -> dict[fx.Node, dict[fx.Node, sympy.Expr]]:
+    """The values read by the tensor that they are views of."""
+    views: dict[fx.Node, dict[fx.Node, sympy.Expr]] = {}
+    for value, size in reads.items():
+        views.setdefault(flow.source(value), {})[value] = size
+    return views
+
+
 def _once(flow: Flow, reads: dict[fx.Node, sympy.Expr]) -> list[sympy.Expr]:
     """Bytes read of each tensor: the sum over its views, and never more than the whole of it."""
-    views: dict[fx.Node, list[sympy.Expr]] = {}
-    for value, size in reads.items():
-        views.setdefault(flow.source(value), []).append(size)
+    views = {source: [*sizes.values()] for source, sizes in by_source(flow, reads).items()}
     sums = [(sympy.Add(*sizes), flow.bytes(source)) for source, sizes in views.items()]
     return [min(pair, key=_at_length) if pair[0] != pair[1] else pair[0] for pair in sums]
 

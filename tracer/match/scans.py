@@ -15,8 +15,9 @@ def _state_dtype(node: fx.Node) -> str:
 
 
 def scan_claim(
-    flow: Flow, node: fx.Node, kind: str, params: dict, batch, new, inputs: list[fx.Node]
-) -> Claim:
+    flow: Flow, node: fx.Node, kind: str, params: dict, batch, new, inputs: list[fx.Node],
+    axes: dict[str, tuple[fx.Node, int]],
+) -> Claim:  # fmt: skip
     """The scan, the write of its state back into the cache, and the parameters that only it uses."""
     nodes, parameters = [node], []
     for argument in node.all_input_nodes:
@@ -28,7 +29,7 @@ def scan_claim(
             nodes.append(user)
     params = {**params, "phase": flow.trace.phase, "state_dtype": _state_dtype(node)}
     return Claim(kind=kind, params=params, dims={"b": batch, "s": new}, nodes=nodes, anchor=node, inputs=inputs,
-                 parameters=list(dict.fromkeys(parameters)))  # fmt: skip
+                 parameters=list(dict.fromkeys(parameters)), axes=axes)  # fmt: skip
 
 
 @matcher("mamba2", "trace_model.mamba2_scan")
@@ -46,7 +47,8 @@ def mamba2(flow: Flow, node: fx.Node, _taken) -> Result:
         "chunk_size": chunk_size or 1,
         "dtype": flow.dtype(b),
     }
-    return scan_claim(flow, node, "mamba2", params, batch, new, [x])
+    axes = {"num_heads": (x, 2), "d_inner": (x, 2), "n_groups": (b, 2)}
+    return scan_claim(flow, node, "mamba2", params, batch, new, [x], axes)
 
 
 @matcher("mamba1", "trace_model.mamba1_scan")
@@ -66,7 +68,7 @@ def mamba1(flow: Flow, node: fx.Node, _taken) -> Result:
         "dt_rank": int(flow.shape(weight)[-1]) if weight is not None else 0,
         "dtype": flow.dtype(x),
     }
-    return scan_claim(flow, node, "mamba1", params, batch, new, [x])
+    return scan_claim(flow, node, "mamba1", params, batch, new, [x], {"d_inner": (x, 1)})
 
 
 @matcher("gated_delta_rule", "trace_model.gated_delta_rule")
@@ -85,7 +87,9 @@ def gated_delta_rule(flow: Flow, node: fx.Node, _taken) -> Result:
         "gate": "channel" if len(flow.shape(g)) == 4 else "scalar",
         "dtype": flow.dtype(value),
     }
-    claim = scan_claim(flow, node, "gated_delta_rule", params, batch, new, [query, key, value])
+    axes = {"num_v_heads": (value, 2), "num_k_heads": (key, 2)}
+    inputs = [query, key, value]
+    claim = scan_claim(flow, node, "gated_delta_rule", params, batch, new, inputs, axes)
     claim.nodes = [*(n for _, chain in found for n in chain), *claim.nodes]
     return claim
 

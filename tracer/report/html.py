@@ -9,7 +9,9 @@ from html import escape
 from importlib.resources import files
 from typing import Any
 
-from tracer.report.view import index_ranges, phase_workload, short_params, verdict
+from oplib.wording import short_params
+from tracer.report import coverage
+from tracer.report.view import index_ranges, phase_workload, verdict
 
 # In the order in which the browser reads them; the last one starts the page.
 SCRIPTS = (
@@ -21,6 +23,7 @@ SCRIPTS = (
     "charts.js",
     "roofline.js",
     "tables.js",
+    "coverage.js",
     "proof.js",
     "detail.js",
     "graph.js",
@@ -34,7 +37,7 @@ def render_html(report: Mapping[str, Any]) -> str:
     parts = {
         "title": escape(f"{report['model']}: {report['situation']}"),
         "style": page_file("report.css"),
-        "data": _embedded(dict(report) | {"view": _view(report)}),
+        "data": _embedded(dict(report) | _short_coverage(report) | {"view": _view(report)}),
         "script": "\n".join(page_file(name).replace('"use strict";\n', "") for name in SCRIPTS),
     }
     # One pass, so that text in the report that looks like a slot stays text.
@@ -54,7 +57,29 @@ def _view(report: Mapping[str, Any]) -> dict[str, Any]:
         "workloads": {phase: phase_workload(report, phase) for phase in phases},
         "shorts": {p: [short_params(op["params"]) for op in ops] for p, ops in phases.items()},
         "ranges": [index_ranges(layer["indices"]) for layer in report["layers"]],
+        "coverage": _coverage(report),
     }
+
+
+def _coverage(report: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What was asked of the tables; None where none was asked."""
+    found = report.get("coverage") or {}
+    if not found.get("checked"):
+        return None
+    return {
+        "where": coverage.where(found),
+        "points": sum(sum(row["points"].values()) for row in found["ops"]),
+        "missing": len(found["missing"]),
+        "summaries": {phase: coverage.summary(report, phase) for phase in found["phases"]},
+        "rows": {phase: coverage.rows(report, phase) for phase in found["phases"]},
+        "unmeasured": coverage.unmeasured(report),
+        "groups": coverage.groups(found),
+    }
+
+
+def _short_coverage(report: Mapping[str, Any]) -> dict[str, Any]:
+    """The page shows groups of points: their list, which may be long, stays out of it."""
+    return {"coverage": dict(report.get("coverage") or {}) | {"missing": [], "ops": []}}
 
 
 def _embedded(data: Mapping[str, Any]) -> str:

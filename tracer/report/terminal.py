@@ -8,20 +8,12 @@ from itertools import groupby
 from typing import Any
 
 from rich.console import Console
-from rich.padding import Padding
-from rich.table import Table
 from rich.text import Text
 
-from tracer.report.view import (
-    as_list,
-    duration,
-    index_ranges,
-    layer_title,
-    phase_workload,
-    scaled,
-    short_params,
-    verdict,
-)
+from oplib.console import bar, columns, cut, heading, line, plain_table
+from oplib.wording import duration, scaled, short_params
+from tracer.report.coverage import render_coverage
+from tracer.report.view import as_list, index_ranges, layer_title, phase_workload, verdict
 
 Report = Mapping[str, Any]  # the object that `trace-model --json` prints
 STYLES = {"S1": "bold green", "S2": "bold yellow", "S1-or-S2": "bold cyan", "S3": "bold red"}
@@ -35,65 +27,16 @@ def render_terminal(report: Report, console: Console) -> None:
     for phase in report["op_list"]["phases"]:
         _phase(report, phase, console)
     _unsupported(report, console)
+    render_coverage(report, console)
     _conservation(report, console)
     _cache(report, console)
     _checklist(report, console)
 
 
-def _printable(text: str, console: Console) -> str:
-    """The text with what the output's encoding lacks replaced."""
-    return text.encode(console.encoding, "replace").decode(console.encoding)
-
-
-def _line(console: Console, text: str | Text, *, indent: int = 0, style: str = "") -> None:
-    """One paragraph; wrapped lines keep the indent, and nothing in it is markup."""
-    body = text if isinstance(text, Text) else Text(text, style=style)
-    body.plain = _printable(body.plain, console)
-    console.print(Padding(body, (0, 0, 0, indent), expand=False), highlight=False)
-
-
-def _cut(text: str, width: int, console: Console, *, head: bool = False) -> Text:
-    """`text` in `width` cells; a longer one loses its end, or its head where names differ least."""
-    text = _printable(text, console)
-    dots = "..." if console.options.ascii_only else "\N{HORIZONTAL ELLIPSIS}"
-    if len(text) > width:
-        kept = max(0, width - len(dots))
-        text = dots + text[len(text) - kept :] if head else text[:kept] + dots
-    return Text(text)
-
-
-def _heading(console: Console, title: str) -> None:
-    console.print()
-    _line(console, title, style="bold")
-
-
-def _table(*, show_header: bool = True) -> Table:
-    return Table(
-        box=None,
-        pad_edge=False,
-        padding=(0, 1, 0, 0),
-        show_edge=False,
-        show_header=show_header,
-        header_style="dim",
-    )
-
-
-def _columns(table: Table, **columns: int) -> None:
-    """Columns of fixed widths, negative for right-aligned; cells are cut before they come here."""
-    for name, width in columns.items():
-        table.add_column(
-            name.strip("_"),
-            width=abs(width),
-            justify="right" if width < 0 else "left",
-            no_wrap=True,
-            overflow="crop",
-        )
-
-
 def _verdict(report: Report, console: Console) -> None:
     situation = report["situation"]
     head = Text(situation, style=STYLES.get(situation, "bold"))
-    _line(console, head.append(f"  {verdict(report)}", style="default"))
+    line(console, head.append(f"  {verdict(report)}", style="default"))
     quantization = report.get("quantization") or {}
     facts = [
         report["architecture"] + ("" if report.get("known_architecture", True) else " (new)"),
@@ -103,21 +46,21 @@ def _verdict(report: Report, console: Console) -> None:
     ]
     if quantization.get("method"):
         facts.append(str(quantization["method"]))
-    _line(console, report["model"], style="bold")
-    _line(console, ", ".join(facts))
+    line(console, report["model"], style="bold")
+    line(console, ", ".join(facts))
     for relative in as_list(report.get("relatives"))[:3]:
         differs = "; ".join(as_list(relative.get("differs")))
         near = f"near {relative['architecture']} ({relative['similarity']:.0%})"
-        _line(console, f"{near}{': ' + differs if differs else ''}", indent=2, style="dim")
+        line(console, f"{near}{': ' + differs if differs else ''}", indent=2, style="dim")
     notes = [*as_list(report.get("notes")), *as_list(quantization.get("notes"))]
     if report.get("full_depth"):
         notes.append("traced at full depth: every layer, not one of each kind")
     for note in notes:
-        _line(console, f"note: {note}", indent=2, style="dim")
+        line(console, f"note: {note}", indent=2, style="dim")
 
 
 def _layers(report: Report, console: Console) -> None:
-    _heading(console, "Layers")
+    heading(console, "Layers")
     rows = [
         [item["stack"], item["class"], index_ranges(item["indices"])] for item in report["layers"]
     ]
@@ -126,25 +69,17 @@ def _layers(report: Report, console: Console) -> None:
     stack = min(stack, free // 3)
     klass = min(klass, (free - stack) * 2 // 3)
     indices = min(indices, free - stack - klass)
-    table = _table()
-    _columns(table, stack=stack, **{"class": klass}, kept=-4, count=-5, indices=indices)
+    table = plain_table()
+    columns(table, stack=stack, **{"class": klass}, kept=-4, count=-5, indices=indices)
     for item, row in zip(report["layers"], rows, strict=True):
         table.add_row(
-            _cut(row[0], stack, console, head=True),
-            _cut(row[1], klass, console),
+            cut(row[0], stack, console, head=True),
+            cut(row[1], klass, console),
             str(item["representative"]),
             str(item["count"]),
-            _cut(row[2], indices, console),
+            cut(row[2], indices, console),
         )
     console.print(table)
-
-
-def _bar(share: float, width: int, console: Console) -> str:
-    """A bar of at most `width` cells, in eighths where the terminal can draw them."""
-    if console.options.ascii_only:
-        return "#" * round(share * width)
-    eighths = round(share * width * 8)
-    return "█" * (eighths // 8) + ("", *"▏▎▍▌▋▊▉")[eighths % 8]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -176,31 +111,31 @@ def _phase(report: Report, phase: str, console: Console) -> None:
     total = sum(p["ms"] * op["count"] for op, p in zip(ops, prices, strict=True) if p)
     where = " ".join(f"{axis}={value}" for axis, value in phase_workload(report, phase).items())
     calls = sum(op["count"] for op in ops)
-    _heading(
+    heading(
         console, f"{phase.capitalize()}: {len(ops)} distinct ops, {calls} calls, "
         f"{report['op_list']['lowering']} lowering",
     )  # fmt: skip
     if total:
-        _line(console, f"{duration(total)} at the speed of light of {report['system']}, {where}")
+        line(console, f"{duration(total)} at the speed of light of {report['system']}, {where}")
     texts = [_op_texts(op, phase) for op in ops]
     widths = Widths.of(texts, console)
     rows = list(zip(ops, texts, prices, strict=True))
     for number, (layer, group) in enumerate(groupby(rows, lambda row: row[0].get("layer", ""))):
-        _line(console, f"-- {layer_title(report, layer)}", style="cyan")
-        table = _table(show_header=number == 0)
-        _columns(
+        line(console, f"-- {layer_title(report, layer)}", style="cyan")
+        table = plain_table(show_header=number == 0)
+        columns(
             table, name=widths.name, op=widths.op, parameters=widths.params,
             count=-widths.count, share=-SHARE, _=widths.bar, bound=BOUND,
         )  # fmt: skip
         for op, (name, kind, params, count), price in group:
             share = price["ms"] * op["count"] / total if price and total else 0.0
             table.add_row(
-                _cut(name, widths.name, console, head=True),
-                _cut(kind, widths.op, console),
-                _cut(params, widths.params, console),
+                cut(name, widths.name, console, head=True),
+                cut(kind, widths.op, console),
+                cut(params, widths.params, console),
                 count,
                 ("100%" if share > 0.9995 else f"{share:.1%}") if price else "-",
-                _bar(share, widths.bar, console),
+                bar(share, widths.bar, console),
                 price["bound"] if price else "-",
             )
         console.print(table)
@@ -216,23 +151,23 @@ def _unsupported(report: Report, console: Console) -> None:
     items = as_list(report.get("unsupported"))
     if not items:
         return
-    _heading(console, "Unsupported primitives: no op claims them, each costs at least this")
+    heading(console, "Unsupported primitives: no op claims them, each costs at least this")
     places: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
     for item in items:
         places.setdefault((item["primitive"], item["source"]), []).append(item)
     for (primitive, source), group in sorted(places.items(), key=lambda pair: -_cost(pair[1])):
         first = group[0]
-        _line(console, Text(primitive, style="bold red").append(f"  {source}", style="default"))
+        line(console, Text(primitive, style="bold red").append(f"  {source}", style="default"))
         if first.get("line_text"):
-            _line(console, first["line_text"].strip(), indent=4, style="dim")
+            line(console, first["line_text"].strip(), indent=4, style="dim")
         for item in group:
             bound = item.get("bound_ms")
             cost = f"at least {duration(bound * item['count'])}" if bound else "cost unknown"
-            _line(console, f"{item['phase']}: x{item['count']}, {cost}", indent=2)
+            line(console, f"{item['phase']}: x{item['count']}, {cost}", indent=2)
         where = ", ".join(as_list(first.get("where")))
         klass = f" ({first['module_class']})" if first.get("module_class") else ""
-        _line(console, f"in {where}{klass}", indent=2)
-        _line(console, f"nearest op: {first.get('nearest') or 'none'}; {first['reason']}", indent=2)
+        line(console, f"in {where}{klass}", indent=2)
+        line(console, f"nearest op: {first.get('nearest') or 'none'}; {first['reason']}", indent=2)
 
 
 def _cost(items: list[Mapping[str, Any]]) -> float:
@@ -243,7 +178,7 @@ def _cost(items: list[Mapping[str, Any]]) -> float:
 def _conservation(report: Report, console: Console) -> None:
     sums = report["conservation"]
     weights, flops, nodes = sums["weights"], sums["flops"], sums["nodes"]
-    _heading(console, "Conservation: " + ("exact" if sums["exact"] else "NOT exact"))
+    heading(console, "Conservation: " + ("exact" if sums["exact"] else "NOT exact"))
     idle = weights.get("idle", 0)
     held = weights["ops"] + weights.get("primitives", 0) + idle
     lines = [_balance("weight bytes", "model", weights["model"], held)]
@@ -259,8 +194,8 @@ def _conservation(report: Report, console: Console) -> None:
     lost = nodes["total"] - sum(nodes[part] for part in parts)
     state = "each in one place" if lost == 0 else f"{lost:,} in no place"
     lines.append(f"nodes: {nodes['total']:,}, {state} ({split})")
-    for line in lines:
-        _line(console, line, indent=2)
+    for said in lines:
+        line(console, said, indent=2)
     _idle(report, console)
 
 
@@ -268,12 +203,12 @@ def _idle(report: Report, console: Console) -> None:
     """Weights that lie in memory and that no forward pass reads."""
     if not (items := as_list(report.get("idle"))):
         return
-    _heading(console, "Idle weights: in memory, read by no forward pass")
+    heading(console, "Idle weights: in memory, read by no forward pass")
     for item in items:
         names = ", ".join(item["parameters"][:4]) + (", ..." if len(item["parameters"]) > 4 else "")
         head = f"{scaled(item['bytes'], 'B')} in x{item['count']} {item['module'] or 'the model'}"
-        _line(console, f"{head} ({item['class']}): {item['note']}", indent=2)
-        _line(console, names, indent=4, style="dim")
+        line(console, f"{head} ({item['class']}): {item['note']}", indent=2)
+        line(console, names, indent=4, style="dim")
 
 
 def _balance(label: str, reference: str, expected: int, found: int) -> str:
@@ -285,27 +220,20 @@ def _balance(label: str, reference: str, expected: int, found: int) -> str:
 
 def _cache(report: Report, console: Console) -> None:
     cache = report["kv_cache"]
-    _heading(console, "KV cache")
+    heading(console, "KV cache")
     text = f"{cache['bytes_per_token']:,} bytes per token"
     if cache.get("bytes_per_sequence"):
         text += f", and {cache['bytes_per_sequence']:,} bytes per sequence at any length"
-    _line(console, text, indent=2)
-    coverage = report.get("coverage") or {}
-    if missing := as_list(coverage.get("missing")):
-        _heading(console, f"Not measured: {len(missing)} points")
-        for item in missing[:10]:
-            _line(console, str(item), indent=2)
-        if len(missing) > 10:
-            _line(console, f"and {len(missing) - 10} more, see --json", indent=2)
+    line(console, text, indent=2)
 
 
 def _checklist(report: Report, console: Console) -> None:
     items = as_list(report.get("checklist"))
     if not items:
         return
-    _heading(console, "Checklist")
+    heading(console, "Checklist")
     for number, item in enumerate(items, 1):
-        _line(console, f"{item.get('step') or number}. {item['what']}")
+        line(console, f"{item.get('step') or number}. {item['what']}")
         for field in ("file", "module", "inputs"):
             if item.get(field):
-                _line(console, f"{field}: {item[field]}", indent=5, style="dim")
+                line(console, f"{field}: {item[field]}", indent=5, style="dim")

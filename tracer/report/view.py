@@ -1,4 +1,4 @@
-"""Words and numbers that the terminal report and the page share."""
+"""Words that the terminal report and the page share."""
 
 from __future__ import annotations
 
@@ -11,58 +11,6 @@ VERDICTS = {
     "S1-or-S2": "Every operation is known. Whether they are measured was not checked.",
     "S3": "Some primitives are unknown: no op claims them, so the op list is a lower bound.",
 }
-
-# Parameters that tables name in full; a line of text has no room for that.
-SHORT_NAMES = {
-    "num_heads": "h",
-    "num_kv_heads": "kv",
-    "num_k_heads": "hk",
-    "num_v_heads": "hv",
-    "head_dim": "d",
-    "head_k_dim": "dk",
-    "head_v_dim": "dv",
-    "v_head_dim": "dv",
-    "kv_lora_rank": "lora",
-    "qk_nope_head_dim": "nope",
-    "qk_rope_head_dim": "rope",
-    "num_experts": "E",
-    "top_k": "top",
-    "topk": "top",
-    "hidden_size": "H",
-    "intermediate_size": "I",
-    "num_embeddings": "V",
-    "embedding_dim": "H",
-    "d_inner": "inner",
-    "d_state": "state",
-    "channels": "c",
-    "kernel_size": "k",
-    "window": "win",
-}
-SHORT_DTYPES = {
-    "bfloat16": "bf16",
-    "float16": "fp16",
-    "float32": "fp32",
-    "fp8_block": "fp8b",
-}
-# Settings that most ops share; they stay in the detail view.
-HIDDEN_PARAMS = frozenset({"masking", "distribution", "kv_dtype", "state_dtype", "phase", "causal"})
-
-
-def short_params(params: Mapping[str, Any]) -> str:
-    """The parameters on one short line: sizes first, then words, the dtype last."""
-    sizes, words = [], []
-    for name, value in params.items():
-        if name in HIDDEN_PARAMS or name == "dtype" or value in (None, False, 0, 0.0, ""):
-            continue
-        if value is True:
-            words.append(name)
-        elif isinstance(value, str):
-            words.append(value)
-        else:
-            sizes.append(f"{SHORT_NAMES.get(name, name)}{value}")
-    dtype = params.get("dtype")
-    tail = [SHORT_DTYPES.get(dtype, str(dtype))] if dtype else []
-    return " ".join(sizes + words + tail)
 
 
 def index_ranges(indices: Iterable[int]) -> str:
@@ -96,28 +44,16 @@ def verdict(report: Mapping[str, Any]) -> str:
         kinds = sorted({item["primitive"] for item in report["unsupported"]})
         noun = "primitive is" if len(kinds) == 1 else "primitives are"
         sentence = f"{len(kinds)} {noun} unknown: no op claims them, the op list is a lower bound."
-    if situation == "S2" and (missing := report["coverage"]["missing"]):
-        sentence = f"Every operation is known; {len(missing)} points have no measurements yet."
+    coverage = report.get("coverage") or {}
+    if situation in ("S1", "S2") and coverage.get("checked"):
+        tables = f"{coverage['system']} {coverage['backend']} {coverage['version']}"
+        if situation == "S1":
+            return f"Every operation is known, and {tables} has measured it all."
+        sentence = (
+            f"Every operation is known; {len(coverage['missing'])} points have no measurement in "
+            f"{tables}."
+        )
     return sentence
-
-
-def scaled(value: float | None, unit: str, *, digits: int = 3) -> str:
-    """`1.6e10, "B"` as `16 GB`: decimal prefixes, as bandwidths and capacities use them."""
-    if value is None:
-        return "-"
-    for factor, prefix in ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if abs(value) >= factor:
-            return f"{value / factor:.{digits}g} {prefix}{unit}"
-    return f"{value:.{digits}g} {unit}"
-
-
-def duration(ms: float | None) -> str:
-    """Milliseconds in the unit that reads best."""
-    if ms is None:
-        return "-"
-    if ms >= 1000:
-        return f"{ms / 1000:.3g} s"
-    return f"{ms:.3g} ms" if ms >= 1 else f"{ms * 1000:.3g} us"
 
 
 def as_list(value: Any) -> list[Any]:

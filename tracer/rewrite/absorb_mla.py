@@ -75,6 +75,7 @@ def _projection(
         name=f"{matched.flow.origin(core.anchor).module}.absorbed_{what}_proj",
         rewrites=["absorb_mla"],
         share=share,
+        axes={"batch": core.axes["num_heads"]},
     )
 
 

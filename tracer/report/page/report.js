@@ -121,6 +121,7 @@ function drawPrices() {
   drawCosts();
   drawRoofline();
   drawUnsupported();
+  drawCoverage();
   drawDetail();
   if (graphSeen) drawGraph(true);
 }

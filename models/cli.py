@@ -1,0 +1,270 @@
+"""`price-model`: from a saved op list, or any model path, to what serving it costs."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from itertools import product
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from oplib.command_line import Parser, Progress, check_writable, run_command
+from oplib.errors import InvalidInputError, PerfDataNotAvailableError
+
+if TYPE_CHECKING:
+    from models.outcome import Outcome
+
+Json = dict[str, Any]  # Any: an object that becomes JSON
+LAYOUT = ("tp", "pp", "ep", "dp")
+WORKLOAD = ("batch", "isl", "osl", "prefix")
+CHANGEABLE = ("model", "system", "backend", "version", "mode")  # beside sizes, in --versus
+MODES = ("sol", "sol_full", "empirical", "silicon", "hybrid")
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    found = Parser(
+        prog="price-model",
+        description="Price serving a language model, op by op: latency, throughput, memory. Sizes with commas "
+        "between them, of layouts and of workloads, are a sweep over all combinations.",
+        epilog="exit status: 0 done, 1 no measurement answers in mode silicon, 2 misuse or bad input",
+    )
+    found.add_argument("model", help="saved report or op list, Hub id, folder, or a config.json")
+    found.add_argument("--system", default="h200_sxm", help="GPU (default h200_sxm)")
+    found.add_argument(
+        "--backend", default="", help="whose measured tables: trtllm, vllm, sglang (default none)"
+    )
+    found.add_argument("--version", default="", help="version of the backend (default newest)")
+    found.add_argument(
+        "--mode",
+        type=str.lower,
+        choices=MODES,
+        default="hybrid",
+        help="measured where possible (hybrid, default) or only (silicon), stated efficiency, speed of light",
+    )
+    for name, meaning in zip(
+        LAYOUT,
+        ("tensor parallel", "pipeline parallel", "expert parallel", "attention data parallel"),
+        strict=True,
+    ):
+        found.add_argument(
+            f"--{name}", metavar="N", type=_sizes, default=(1,), help=f"{meaning} size (default 1)"
+        )
+    for name, default, meaning in (
+        ("batch", 1, "sequences on each data-parallel replica"),
+        ("isl", 1024, "new tokens per sequence"),
+        ("osl", 128, "tokens of each answer"),
+        ("prefix", 0, "tokens per sequence that are cached before"),
+    ):
+        found.add_argument(
+            f"--{name}",
+            metavar="N",
+            type=_sizes,
+            default=(default,),
+            help=f"{meaning} (default {default})",
+        )
+    found.add_argument(
+        "--versus",
+        metavar="CHANGES",
+        help="compare with a second run: key=value,... of the options above, or another model",
+    )
+    found.add_argument("--data", metavar="FOLDER", type=Path, help="folder of measured tables")
+    found.add_argument("--json", action="store_true", help="print the prices as JSON on stdout")
+    found.add_argument(
+        "--csv", metavar="FILE", type=Path, help="write the ops, or a row per run of a sweep"
+    )
+    found.add_argument("--html", metavar="FILE", type=Path, help="write a self-contained page")
+    found.add_argument(
+        "--trace",
+        metavar="FILE",
+        type=Path,
+        help="write both passes for Perfetto or chrome://tracing",
+    )
+    found.add_argument("--revision", help="branch, tag or commit of a Hub model")
+    found.add_argument(
+        "--trust-remote-code", action="store_true", help="run code that the model ships"
+    )
+    found.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    return found
+
+
+def _sizes(text: str) -> tuple[int, ...]:
+    """Whole numbers separated by commas."""
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isascii() and part.isdecimal() and len(part) < 11 for part in parts):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a whole number, nor several separated by commas"
+        )
+    return tuple(dict.fromkeys(int(part) for part in parts))
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command; returns the exit status."""
+    return run_command("price-model", _run, argv)
+
+
+def _run(argv: list[str]) -> int:
+    arguments = parser().parse_args(argv)
+    check_writable(arguments.csv, arguments.html, arguments.trace)
+    progress = Progress()
+    try:
+        outcomes = _price(arguments, progress)
+        others = _price(_changed(arguments), progress) if arguments.versus else []
+    finally:
+        progress.done()
+    _write(outcomes, others, arguments)
+    return 0
+
+
+def _changed(arguments: argparse.Namespace) -> argparse.Namespace:
+    """The arguments of the second run that `--versus` describes."""
+    found = argparse.Namespace(**vars(arguments))
+    for part in arguments.versus.split(","):
+        name, equals, value = part.partition("=")
+        if not equals:
+            name, value = "model", part
+        if name in (*LAYOUT, *WORKLOAD):
+            setattr(found, name, _one_size(name, value))
+        elif name in CHANGEABLE:
+            setattr(found, name, value.lower() if name == "mode" else value)
+        else:
+            raise InvalidInputError(
+                f"--versus changes {name!r}, which is no option of a run.",
+                f"It takes {', '.join((*CHANGEABLE, *LAYOUT, *WORKLOAD))}.",
+            )
+    return found
+
+
+def _one_size(name: str, value: str) -> tuple[int, ...]:
+    try:
+        return _sizes(value)
+    except argparse.ArgumentTypeError as error:
+        raise InvalidInputError(f"--versus {name}: {error}.") from error
+
+
+def _price(arguments: argparse.Namespace, progress: Progress) -> list[Outcome]:
+    from models.layout import Layout
+    from models.outcome import run
+    from models.source import read_source
+    from models.workload import grid
+    from perfdb.database import PerfDatabase
+    from perfdb.systems import load_system
+
+    load_system(arguments.system)  # a wrong name is said before seconds of work
+    version = _version(arguments)
+    workload = grid(**{name: getattr(arguments, name) for name in WORKLOAD})
+    db = PerfDatabase.load(
+        system=arguments.system,
+        backend=arguments.backend,
+        version=version,
+        mode=arguments.mode,
+        data=arguments.data,
+    )
+    layouts = [
+        Layout(**dict(zip(LAYOUT, sizes, strict=True)))
+        for sizes in product(*(getattr(arguments, name) for name in LAYOUT))
+    ]
+    source = read_source(arguments.model, lambda path: _trace(path, arguments, progress))
+    progress("price")
+    return run(source, db, layouts, workload)
+
+
+def _version(arguments: argparse.Namespace) -> str:
+    """The version whose tables are asked first; a backend or a version without tables is refused before the work."""
+    if not arguments.backend:
+        for name in ("version", "data"):
+            if getattr(arguments, name):
+                raise InvalidInputError(
+                    f"--{name} is about measured tables, and no backend is named.",
+                    "Name one with --backend.",
+                )
+        return ""
+    from perfdb.foreign import all_tables, settle_version
+
+    try:
+        there = all_tables(arguments.system, arguments.data)
+    except PerfDataNotAvailableError as error:
+        raise InvalidInputError(error.message, error.hint) from error
+    return settle_version(
+        there,
+        system=arguments.system,
+        backend=arguments.backend,
+        version=arguments.version,
+    )
+
+
+def _trace(path: str, arguments: argparse.Namespace, progress: Progress) -> Json:
+    progress("load torch and transformers")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    from tracer.analysis import Options, analyse
+
+    report: Json = analyse(
+        path,
+        Options(system=arguments.system),
+        progress,
+        revision=arguments.revision,
+        trust_remote_code=arguments.trust_remote_code,
+    )
+    return report
+
+
+def _write(outcomes: list[Outcome], others: list[Outcome], arguments: argparse.Namespace) -> None:
+    from models.compare import differences
+    from models.outcome import reports
+
+    found, second = (
+        [r for outcome in runs for r in reports(outcome)] for runs in (outcomes, others)
+    )
+    for name, targets in (
+        ("versus", second),
+        ("trace", [arguments.trace] if arguments.trace else []),
+    ):
+        if targets and max(len(found), len(second)) > 1:
+            raise InvalidInputError(
+                f"--{name} is for one run, and this is a sweep of {max(len(found), len(second))}.",
+                "Give one size of each.",
+            )
+    changed = differences(found[0], second[0]) if second else []
+    if arguments.csv is not None:
+        from models.report.sheet import render_csv
+
+        arguments.csv.write_text(render_csv(found + second), encoding="utf-8")
+    if arguments.trace is not None:
+        from models.report.timeline import timeline
+
+        text = json.dumps(timeline(found[0], outcomes[0].source.layers))
+        arguments.trace.write_text(text, encoding="utf-8")
+    if arguments.html is not None:
+        from models.report.page import render_page
+
+        page = render_page(outcomes, found, second, changed)
+        arguments.html.write_text(page, encoding="utf-8")
+    if arguments.json:
+        shown: Any = found[0] if len(found) == 1 else found
+        if second:
+            shown = {**found[0], "versus": second[0], "differences": changed}
+        print(json.dumps(shown, indent=1))
+    else:
+        _print(outcomes, found, second, changed)
+
+
+def _print(
+    outcomes: list[Outcome], found: list[Json], second: list[Json], changed: list[Json]
+) -> None:
+    from rich.console import Console
+
+    from models.report.terminal import render_run, render_sweep, render_versus
+
+    console = Console()
+    if second:
+        render_versus(found[0], second[0], changed, console)
+    elif len(found) > 1:
+        render_sweep(found, console)
+    else:
+        render_run(found[0], outcomes[0].source, console)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,274 @@
+"""Outcome: a model under one layout, priced for arrays of workloads, and what `price-model --json` prints of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy
+
+from models.layout import Layout
+from models.memory import USABLE, Footprint, footprint
+from models.pricing import OpPrice, PhasePrice, Price, price
+from models.roofline import Position, position
+from models.sharding import shard
+from models.source import Source
+from models.workload import Workload
+from oplib.oplist import PHASES, OpList
+from perfdb.arrays import Floats
+from perfdb.database import PerfDatabase
+from perfdb.performance import ORIGINS, PerformanceArray, PerformanceResult, origin_rank
+from perfdb.systems import System
+
+SCHEMA = 1
+FASTEST, SLOWEST = 1.05, 0.02  # shares of the bound beyond which a measured price is doubtful
+LONG_MS = 0.02  # a call whose bound is shorter may well be all launch
+Json = dict[str, Any]  # Any: an object that becomes JSON
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What `report` makes an object of, for each of its workloads."""
+
+    source: Source
+    db: PerfDatabase
+    layout: Layout
+    price: Price
+    footprint: Footprint | None  # None where only an op list was saved
+
+    @property
+    def per_gpu(self) -> Floats:
+        """Tokens of answers per second and GPU, one for each workload."""
+        layout = self.layout
+        return self.price.tokens_per_s_per_gpu(gpus=layout.num_gpus, replicas=layout.dp)
+
+
+def run(
+    source: Source, db: PerfDatabase, layouts: Sequence[Layout], workload: Workload
+) -> list[Outcome]:
+    """The outcomes of all layouts."""
+    return [
+        Outcome(
+            source=source,
+            db=db,
+            layout=layout,
+            price=price(stages_of(source, layout), db, workload),
+            footprint=footprint_of(source, layout, db.system),
+        )
+        for layout in layouts
+    ]
+
+
+def stages_of(source: Source, layout: Layout) -> tuple[OpList, ...]:
+    """The op list of a rank of each pipeline stage."""
+    return shard(source.op_list, layout, source.layers)
+
+
+def footprint_of(source: Source, layout: Layout, system: System) -> Footprint | None:
+    """The memory of a rank; None where the report does not say what its cache and its passes hold."""
+    if not {"layers", "kv_cache", "activations"} <= source.report.keys():
+        return None
+    return footprint(source.report, layout, system=system)
+
+
+def reports(outcome: Outcome) -> Iterator[Json]:
+    """The object of each workload, in the order of its flattened array."""
+    found, workload = outcome.price, outcome.price.workload
+    per_gpu = numpy.ravel(outcome.per_gpu)
+    totals = {"ttft": found.ttft, "tpot": found.tpot, "request": found.request}
+    totals = {name: flat(total, workload) for name, total in totals.items()}
+    rows = [
+        _Rows.of(outcome, phase, stage) for phase in PHASES for stage in range(len(found.stages))
+    ]
+    for place, at in enumerate(numpy.ndindex(workload.shape or (1,))):
+        request, steps = (
+            totals["request"][place],
+            numpy.broadcast_to(workload.steps, workload.shape or (1,))[at],
+        )
+        phases = {
+            phase: _phase(totals[name][place], [r for r in rows if r.phase == phase], place)
+            for phase, name in zip(PHASES, ("ttft", "tpot"), strict=True)
+            if phase == "context" or steps
+        }
+        ops = [row for phase in phases.values() for row in phase.pop("ops")]
+        yield {
+            "schema": SCHEMA,
+            "model": outcome.source.name,
+            "system": outcome.db.system.id,
+            "backend": outcome.db.backend,
+            "version": outcome.db.version,
+            "mode": outcome.db.mode,
+            "layout": outcome.layout.to_json(),
+            "gpus": outcome.layout.num_gpus,
+            "workload": workload.at(at if workload.shape else ()),
+            "ttft_ms": float(totals["ttft"][place]),
+            "tpot_ms": float(totals["tpot"][place]) if steps else None,
+            "request_ms": float(request),
+            "tokens_per_s_per_gpu": float(per_gpu[place]),
+            "tokens_per_s_per_user": 1e3 / float(totals["tpot"][place]) if steps else None,
+            **_energy(outcome, request, workload, at),
+            "uncertainty": request.uncertainty,
+            "origin": request.origin,
+            "origins": _mixed(phases, int(steps)),
+            "memory": _memory(outcome, workload.at(at if workload.shape else ())),
+            "phases": phases,
+            "ops": ops,
+            "notes": notes(outcome, ops),
+        }
+
+
+def flat(results: PerformanceArray, workload: Workload) -> PerformanceArray:
+    """Results over the flattened array of workloads."""
+    shape = workload.shape or (1,)
+    size = int(numpy.prod(shape))
+    return PerformanceArray(
+        numpy.broadcast_to(results.latency, shape).reshape(size),
+        energy=numpy.broadcast_to(results.energy, shape).reshape(size),
+        ranks=numpy.broadcast_to(results.ranks, shape).reshape(size),
+        uncertainty=numpy.broadcast_to(results.uncertainty, shape).reshape(size),
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Rows:
+    """The ops of one phase and stage with their positions, over the flattened workloads."""
+
+    phase: str
+    stage: int
+    ops: tuple[OpPrice, ...]
+    positions: tuple[Position, ...]
+    place: Any  # the point of each workload
+
+    @classmethod
+    def of(cls, outcome: Outcome, phase: str, stage: int) -> _Rows:
+        found: PhasePrice | None = getattr(outcome.price.stages[stage], phase)  # one of PHASES
+        workload = outcome.price.workload
+        if found is None:
+            return cls(phase=phase, stage=stage, ops=(), positions=(), place=None)
+        place = numpy.broadcast_to(found.place, workload.shape or (1,)).ravel()
+        positions = tuple(position(op, phase, outcome.db, workload) for op in found.ops)
+        return cls(phase=phase, stage=stage, ops=found.ops, positions=positions, place=place)
+
+    def at(self, place: int) -> Iterator[Json]:
+        """The objects of the ops at one workload, without their shares."""
+        for priced, where in zip(self.ops, self.positions, strict=True):
+            ms: PerformanceResult = priced.ms[self.place[place]]
+            op = priced.op
+            yield {
+                "phase": self.phase,
+                "stage": self.stage,
+                "name": op.name,
+                "op": op.op,
+                "layer": op.layer,
+                "params": dict(op.params),
+                "count": op.count,
+                "ms": float(ms),
+                "energy": ms.energy,
+                "origin": ms.origin,
+                "uncertainty": ms.uncertainty,
+                **where.at(place),
+            }
+
+
+def _phase(total: PerformanceResult, rows: Sequence[_Rows], place: int) -> Json:
+    ops = [op for row in rows for op in row.at(place)]
+    for op in ops:
+        op["share"] = op["ms"] / float(total) if total else 0.0
+    shares = {
+        origin: sum(op["share"] for op in ops if op["origin"] == origin) for origin in ORIGINS
+    }
+    known = [op["energy"] for op in ops if op["energy"] is not None]
+    return {
+        "ms": float(total),
+        "uncertainty": total.uncertainty,
+        "origin": total.origin,
+        "energy": total.energy,
+        "energy_of_known_ops": sum(known) if known else None,
+        "origins": {origin: share for origin, share in shares.items() if share},
+        "ops": ops,
+    }
+
+
+def _memory(outcome: Outcome, at: Mapping[str, int]) -> Json:
+    """Once the last token is there, the context pass in one piece. Of a lone op list only the weights are known."""
+    if outcome.footprint is not None:
+        end = at["prefix"] + at["osl"] - 1
+        return dict(outcome.footprint.at(b=at["batch"], s=at["isl"], p=end).to_json())
+    weights = max(
+        sum(op.get_weights() for op in ops.ops("context"))
+        for ops in stages_of(outcome.source, outcome.layout)
+    )
+    capacity = int(outcome.db.system.memory_capacity.base * USABLE)
+    unknown = ("kv_cache", "activations", "buffers", "total")
+    return {
+        "weights": weights,
+        **dict.fromkeys(unknown),
+        "capacity": capacity,
+        "fits": None if weights <= capacity else False,
+        "verdict": "the weights alone do not fit"
+        if weights > capacity
+        else "unknown: an op list has no cache",
+    }
+
+
+def _mixed(phases: Json, steps: int) -> dict[str, float]:
+    """Shares of a request's time by origin."""
+    weights = {
+        phase: found["ms"] * (steps if phase == "generation" else 1)
+        for phase, found in phases.items()
+    }
+    shares = {
+        origin: sum(weights[phase] * phases[phase]["origins"].get(origin, 0.0) for phase in phases)
+        for origin in ORIGINS
+    }
+    total = sum(shares.values())
+    return {origin: share / total for origin, share in shares.items() if share}
+
+
+def _energy(outcome: Outcome, request: PerformanceResult, workload: Workload, at: Any) -> Json:
+    """Energy of a request on all GPUs, and per token of its answers: None unless every op has it."""
+    if request.energy is None:
+        return {"energy": None, "joules_per_token": None}
+    shape, layout = workload.shape or (1,), outcome.layout
+    tokens = int(numpy.broadcast_to(workload.batch * workload.osl, shape)[at]) * layout.dp
+    energy = request.energy * layout.num_gpus / len(outcome.price.stages)
+    return {"energy": energy, "joules_per_token": energy * 1e-3 / tokens}
+
+
+def notes(outcome: Outcome, ops: Sequence[Json]) -> list[str]:
+    """What a reader has to know beside the numbers."""
+    found = list(outcome.db.notes)
+    if outcome.db.mode == "hybrid" and not outcome.db.backend:
+        found.append(
+            "No backend was named, so no measured table was asked: every time is empirical."
+        )
+    elif outcome.db.mode == "hybrid" and any(op["origin"] == "empirical" for op in ops):
+        kinds = sorted({op["op"] for op in ops if op["origin"] == "empirical"})
+        found.append(f"Empirical, for want of a table: {', '.join(kinds)}.")
+    return found + _doubts(
+        [op for op in ops if op["origin"] in ORIGINS[: origin_rank("empirical")]]
+    )
+
+
+def _doubts(ops: Sequence[Json]) -> list[str]:
+    """Prices that the bound makes doubtful: `python -m perfdb.check` tells the rows that they stand on."""
+    found = []
+    for words, names in (
+        (
+            "faster than their speed of light",
+            [op["name"] for op in ops if op["achieved"] > FASTEST],
+        ),
+        (
+            f"below {SLOWEST:.0%} of their speed of light",
+            [
+                op["name"]
+                for op in ops
+                if op["achieved"] < SLOWEST and op["bound_ms"] > LONG_MS * op["count"]
+            ],
+        ),
+    ):
+        if distinct := list(dict.fromkeys(names)):
+            more = f" and {len(distinct) - 3} more" if len(distinct) > 3 else ""
+            found.append(f"Doubtful rows: {', '.join(distinct[:3])}{more} are {words}.")
+    return found

@@ -1,0 +1,1 @@
+"""What `price-model` writes; every output is made from the objects that `--json` prints."""

@@ -1,0 +1,72 @@
+"""Words that the terminal and the page share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import PurePath
+from typing import Any
+
+from oplib.wording import scaled
+
+Report = Mapping[str, Any]  # an object that `price-model --json` prints
+
+SHORT_ORIGINS = {"interpolated": "interpol", "extrapolated": "extrapol", "empirical": "empiric"}
+PHASES = {"context": "Context", "generation": "Generation, the mean step"}
+
+
+def model_name(report: Report) -> str:
+    """The model without the folders that its config lies in."""
+    path = PurePath(report["model"])
+    return path.parent.name if path.name == "config.json" else str(report["model"])
+
+
+def layout_words(report: Report) -> str:
+    """`tp 8 dp 2`: the sizes above 1."""
+    sizes = [f"{name} {size}" for name, size in report["layout"].items() if size > 1]
+    return " ".join(sizes) or "tp 1"
+
+
+def machine_words(report: Report) -> str:
+    """GPUs, tables and mode of a run."""
+    tables = " ".join(part for part in (report["backend"], report["version"]) if part)
+    gpus = f"{report['gpus']} x {report['system']}"
+    return ", ".join(part for part in (gpus, layout_words(report), tables, report["mode"]) if part)
+
+
+def workload_words(report: Report) -> str:
+    """The workload of a run."""
+    sizes = [f"{name} {size}" for name, size in report["workload"].items()]
+    return ", ".join(sizes if report["workload"]["prefix"] else sizes[:-1])
+
+
+def memory_words(memory: Mapping[str, Any]) -> str:
+    """`weights 65.5 GB, cache 18.2 GB, ...`: what is known and not empty."""
+    names = {
+        "weights": "weights",
+        "kv_cache": "cache",
+        "activations": "activations",
+        "buffers": "buffers",
+    }
+    found = {name: memory[part] for part, name in names.items() if memory[part]}
+    return ", ".join(f"{name} {scaled(size, 'B')}" for name, size in found.items())
+
+
+def origin_words(origins: Mapping[str, float], *, short: bool = False) -> str:
+    """`measured 51%, interpolated 42%`: shares of the time of a phase."""
+    words = SHORT_ORIGINS if short else {}
+    return ", ".join(
+        f"{words.get(origin, origin)} {share:.0%}" for origin, share in origins.items()
+    )
+
+
+def table_share(report: Report) -> float:
+    """Share of a request's time that stands on measured rows."""
+    origins = report["origins"]
+    return float(
+        sum(origins.get(name, 0.0) for name in ("measured", "interpolated", "extrapolated"))
+    )
+
+
+def percent(value: float) -> str:
+    """A share in at most five characters."""
+    return "100%" if value > 0.9995 else f"{value:.1%}"

@@ -1,0 +1,78 @@
+"""Where an op stands under the roofline: its work, its bytes, its bound, and how much of the bound it reaches."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy
+
+from models.pricing import OpPrice
+from models.workload import Workload
+from oplib.op import Op
+from perfdb.arrays import Floats, Ints
+from perfdb.database import PerfDatabase
+from perfdb.performance import PerformanceArray, PerformanceResult
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Position:
+    """Arrays over workloads, of all occurrences in one pass: FLOPs, bytes, ms at the peak and at the bandwidths.
+
+    A generation step is the middle one. `achieved` is the bound over the price of the same step.
+    """
+
+    flops: Floats
+    bytes: Floats
+    compute_ms: Floats
+    memory_ms: Floats
+    bound_ms: Floats
+    achieved: Floats
+
+    def at(self, place: int) -> dict[str, float | str | None]:
+        """The fields of one op in a report."""
+        moved = float(self.bytes[place])
+        return {
+            "bound": "compute" if self.compute_ms[place] > self.memory_ms[place] else "memory",
+            "bound_ms": float(self.bound_ms[place]),
+            "compute_ms": float(self.compute_ms[place]),
+            "memory_ms": float(self.memory_ms[place]),
+            "achieved": float(self.achieved[place]),
+            "flops": float(self.flops[place]),
+            "intensity": float(self.flops[place]) / moved if moved else None,
+        }
+
+
+def position(priced: OpPrice, phase: str, db: PerfDatabase, workload: Workload) -> Position:
+    """Of one op of a phase at each of the flattened workloads."""
+    b, isl, prefix, steps = (
+        numpy.broadcast_to(size, workload.shape).ravel()
+        for size in (workload.batch, workload.isl, workload.prefix, workload.steps)
+    )
+    if phase == "context":
+        return _position(priced.op, db, b=b, s=isl, p=prefix)
+    middle = prefix + isl + numpy.maximum(steps - 1, 0) // 2
+    return _position(priced.op, db, b=b, s=numpy.ones_like(b), p=middle)
+
+
+def _position(op: Op, db: PerfDatabase, *, b: Ints, s: Ints, p: Ints) -> Position:
+    dims = op.dims_at(b=b, s=s, p=p)
+    bound, compute, memory = (
+        _floats(side, b.shape) * op.count for side in db.sides(op.kind, op.params, dims)
+    )
+    price = _floats(db.price(op.kind, op.params, dims), b.shape) * op.count
+    return Position(
+        flops=_floats(op.kind.flops(op.params, dims), b.shape) * op.count,
+        bytes=_floats(op.kind.bytes(op.params, dims), b.shape) * op.count,
+        compute_ms=compute,
+        memory_ms=memory,
+        bound_ms=bound,
+        achieved=numpy.divide(bound, price, out=numpy.ones(b.shape), where=price > 0),
+    )
+
+
+def _floats(value: object, shape: tuple[int, ...]) -> Floats:
+    if isinstance(value, PerformanceArray):
+        value = value.latency
+    if isinstance(value, PerformanceResult):
+        value = float(value)
+    return numpy.broadcast_to(numpy.asarray(value, dtype=numpy.float64), shape)

@@ -1,0 +1,47 @@
+"""The points nearest to a few places by comparing all, and to many places by a tree.
+
+scipy's tree takes longer to load than a price takes, and longer to build than a few places take to compare. Both ways
+have to give the same neighbours: grids are full of equal distances, so each point is moved by an amount of its own,
+too small to matter and large enough to decide.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy
+
+from perfdb.arrays import Floats, Ints
+
+MOST = 1_500_000  # distances that are compared before a tree is built
+_MOVE = 1e-6  # in units of the coordinates
+_GOLDEN = 0.618_033_988_749_895  # multiples of it, modulo 1, never meet
+
+
+class Nearest:
+    """Points [n, d] among which neighbours are searched."""
+
+    def __init__(self, points: Floats) -> None:
+        count, dims = points.shape
+        step = _GOLDEN ** numpy.arange(1, dims + 1)
+        moves = numpy.arange(count)[:, None] * step % 1.0
+        self._points: Floats = points + _MOVE * moves
+        self._compared = 0
+        self._tree: Any = None  # scipy's, built when there are many places
+
+    def query(self, places: Floats, k: int) -> Ints:
+        """The `k` nearest points [q, k] of each of `places` [q, d], in no order."""
+        self._compared += len(places) * len(self._points)
+        if self._tree is None and self._compared > MOST:
+            from scipy.spatial import cKDTree
+
+            self._tree = cKDTree(self._points, balanced_tree=False, compact_nodes=False)
+        if self._tree is not None:
+            found: Ints = self._tree.query(places, k=k)[1].reshape(len(places), k)
+            return found
+        far = numpy.zeros((len(places), len(self._points)))
+        for place, column in zip(places.T, self._points.T, strict=True):
+            far += numpy.square(place[:, None] - column)
+        if k == far.shape[1]:
+            return numpy.tile(numpy.arange(k), (len(places), 1))
+        return numpy.argpartition(far, k - 1, axis=1)[:, :k]

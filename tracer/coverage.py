@@ -1,0 +1,245 @@
+"""Coverage: which points of an op list the tables of a backend hold, and the plan that measures the others.
+
+Asked are the points of the serving envelope (`tracer.envelope`) and those of the report's own workload. A point is
+covered where the tables have it (exact) or measured rows around it in every coordinate (interpolable). It is not where
+it lies beyond them (outside) or where no row has its parameters (missing). Nothing is covered by a formula: an op whose
+kind the backend has no table of is missing, and the share that such kinds have of the time is reported.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy
+
+from oplib.case import Case, Plan
+from oplib.errors import InvalidInputError, PerfDataNotAvailableError
+from oplib.op import Op
+from oplib.oplist import OpList
+from perfdb.database import COVERAGES, PerfDatabase
+from perfdb.foreign import all_tables, settle_version
+from perfdb.performance import PerformanceResult
+from perfdb.speed_of_light import bound_ms
+from perfdb.tables import Table
+from tracer.asked import Asked, ask
+from tracer.envelope import Envelope
+from tracer.report.view import phase_workload
+
+_FASTEST = 0.95  # of the bound: what clocks above the stated ones may explain
+MEASURED = ("measured", "interpolated")  # origins of prices that rest on rows around them
+
+Json = dict[str, Any]  # Any: an object that becomes JSON
+
+
+@dataclass(slots=True, kw_only=True)
+class Point:
+    """A point that no table covers: its case, how it fails, what is nearest, and which ops need it."""
+
+    case: Case
+    coverage: str
+    nearest: str
+    needed_by: dict[str, None] = field(default_factory=dict)  # a set that keeps the order
+
+
+def check(report: Json, db: PerfDatabase) -> Json:
+    """The `coverage` object of a report; nothing in the report is changed."""
+    op_list = OpList.from_json(report["op_list"])
+    envelope = Envelope.of(report, db.system.memory_capacity.base)
+    lacking: dict[tuple[Any, ...], Point] = {}  # Any: parameter values and sizes
+    rows: list[Json] = []
+    for phase, ops in op_list.phases.items():
+        at = phase_workload(report, phase)
+        workloads = envelope.workloads(phase)
+        answers: dict[tuple[Any, ...], Asked] = {}  # layers repeat ops; Any: values of parameters
+        for op in ops:
+            key = (op.op, *op.params.values(), *op.dims.items())
+            if key not in answers:
+                answers[key] = ask(op, db, workloads, at)
+            asked = answers[key]
+            label = " ".join(part for part in (phase, op.layer, op.name) if part)
+            _collect(op, label, asked, db, lacking)
+            rows.append(_row(op, phase, asked))
+    missing = sorted(lacking.values(), key=lambda p: (-p.case.bound_ms, p.case.case_id))
+    return {
+        "checked": True,
+        "system": db.system.id,
+        "backend": db.backend,
+        "version": _version(db),
+        "envelope": envelope.to_json(),
+        "tables": {name: str(t.path) for name, t in _tables(op_list, db).items()},
+        "phases": {phase: _total(rows, phase) for phase in op_list.phases},
+        "ops": rows,
+        "unmeasured_kinds": _unmeasured(op_list, db, rows),
+        "missing": [_missing(point, db) for point in missing],
+        "notes": [*db.notes, *_too_fast(rows)],
+    }
+
+
+def situation(report: Json) -> str:
+    """S1 where the tables cover every point of every op, else S2; S3 as long as primitives are unknown."""
+    if report["unsupported"]:
+        return "S3"
+    return "S2" if report["coverage"]["missing"] else "S1"
+
+
+def plan(report: Json) -> Plan:
+    """The cases that, once measured, make an S2 report S1: the longest first.
+
+    Left out is what the GPU's memory does not hold, which only the report's own workload asks for.
+    """
+    found = report["coverage"]
+    cases = [
+        Case.from_json({k: item[k] for k in _CASE}) for item in found["missing"] if item["fits"]
+    ]
+    where = {name: found[name] for name in ("system", "backend", "version")}
+    return Plan(model=report["model"], cases=tuple(cases), **where)
+
+
+_CASE = ("case_id", "op", "params", "dims", "bound_ms", "bytes", "reason", "needed_by")
+
+
+def _collect(
+    op: Op,
+    label: str,
+    asked: Asked,
+    db: PerfDatabase,
+    lacking: dict[tuple[Any, ...], Point],
+) -> None:
+    """Add the points of an op that no table covers; points that one row answers are one."""
+    kind, params = op.kind, asked.entry.params
+    places = numpy.flatnonzero(asked.ranks >= COVERAGES.index("outside"))
+    if not len(places):
+        return
+    dims = {name: sizes[places] for name, sizes in asked.dims.items()}
+    shared = tuple(value for name, value in params.items() if name not in kind.immaterial)
+    sizes = {name: column.astype(float) for name, column in dims.items()}
+    bounds = numpy.broadcast_to(bound_ms(kind, params, sizes, db.system), len(places))
+    moved = numpy.broadcast_to(kind.bytes(params, sizes), len(places))
+    for i, place in enumerate(places):
+        at = {name: int(column[i]) for name, column in dims.items()}
+        key = (kind.name, shared, *at.items())
+        if key not in lacking:
+            case = Case(
+                op=kind.name,
+                params=params,
+                dims=at,
+                bound_ms=float(bounds[i]),
+                bytes=int(moved[i]),
+                reason=asked.reason,
+            )
+            coverage = COVERAGES[int(asked.ranks[place])]
+            lacking[key] = Point(case=case, coverage=coverage, nearest=asked.nearest)
+        lacking[key].needed_by[label] = None
+
+
+def _missing(point: Point, db: PerfDatabase) -> Json:
+    case = replace(point.case, needed_by=tuple(point.needed_by))
+    return {
+        **case.to_json(),
+        "coverage": point.coverage,
+        "nearest": point.nearest,
+        "fits": case.bytes <= db.system.memory_capacity.base,
+    }
+
+
+def _row(op: Op, phase: str, asked: Asked) -> Json:
+    """How one op is covered, and what one occurrence takes at the report's workload."""
+    counts = Counter(COVERAGES[int(rank)] for rank in asked.ranks)
+    return {
+        "phase": phase,
+        "op": op.op,
+        "name": op.name,
+        "layer": op.layer,
+        "count": op.count,
+        "coverage": asked.worst,
+        "points": {name: counts[name] for name in COVERAGES},
+        "at_workload": COVERAGES[int(asked.ranks[-1])],
+        "ms": float(asked.price),
+        "bound_ms": asked.bound_ms,
+        "origin": asked.price.origin,
+        "uncertainty": asked.price.uncertainty,
+        "reason": asked.reason,
+        "nearest": asked.nearest,
+    }
+
+
+def _total(rows: list[Json], phase: str) -> Json:
+    """What a phase takes, and how much of it rests on measured rows around."""
+    chosen = [row for row in rows if row["phase"] == phase]
+    total: Any = PerformanceResult(0.0)  # Any: sums of results are results
+    for row in chosen:
+        one = PerformanceResult(row["ms"], origin=row["origin"], uncertainty=row["uncertainty"])
+        total = total + one * row["count"]
+    measured = sum(row["ms"] * row["count"] for row in chosen if row["origin"] in MEASURED)
+    return {
+        "ms": float(total),
+        "bound_ms": sum(row["bound_ms"] * row["count"] for row in chosen),
+        "origin": total.origin,
+        "uncertainty": total.uncertainty,
+        "measured_share": measured / float(total) if total else 0.0,
+    }
+
+
+def _too_fast(rows: list[Json]) -> list[str]:
+    """Ops that the tables say are faster than the speed of light: rows or an op of which one is wrong."""
+    found = {
+        f"{row['op']}: measured at {row['ms'] / row['bound_ms']:.2f} of the speed of light; check these rows"
+        for row in rows
+        if row["origin"] in MEASURED and row["ms"] < row["bound_ms"] * _FASTEST
+    }
+    return sorted(found)
+
+
+def _unmeasured(op_list: OpList, db: PerfDatabase, rows: list[Json]) -> list[Json]:
+    """The kinds that the backend has no table of, and what share of each phase is theirs."""
+    kinds = {op.op: op.kind for ops in op_list.phases.values() for op in ops}
+    found = []
+    for name, kind in kinds.items():
+        table = db.table(kind)
+        if isinstance(table, Table):
+            continue
+        mine = [row for row in rows if row["op"] == name]
+        found.append(
+            {
+                "op": name,
+                "reason": table,
+                "ops": len(mine),
+                "bound_share": {p: _share(rows, p, name, "bound_ms") for p in op_list.phases},
+                "time_share": {p: _share(rows, p, name, "ms") for p in op_list.phases},
+            }
+        )
+    return found
+
+
+def _share(rows: list[Json], phase: str, op: str, of: str) -> float:
+    mine = sum(r[of] * r["count"] for r in rows if r["phase"] == phase and r["op"] == op)
+    total = sum(r[of] * r["count"] for r in rows if r["phase"] == phase)
+    return mine / total if total else 0.0
+
+
+def _tables(op_list: OpList, db: PerfDatabase) -> dict[str, Table]:
+    kinds = {op.op: op.kind for ops in op_list.phases.values() for op in ops}
+    found = {name: db.table(kind) for name, kind in kinds.items()}
+    return {name: table for name, table in found.items() if isinstance(table, Table)}
+
+
+def _version(db: PerfDatabase) -> str:
+    """The version that tables were read of first; `tables` names the file of each kind."""
+    there = all_tables(db.system.id, db.data)
+    return settle_version(there, system=db.system.id, backend=db.backend, version=db.version)
+
+
+def open_database(
+    system: str, backend: str, *, version: str = "", data: Path | None = None
+) -> PerfDatabase:
+    """The tables of a backend on a system; InvalidInputError says what there is where they are not."""
+    db = PerfDatabase.load(system=system, backend=backend, version=version, data=data)
+    try:
+        there = all_tables(system, data)
+    except PerfDataNotAvailableError as error:
+        raise InvalidInputError(error.message, error.hint) from error
+    settle_version(there, system=system, backend=backend, version=version)
+    return db
