@@ -11,7 +11,7 @@ from collector import cli
 from collector.export import export
 from collector.grids import MOST_TOKENS, expected_seconds, fits, grid_cases, shapes, spread_out
 from collector.log import Segment
-from collector.repeat import compare
+from collector.repeat import compare, sampled
 from oplib.registry import kind
 from perfdb.systems import load_system
 from perfdb.tables import read_table
@@ -95,6 +95,7 @@ def test_a_run_on_the_cpu_becomes_a_table(tmp_path: Path) -> None:
     status, printed, _ = collect(out, "--cases", str(plan), "--resume")
     assert (status, printed["rows"]) == (0, 1)
     written = export([out], data)
+    assert len(sampled([out], 3, seed=1).cases) == 3
     assert [(one.path.name, one.rows) for one in written] == [("gemm_perf.txt", 4)]
     table = read_table(data / "gemm_perf.txt", kind("gemm"))
     assert sorted(table.dims["m"].tolist()) == [1, 2, 5, 8]
