@@ -50,7 +50,9 @@ def split(report: Json, entry: Json) -> Split:
         refused = "both refuse" if entry["status"] != "ok" else "we refuse"
         return Split(model=entry["model"], layout=str(layout), error=f"{refused}: {error.message}")
     if entry["status"] != "ok":
-        return Split(model=entry["model"], layout=str(layout), error=f"it refuses: {entry['error']}")
+        return Split(
+            model=entry["model"], layout=str(layout), error=f"it refuses: {entry['error']}"
+        )
     sites = compare(ours({**report, "op_list": local.to_json()}), reference(entry))
     indices = {layer["id"]: layer["indices"] for layer in report["layers"]}
     known = {id(site): cause for site, cause in explain(sites, indices)}
@@ -75,7 +77,7 @@ def _reference_sums(entry: Json) -> int:
 
 
 def _sums_up(op: Json) -> bool:
-    """Whether an op of the reference stands for an all-reduce: dispatch before experts does where attention has none."""
+    """Whether an op of the reference is an all-reduce: dispatch before experts is where attention has none."""
     if op["op"] == "MoEDispatch":
         return not (op["params"]["pre_dispatch"] and op["params"]["attn_ar_modeled"])
     return bool(op["op"] == "CustomAllReduce")

@@ -186,7 +186,9 @@ def test_a_tied_head_is_held_on_its_stage():
 
 def test_the_bias_of_a_tied_head_is_dealt():
     head = op_lists.logits(320, 64)
-    biased = Op.from_json({**head.to_json(), "params": {**head.params, "bias": True}, "weight_bytes": 640})
+    biased = Op.from_json(
+        {**head.to_json(), "params": {**head.params, "bias": True}, "weight_bytes": 640}
+    )
     (local,) = shard(listed(biased), Layout(tp=8), ())
     assert local.ops("context")[0].weight_bytes == 80
 
