@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import sys
 from itertools import product
 from pathlib import Path
@@ -121,10 +122,12 @@ def _run(argv: list[str]) -> int:
 def _changed(arguments: argparse.Namespace) -> argparse.Namespace:
     """The arguments of the second run that `--versus` describes."""
     found = argparse.Namespace(**vars(arguments))
+    if re.search(r"\b(system|backend)\s*=", arguments.versus):
+        found.version = ""  # of the other tables the newest, unless it is named below
     for part in arguments.versus.split(","):
-        name, equals, value = part.partition("=")
+        name, equals, value = (piece.strip() for piece in part.partition("="))
         if not equals:
-            name, value = "model", part
+            name, value = "model", part.strip()
         if name in (*LAYOUT, *WORKLOAD):
             setattr(found, name, _one_size(name, value))
         elif name in CHANGEABLE:

@@ -62,7 +62,7 @@ def _between_groups(op: Op, layout: Layout) -> Around:
     sent_as = "fp8" if width <= 8 else str(_dtype(op))
     narrowed = tokens * Fraction(min(width, 16), 16) if width < 16 else tokens
     if width < 8:
-        narrowed = tokens / 2
+        narrowed = tokens * Fraction(1, 2)
     if layout.moe_tp == 1:
         top_k = op.params["top_k"]
         assert isinstance(top_k, int), op.params

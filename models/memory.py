@@ -233,7 +233,7 @@ def _moment(peak: Json, layout: Layout) -> Amount:
     """Bytes of a fullest moment on a rank. A rank routes 1/ep of the pairs of all groups, 1/moe_tp of each inside."""
     plain = _local(Term.read(peak["bytes"]), peak["shards"], layout.tp)
     hidden, inner = (Term.read(peak["experts"][name]) for name in ("hidden", "inner"))
-    return plain + (hidden + inner / layout.moe_tp) * Fraction(layout.dp, layout.ep)
+    return plain + (hidden + inner * Fraction(1, layout.moe_tp)) * Fraction(layout.dp, layout.ep)
 
 
 def _local(size: Amount, shards: Json, tp: int) -> Amount:

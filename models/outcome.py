@@ -208,7 +208,7 @@ def _memory(outcome: Outcome, at: Mapping[str, int]) -> Json:
         "fits": None if weights <= capacity else False,
         "verdict": "the weights alone do not fit"
         if weights > capacity
-        else "unknown: an op list has no cache",
+        else "unknown: the file does not say what caches and passes hold",
     }
 
 

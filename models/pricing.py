@@ -194,12 +194,12 @@ def _mean(
     op: Op, ask: _Asker, batches: Ints, *, row: Ints, first: Ints, last: Ints
 ) -> PerformanceArray:
     """The mean step of an op that varies with the cached length, at each point."""
-    nodes = Nodes.over(first, last, rows=len(batches))
-    at_once = max(_ROWS // len(nodes.p), 1)
+    wide = Nodes.over(first, last, rows=len(batches))
+    at_once = max(_ROWS // len(wide.p), 1)
     found = _nothing(row.shape)
     for start in range(0, len(batches), at_once):
         mine = numpy.flatnonzero((row >= start) & (row < start + at_once))
-        asked = ask(op, batches[start : start + at_once, None], 1, nodes.p)
+        nodes, asked = _asked(op, ask, batches[start : start + at_once, None], wide)
         where = {"row": row[mine] - start, "first": first[mine], "last": last[mine]}
         latency = nodes.mean(asked.latency, **where)
         found.latency[mine] = latency
@@ -211,6 +211,22 @@ def _mean(
         unknown = numpy.isnan(asked.energy).all()
         found.energy[mine] = numpy.nan if unknown else nodes.mean(asked.energy, **where)
     return found
+
+
+def _asked(op: Op, ask: _Asker, batches: Ints, nodes: Nodes) -> tuple[Nodes, PerformanceArray]:
+    """The op at nodes, and at more of them where it jumps in between: those nodes, and results [batch, node]."""
+    found = ask(op, batches, 1, nodes.p)
+    while len(more := nodes.jumps(found.latency)):
+        extra = ask(op, batches, 1, more)
+        order = numpy.argsort(numpy.concatenate([nodes.p, more]))
+        nodes = Nodes(p=numpy.concatenate([nodes.p, more])[order])
+        found = PerformanceArray(
+            numpy.concatenate([found.latency, extra.latency], axis=1)[:, order],
+            energy=numpy.concatenate([found.energy, extra.energy], axis=1)[:, order],
+            ranks=numpy.concatenate([found.ranks, extra.ranks], axis=1)[:, order],
+            uncertainty=numpy.concatenate([found.uncertainty, extra.uncertainty], axis=1)[:, order],
+        )
+    return nodes, found
 
 
 def _nothing(shape: tuple[int, ...]) -> PerformanceArray:

@@ -3,7 +3,8 @@
 Step i of n finds p = first + i - 1 tokens in the cache. The function is asked at nodes, whole numbers p; between nodes
 it is a straight line, whose sum over the steps is known in closed form. Where every p that a step may have fits the
 budget, every one is a node and the sum is exact. Else nodes lie p/256 apart: for a function f that is smooth in p this
-leaves an error of p² f'' / (12 · 256²), about a millionth of f; a kink costs no more than its share of one gap.
+leaves an error of p² f'' / (12 · 256²), about a millionth of f; a kink costs no more than its share of one gap. Where
+f jumps, as it does where a chunk of positions ends, more nodes close in on the jump until it lies between neighbours.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from perfdb.performance import ORIGINS, Ranks
 
 EXACT = 131_072  # asked places up to which every step is asked
 GAP = 256  # nodes lie at most p/256 apart beyond that
+JUMP = 0.006  # relative change from node to node that no smooth function has there: one in proportion to p has 1/256
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +37,12 @@ class Nodes:
         while places[-1] < high:
             places.append(min(places[-1] + max(places[-1] // GAP, 1), high))
         return cls(p=numpy.array(places))
+
+    def jumps(self, values: Floats) -> Ints:
+        """Places in the middle of the gaps over which a row of `values` [rows, n] jumps."""
+        change = numpy.abs(numpy.diff(values, axis=1))
+        jumps = (change > JUMP * numpy.abs(values[:, 1:])).any(axis=0) & (numpy.diff(self.p) > 1)
+        return (self.p[:-1][jumps] + self.p[1:][jumps]) // 2
 
     def mean(self, values: Floats, *, row: Ints, first: Ints, last: Ints) -> Floats:
         """The means of rows of `values` [rows, n] over steps `first` to `last`; the three broadcast."""

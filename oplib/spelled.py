@@ -151,7 +151,7 @@ class Spelled(Mapping[Any, Any]):  # Any: names or numbers to sympy expressions
         """The values at a workload, as `oplib.symbols.evaluate` gives them."""
         at, exact = _workload(b, s, p)
         return {
-            name: plain(term.node(at, exact)) if isinstance(term, Term) else term
+            name: plain(term.node(at, exact) if isinstance(term, Term) else term)
             for name, term in self._terms.items()
         }
 
@@ -185,7 +185,7 @@ def of(terms: Mapping[Any, Amount]) -> Mapping[Any, Any]:
     """Expressions by name: `Spelled` where all are terms or numbers, else sympy's."""
     if isinstance(terms, Spelled):
         return terms
-    if all(type(term) in (Term, int, float) for term in terms.values()):
+    if all(type(term) in (Term, int, float, Fraction) for term in terms.values()):
         return Spelled(terms)
     from sympy import sympify
 

@@ -79,7 +79,7 @@ class PerfDatabase:
         self.system, self.backend, self.version, self.data = system, backend, version, data
         self.mode = mode.lower()
         self.notes: dict[str, None] = {}  # a set that keeps the order
-        self._tables: dict[str, Table | str] = {}
+        self._tables: dict[str, list[Table] | str] = {}
         self._entries: dict[Key, Entry] = {}
         self._groups: dict[Key, list[Group]] = {}
         self._fits: dict[tuple[Key, int], Fit] = {}
@@ -152,12 +152,14 @@ class PerfDatabase:
         return self._entries[key]
 
     def table(self, kind: OpKind) -> Table | str:
-        """The rows of a kind, or why there are none."""
+        """The rows of a kind that are asked first, or why there are none."""
         if kind.name not in self._tables:
             self._tables[kind.name] = self._read(kind)
-        return self._tables[kind.name]
+        found = self._tables[kind.name]
+        return found if isinstance(found, str) else found[0]
 
-    def _read(self, kind: OpKind) -> Table | str:
+    def _read(self, kind: OpKind) -> list[Table] | str:
+        """The tables of one version, which may have the kind in several files, or why there are none."""
         if not self.backend:
             return "no backend was named"
         try:
@@ -170,13 +172,16 @@ class PerfDatabase:
             )
         except PerfDataNotAvailableError as error:
             return error.message
+        found: list[Table] = []
         missing = ""
         for path in paths:
+            if found and path.parent != found[0].path.parent:
+                continue
             try:
-                return read_table(path, kind)
+                found.append(read_table(path, kind))
             except PerfDataNotAvailableError as error:  # rows of other kinds alone
                 missing = missing or error.message
-        return missing
+        return found or missing
 
     def _find(self, kind: OpKind, params: Params, dims: Dims) -> Entry:
         table = None if self.mode in ("sol", "sol_full", "empirical") else self.table(kind)
@@ -204,7 +209,11 @@ class PerfDatabase:
         """The estimators of the rows that agree with `params`: one pair for all ops between these rows."""
         key = (table.kind.name, tuple(params[name] for name in _matching(table.kind)))
         if key not in self._groups:
-            self._groups[key] = _groups(table, params, self.system)
+            tables = self._tables[table.kind.name]
+            assert not isinstance(tables, str)
+            self._groups[key] = [
+                group for one in tables for group in _groups(one, params, self.system)
+            ]
         groups = self._groups[key]
         if not groups:
             return None

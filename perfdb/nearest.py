@@ -7,13 +7,15 @@ too small to matter and large enough to decide.
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import numpy
 
 from perfdb.arrays import Floats, Ints
 
-MOST = 1_500_000  # distances that are compared before a tree is built
+MOST = 1_500_000  # distances that are compared before a tree is built, while scipy is not loaded
+_MOST_LOADED = 100_000  # and once it is
 _MOVE = 1e-6  # in units of the coordinates
 _GOLDEN = 0.618_033_988_749_895  # multiples of it, modulo 1, never meet
 
@@ -32,7 +34,8 @@ class Nearest:
     def query(self, places: Floats, k: int) -> Ints:
         """The `k` nearest points [q, k] of each of `places` [q, d], in no order."""
         self._compared += len(places) * len(self._points)
-        if self._tree is None and self._compared > MOST:
+        most = min(MOST, _MOST_LOADED) if "scipy.spatial" in sys.modules else MOST
+        if self._tree is None and self._compared > most:
             from scipy.spatial import cKDTree
 
             self._tree = cKDTree(self._points, balanced_tree=False, compact_nodes=False)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from parity_causes import explain
+from parity_layouts import Split, split
 from parity_lists import ours, reference
 from parity_page import Model, Weights, made_with, render
 from parity_sites import compare
@@ -61,15 +62,17 @@ def describe(
     )
 
 
-def trace_all(shared: Path) -> list[Model]:
-    """Every published config, traced and compared where both sides know it."""
+def trace_all(shared: Path) -> tuple[list[Model], list[Split]]:
+    """Every published config, traced and compared where both sides know it: on one GPU, and under other layouts."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     from oplib.errors import TraceModelError
     from tracer.analysis import Options, analyse
 
-    entries = single_gpu(load(shared / "reference" / "op_lists.json"))
+    lists = load(shared / "reference" / "op_lists.json")
+    entries = single_gpu(lists)
     checks = {r["model"]: r for r in load(shared / "reference" / "weight_check.json")["rows"]}
-    models = []
+    models: list[Model] = []
+    splits: list[Split] = []
     for folder in sorted((shared / "model_configs").iterdir()):
         name = folder.name.replace("--", "/")
         print(name, file=sys.stderr)
@@ -83,7 +86,9 @@ def trace_all(shared: Path) -> list[Model]:
             continue
         named = any('"kv_cache_' in file.read_text("utf-8") for file in folder.glob("*.json"))
         models.append(describe(name, report, entries[name], checks.get(name), cache_named=named))
-    return models
+        others = (e for e in lists["entries"] if e["model"] == name and e is not entries[name])
+        splits += [split(report, entry) for entry in others]
+    return models, splits
 
 
 def measured_types(shared: Path) -> tuple[str, ...]:
@@ -116,7 +121,8 @@ def main() -> int:
     if check and old and made_with(old) != here:
         print(f"not checked: made with {made_with(old)}, here is {here}", file=sys.stderr)
         return 0
-    text = render(here, trace_all(shared), measured_types(shared))
+    models, splits = trace_all(shared)
+    text = render(here, models, measured_types(shared), splits)
     if check and text != old:
         print(f"{PAGE.name}: out of date, run: python tools/parity.py")
         return 1

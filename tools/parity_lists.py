@@ -11,7 +11,7 @@ PHASES = ("context", "generation")
 
 # Its fused and its communicating ops have no counterpart at one GPU, or are fused differently.
 REFERENCE_LEFT_OUT = {"ElementWise", "MoEDispatch", "CustomAllReduce", "NCCL", "P2P"}
-OURS_LEFT_OUT = {"pointwise"}
+OURS_LEFT_OUT = {"pointwise", "all_reduce", "all_gather", "reduce_scatter", "all_to_all", "p2p"}
 PRECISIONS = {"fp8_static": "fp8", "w4a16_mxfp4": "mxfp4", "w4a8_mxfp4_mxfp8": "w4a8_mxfp4"}
 
 
@@ -126,7 +126,7 @@ def _reference_line(phase: str, op: Json) -> Line:
     dtype = str(p.get("quant_mode", p.get("fmha_quant_mode", "")))
     return Line(
         phase=phase,
-        kind=kind,
+        kind="logits" if logits else kind,
         shape=shape,
         rows=("b" if logits or phase == "generation" else "b*s") if op["op"] == "GEMM" else "",
         count=round(op["scale_factor"]),

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
+from parity_layouts import Split, section
 from parity_sites import GRANULARITY, OURS, REFERENCE, UNEXPLAINED, Cause, Site, text_of
 
 SIDES = (REFERENCE, GRANULARITY, OURS, UNEXPLAINED)
@@ -78,11 +79,16 @@ class Model:
     cache_named: bool = False  # whether the config says how the cache is stored
 
 
-def render(made_with: str, models: list[Model], kinds: tuple[str, ...]) -> str:
-    """The page; `kinds` are the storage types that the reference's MLA products were measured in."""
+def render(
+    made_with: str, models: list[Model], kinds: tuple[str, ...], splits: Sequence[Split] = ()
+) -> str:
+    """The page; `kinds` are the storage types that the reference's MLA products were measured in, `splits` the
+    comparisons under other layouts.
+    """
     traced = [model for model in models if not model.failure]
     lines = [HEAD.format(made_with=made_with), "", *_overall(traced), "", *_summary(traced)]
     lines += ["", *_weights(traced), "", *_precision(traced, kinds)]
+    lines += ["", *section(list(splits))] if splits else []
     lines += ["", "## Differences, model by model"]
     for model in traced:
         lines += ["", *_model(model)]

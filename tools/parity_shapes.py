@@ -55,8 +55,9 @@ def _our_mla(p: Json, _dims: Json, _phase: str) -> Read:
     return "mla", _shape(heads=p["num_heads"], **dims), 0
 
 
-def _moe(*, hidden: int, inter: int, topk: int, experts: int, gated: bool) -> Read:
+def _moe(*, hidden: int, inter: int, topk: int, experts: int, gated: bool, ep: int) -> Read:
     shape = _shape(hidden=hidden, inter=inter, topk=topk, experts=experts, gated=int(gated))
+    shape += _shape(ep=ep) if ep > 1 else ()
     return "moe", shape, experts * hidden * inter * (3 if gated else 2)
 
 
@@ -112,6 +113,7 @@ def _reference_moe(p: Json, _op: Json, _phase: str) -> Read:
         topk=p["topk"],
         experts=p["num_experts"],
         gated=p["is_gated"],
+        ep=p["moe_ep_size"],
     )
 
 
@@ -150,6 +152,7 @@ OURS: dict[str, Reader] = {
         topk=p["top_k"],
         experts=p["num_experts"],
         gated=p["gated"],
+        ep=p["ep_size"],
     ),
     "causal_conv1d": lambda p, _d, _phase: _conv(p["channels"], p["kernel_size"]),
     "mamba2": _scan,

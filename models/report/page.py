@@ -21,6 +21,7 @@ from models.report.words import (
     origin_words,
     percent,
     table_share,
+    tables_words,
     workload_words,
 )
 from models.source import Source
@@ -51,7 +52,7 @@ def render_page(
     parts = {
         "title": escape(f"{model_name(first)}: price"),
         "model": escape(model_name(first)),
-        "machine": escape(first["system"] if whole else machine_words(first)),
+        "machine": escape(tables_words(first) if whole else machine_words(first)),
         "workload": escape(f"{len(found)} runs" if whole else workload_words(first)),
         "style": _file("price.css"),
         "sections": "\n".join(sections),
@@ -196,7 +197,7 @@ def _table(head: Sequence[str], rows: Sequence[str]) -> str:
 
 _SWEEP_HEAD = (
     "layout", "#batch", "#isl", "#osl", "#prefix", "#TTFT", "#TPOT", "#request", "#tokens/s per GPU", "#per user",
-    "#±", "#of tables", "memory",
+    "#±", "#from tables", "memory",
 )  # fmt: skip
 
 

@@ -19,6 +19,7 @@ from models.report.words import (
     model_name,
     origin_words,
     percent,
+    tables_words,
     workload_words,
 )
 from models.source import Source
@@ -142,7 +143,7 @@ def render_sweep(reports: Sequence[Report], console: Console) -> None:
     first = reports[0]
     unfit = sum(report["memory"]["fits"] is False for report in reports)
     line(console, model_name(first), style="bold")
-    line(console, f"{first['system']}, {first['backend'] or 'no tables'}, {first['mode']}")
+    line(console, tables_words(first))
     line(
         console,
         f"{len(reports)} runs, {unfit} do not fit; * best: none of these lengths beats it",

@@ -33,6 +33,12 @@ def machine_words(report: Report) -> str:
     return ", ".join(part for part in (gpus, layout_words(report), tables, report["mode"]) if part)
 
 
+def tables_words(report: Report) -> str:
+    """System, tables and mode of a sweep."""
+    tables = " ".join(part for part in (report["backend"], report["version"]) if part)
+    return ", ".join((report["system"], tables or "no tables", report["mode"]))
+
+
 def workload_words(report: Report) -> str:
     """The workload of a run."""
     sizes = [f"{name} {size}" for name, size in report["workload"].items()]

@@ -55,7 +55,8 @@ class CausalConv1d(OpKind):
     @property
     def table_formats(self) -> tuple[TableFormat, ...]:
         """Our own, and the convolution rows of the published tables of linear attention: over q, k and v together, or
-        over x, B and C. A row of KDA's context is three launches, one for each."""
+        over x, B and C, where the models measured have a bias. A row of KDA's context is three launches, one for
+        each."""
         return (
             self.table_format,
             _published(
@@ -64,7 +65,9 @@ class CausalConv1d(OpKind):
             _published(
                 "kda_perf", ("num_k_heads", "head_k_dim", "num_v_heads", "head_v_dim"), _qkv
             ),
-            _published("mamba2_perf", ("nheads", "head_dim", "n_groups", "d_state"), _xbc),
+            _published(
+                "mamba2_perf", ("nheads", "head_dim", "n_groups", "d_state"), _xbc, bias=True
+            ),
         )
 
     def flops(self, params: Params, dims: Dims) -> Amount:
@@ -88,13 +91,13 @@ class CausalConv1d(OpKind):
 
 
 def _published(
-    stem: str, columns: tuple[str, ...], channels: Callable[[Columns], Array]
+    stem: str, columns: tuple[str, ...], channels: Callable[[Columns], Array], *, bias: bool = False
 ) -> TableFormat:
     return TableFormat(
         stem=stem,
         columns={"b": "batch_size", "s": "seq_len", "kernel_size": "d_conv"},
         derived={"channels": Derived(columns=columns, read=channels)},
-        absent={"dtype": "bfloat16"},
+        absent={"dtype": "bfloat16", "bias": bias},
         rows={"kernel_source": ("causal_conv1d_*",)},
     )
 

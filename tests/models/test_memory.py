@@ -32,7 +32,7 @@ def report(**more: Any) -> dict[str, Any]:
         }
         for layer, count in ((DENSE, 2), (MIXTURE, 5))
     ]
-    state = {"layer": MIXTURE, "count": 5, "bytes": "4096*b", "dtype": "float32", "grows": False, "shards": {}}  # fmt: skip
+    state = {**cache[1], "bytes": "4096*b", "dtype": "float32", "grows": False, "shards": {}}
     peaks = [
         {
             "where": "mlp",
@@ -40,8 +40,13 @@ def report(**more: Any) -> dict[str, Any]:
             "shards": {"96": "384*b*s"},
             "experts": {"hidden": "768*b*s", "inner": "1152*b*s"},
         },
-        {"where": "lm_head", "bytes": "128*b*s + 640*b", "shards": {"320": "640*b"}, "experts": {"hidden": 0, "inner": 0}},
-    ]  # fmt: skip
+        {
+            "where": "lm_head",
+            "bytes": "128*b*s + 640*b",
+            "shards": {"320": "640*b"},
+            "experts": {"hidden": 0, "inner": 0},
+        },
+    ]
     return {
         "schema": 1,
         "layers": [{**la.to_json(), "id": f"{la.stack}.{la.representative}"} for la in LAYERS],

@@ -98,6 +98,19 @@ def test_a_sweep_equals_single_runs(mode):
     assert scattered[1] == pytest.approx(single, rel=1e-12)
 
 
+def test_jumps_are_found(monkeypatch):
+    """Attention in chunks reads p mod chunk tokens: long sweeps close in on the ends of chunks."""
+    chunked = op(
+        "generation_attention", "chunked", {"b": "b", "s": 1, "p": "p"}, 4, **HEADS, **DTYPES, chunk=512
+    )  # fmt: skip
+    ops = OpList(lowering="serving", phases={**OPS.phases, "generation": (chunked,)})
+    sizes = {"batch": [1, 8, 8, 3], "isl": [500, 1020, 4000, 30_000], "osl": [9, 8, 300, 4000]}
+    workload = Workload(**{name: numpy.array(values) for name, values in sizes.items()})
+    exact = price([ops], DB, workload).tpot.latency
+    monkeypatch.setattr("models.steps.EXACT", 1)
+    assert price([ops], DB, workload).tpot.latency == pytest.approx(exact, rel=1e-5)
+
+
 def test_uncertainties_combine():
     """Steps of one op err together, ops and phases apart."""
     db = PerfDatabase.load(system="h200_sxm", mode="empirical")

@@ -2,15 +2,18 @@
 
 import subprocess
 import sys
+from fractions import Fraction
 
 import numpy
 import pytest
+import sympy
 from hypothesis import given
+from hypothesis import strategies as st
 
 from oplib.errors import OpListFormatError
 from oplib.op import Op
-from oplib.spelled import Spelled
-from oplib.symbols import evaluate, format_expr, parse_expr
+from oplib.spelled import Spelled, Term, light, of, value_of
+from oplib.symbols import B, evaluate, format_expr, parse_expr
 from tests.oplib.test_symbols import EXPRESSIONS, SMALL
 
 
@@ -72,3 +75,25 @@ def test_no_sympy_is_loaded():
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.stdout.split("\n")[:2] == ["True", "[]"], done.stderr
+
+
+@given(EXPRESSIONS, EXPRESSIONS, st.integers(1, 9), SMALL, SMALL, SMALL)
+def test_arithmetic_of_terms(one, other, number, b, s, p):
+    """Terms join with terms, whole numbers and fractions as sympy's expressions do, exactly."""
+    left, right = (Term.read(format_expr(expr)) for expr in (one, other))
+    ours = left * 2 - right * Fraction(2, number) + Fraction(1, number) * left + number - 1
+    theirs = (
+        one * 2 - other * sympy.Rational(2, number) + sympy.Rational(1, number) * one + number - 1
+    )
+    assert value_of(ours, b=b, s=s, p=p) == evaluate(sympy.sympify(theirs), b=b, s=s, p=p)
+    again = sympy.sympify(ours)
+    assert evaluate(again, b=b, s=s, p=p) == value_of(ours, b=b, s=s, p=p)
+
+
+def test_a_term_becomes_sympys():
+    """Next to an expression of sympy a term is one, on either side; dims of both kinds are sympy's."""
+    term = Term.read("b*s")
+    assert term * B == B * term == B**2 * sympy.Symbol("s", integer=True, nonnegative=True)
+    assert of({"m": term, "n": B})["m"] == parse_expr("b*s")
+    assert isinstance(of({"m": term, "n": 3}), Spelled)
+    assert light(of({"m": term}))["m"] is term

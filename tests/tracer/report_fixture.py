@@ -115,10 +115,7 @@ class Ops:
                 "source": f"{FILE}:{200 + 3 * len(self.out)}",
                 "rewrites": rewrites,
                 "layer": self.layer,
-                "parallel": "",
-                "shards": {},
-                "collective": "",
-                "message": 0,
+                **{"parallel": "", "shards": {}, "collective": "", "message": 0},
                 "compute_dtype": dtype,
             }
         )
@@ -456,8 +453,7 @@ def conservation(graphs: list[Json], weight_bytes: int) -> Json:
 
 def build_report(situation: str = "S3") -> Json:
     """The whole report; with another situation the primitives are left out of it."""
-    unsupported: list[Json] = []
-    graphs: list[Json] = []
+    unsupported, graphs = list[Json](), list[Json]()
     phases: dict[str, list[Json]] = {}
     for phase in WORKLOADS:
         ops = Ops(phase)
@@ -492,9 +488,8 @@ def build_report(situation: str = "S3") -> Json:
             "bytes_per_token": 61 * 2 * (KV_LORA + ROPE),
             "bytes_per_sequence": 0,
             "expression": f"b*p*{61 * 2 * (KV_LORA + ROPE)}",
-            "stored_as": "",
-            "leaves": [],
-        },
+        }
+        | {"stored_as": "", "leaves": []},
         "activations": {phase: {"bytes": 0, "peaks": []} for phase in WORKLOADS},
         "conservation": conservation(graphs, weight_bytes),
         "workload": WORKLOADS,

@@ -134,3 +134,18 @@ def test_bytes_per_token_and_per_sequence(name):
         assert found["bytes_per_token"] * p + found["bytes_per_sequence"] == evaluate(
             total, b=1, p=p
         )
+
+
+@pytest.mark.parametrize("name", each())
+def test_tensors_add_up_to_the_cache(name):
+    """The tensors of all layers are the whole cache, and no more of one is dealt to ranks than it has."""
+    found = small_models.report(name)["kv_cache"]
+    for at in ({"b": 1, "p": 7}, {"b": 3, "p": 1000}):
+        whole = evaluate(parse_expr(found["expression"]), **at)
+        parts = [
+            leaf["count"] * evaluate(parse_expr(leaf["bytes"]), **at) for leaf in found["leaves"]
+        ]
+        assert sum(parts) == whole
+        for leaf in found["leaves"]:
+            dealt = sum(evaluate(parse_expr(size), **at) for size in leaf["shards"].values())
+            assert 0 <= dealt <= evaluate(parse_expr(leaf["bytes"]), **at)

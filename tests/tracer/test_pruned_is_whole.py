@@ -111,8 +111,10 @@ def test_pruned_is_whole(name):
     assert len(pruned["layers"]) < len(whole["layers"])
     for phase in ("context", "generation"):
         assert merged(pruned, phase) == merged(whole, phase)
-    for key in ("parameters", "weight_bytes", "kv_cache"):
+    for key in ("parameters", "weight_bytes"):
         assert pruned[key] == whole[key]
+    for key in ("bytes_per_token", "bytes_per_sequence", "expression"):
+        assert pruned["kv_cache"][key] == whole["kv_cache"][key]
     for found in (pruned, whole):
         assert found["conservation"]["exact"]
     assert pruned["conservation"]["flops"] == whole["conservation"]["flops"]

@@ -15,7 +15,7 @@ import torch
 from torch import fx
 
 from tracer.match import targets
-from tracer.parallel.state import Partial, Piece, Split, State, reshaped, section
+from tracer.parallel.state import Partial, Piece, Split, State, repeated, reshaped, section
 
 if TYPE_CHECKING:
     from tracer.parallel.spread import Spread
@@ -168,7 +168,12 @@ def _expand(spread: Spread, node: fx.Node) -> State:
         return state
     before, after = shape(node.args[0]), shape(node)
     axis = state.axis + len(after) - len(before)
-    return state.at(axis) if before[state.axis] == after[axis] else spread.blame(state, node)
+    if before[state.axis] != after[axis]:
+        return spread.blame(state, node)
+    behind = state.axis + 1
+    if behind < len(before) and before[behind] == 1 < after[axis + 1]:
+        state = repeated(state)
+    return state.at(axis)
 
 
 @rule("repeat")
@@ -190,8 +195,8 @@ def _repeat_interleave(spread: Spread, node: fx.Node) -> State:
         return spread.blame(state, node)
     if int(axis) % len(shape(node)) != state.axis:
         return state
-    pieces = tuple(Piece(p.size * times, p.units, p.sources) for p in state.pieces)
-    return Split(state.axis, pieces, state.outer)
+    pieces = tuple(Piece(p.size * times, p.units, p.sources, p.repeats) for p in state.pieces)
+    return repeated(Split(state.axis, pieces, state.outer))
 
 
 @rule("slice", "narrow")
@@ -322,7 +327,7 @@ def _concatenated(
     for state, length in zip(states, lengths, strict=True):
         if isinstance(state, Split):
             wider = length // state.size // grain
-            pieces += [Piece(p.size * wider, p.units, p.sources) for p in state.pieces]
+            pieces += [Piece(p.size * wider, p.units, p.sources, p.repeats) for p in state.pieces]
         elif length % grain:
             return spread.blame_all(splits, node)
         else:

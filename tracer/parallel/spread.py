@@ -169,7 +169,7 @@ class Spread:
         """
         where = f"{targets.base_name(node)} in {self.module(node) or 'the model'}"
         for piece in state.pieces if isinstance(state, Split) else ():
-            for source in piece.sources:
+            for source in (*piece.sources, *piece.repeats):
                 self._blamed.setdefault(source, where)
         return None
 

@@ -19,12 +19,14 @@ Range = tuple[fx.Node, int, int]  # output features [start, stop) of a column-pa
 class Piece:
     """Neighbouring elements of an axis, dealt to the ranks in `units` equal parts that are never cut.
 
-    `sources` are the output features of products that it came out of, where a constraint on it leads back to them.
+    `sources` are the output features of products that it came out of, where a constraint on it leads back to them;
+    `repeats` those that it repeats (keys of one head for several query heads), which ranks may share.
     """
 
     size: int
     units: int
     sources: tuple[Range, ...] = ()
+    repeats: tuple[Range, ...] = ()
 
     def cut(self, start: int, stop: int) -> Piece:
         """Elements [start, stop) of it."""
@@ -33,7 +35,7 @@ class Piece:
             (node, low + start * (high - low) // self.size, low + stop * (high - low) // self.size)
             for node, low, high in self.sources
         )
-        return Piece(size, _divide(self.units * size, self.size), sources)
+        return Piece(size, _divide(self.units * size, self.size), sources, self.repeats)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +107,8 @@ def _on(state: Split, axis: int, length: int, outer: int) -> Split | None:
     if any(p.size % grain for p in state.pieces):
         return None
     pieces = tuple(
-        Piece(p.size // grain, math.gcd(p.units, p.size // grain), p.sources) for p in state.pieces
+        Piece(p.size // grain, math.gcd(p.units, p.size // grain), p.sources, p.repeats)
+        for p in state.pieces
     )
     return Split(axis, pieces)
 
@@ -139,10 +142,7 @@ def joined(first: Split, second: Split) -> Split | None:
         first, second = widened, large
     pieces = []
     for one, other in _refined(first.pieces, second.pieces):
-        sources = one.sources if one.sources == other.sources else (*one.sources, *other.sources)
-        pieces.append(
-            Piece(one.size, math.gcd(one.units, other.units), tuple(dict.fromkeys(sources)))
-        )
+        pieces.append(_both(one, other))
     return Split(first.axis, tuple(pieces), first.outer)
 
 
@@ -151,7 +151,8 @@ def _widened(state: Split, size: int) -> Split | None:
         return None
     grain = size // state.size
     return replace(
-        state, pieces=tuple(Piece(p.size * grain, p.units, p.sources) for p in state.pieces)
+        state,
+        pieces=tuple(Piece(p.size * grain, p.units, p.sources, p.repeats) for p in state.pieces),
     )
 
 
@@ -169,3 +170,24 @@ def _refined(first: Sequence[Piece], second: Sequence[Piece]) -> Iterator[tuple[
             one.cut(0, size) if one.size > size else one,
             (other.cut(0, size) if other.size > size else other),
         )
+
+
+def _both(one: Piece, other: Piece) -> Piece:
+    """Two equally large pieces as one. What only repeats others goes by the units of what it meets."""
+    sources = tuple(dict.fromkeys((*one.sources, *other.sources)))
+    repeats = tuple(dict.fromkeys((*one.repeats, *other.repeats)))
+    units = math.gcd(one.units, other.units)
+    if one.repeats and not one.sources:
+        units = other.units
+    elif other.repeats and not other.sources:
+        units = one.units
+    return Piece(one.size, units, sources, repeats)
+
+
+def repeated(state: Split) -> Split:
+    """A value whose elements are each repeated for several others."""
+    pieces = (
+        Piece(p.size, p.units, (), tuple(dict.fromkeys((*p.sources, *p.repeats))))
+        for p in state.pieces
+    )
+    return Split(state.axis, tuple(pieces), state.outer)
