@@ -118,6 +118,7 @@ class Runner:
         self._options = list(options)
         self._no_graph: set[tuple[str, str]] = set()
         self._checked: set[str] = set()
+        self._taken: dict[tuple[str, str], str] = {}  # the variant that a request came to
         self._outcome = Outcome()
 
     def run(self, tasks: Iterable[Task]) -> Outcome:
@@ -200,7 +201,7 @@ class Runner:
             self._write(
                 {
                     "what": task.what,
-                    "variant": task.variant,
+                    "variant": self._taken.get((task.case.op, task.variant), task.variant),
                     "case_id": task.case.case_id,
                     "op": task.case.op,
                     "params": dict(task.case.params),
@@ -221,6 +222,7 @@ class Runner:
     def _write(self, row: Json, task: Task) -> None:
         # a row goes under the variant that was asked for, so that a resumed run finds it again
         row["asked"] = task.variant
+        self._taken[row["op"], task.variant] = row["variant"]
         try:
             self._segment.append(row)
         except ValueError as error:  # a number that is none: JSON has no such

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import importlib.metadata
+import multiprocessing
 import os
 import platform
 import signal
@@ -327,5 +328,9 @@ def one_line(error: BaseException) -> str:
 
 
 def die_with_parent() -> None:
+    """End with the parent, also where it is killed, and also where it was before this was asked for."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PARENT_DEATH_SIGNAL, signal.SIGKILL)
+    parent = multiprocessing.parent_process()
+    if parent is not None and os.getppid() != parent.pid:
+        os._exit(1)

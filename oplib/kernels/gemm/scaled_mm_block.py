@@ -36,7 +36,7 @@ class ScaledMmBlock(Variant):
         x, x_scale, w_scale = inputs["x"], inputs["x_scale"], inputs["w_scale"]
         rows, blocks = -x.shape[0] % _SCALE_ROWS, -w_scale.shape[1] % _SCALE_ROWS
         if rows:
-            x = torch.cat([x, x.new_zeros((rows, x.shape[1]))])
+            x = functional.pad(x.view(torch.uint8), (0, 0, 0, rows)).view(x.dtype)
         padded = functional.pad(x_scale, (0, 0, 0, rows), value=1.0)
         return {
             "x": x,
