@@ -64,7 +64,7 @@ def estimate_hidden(group: Group, fold: Fold, asked: Ints) -> Estimate:
     Where all are hidden at once, an estimator that never had them is asked.
     """
     if not fold.outside:
-        return Estimator.fit(group).leave_out(asked, fold.hidden)
+        return Estimator.fit(group, spared=asked).leave_out(asked, fold.hidden)
     known = numpy.flatnonzero(fold.hidden == 0)
     return Estimator.fit(subset(group, known)).estimate(group.points[asked])
 
