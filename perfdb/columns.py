@@ -14,10 +14,12 @@ from oplib.table_format import Value
 Column: TypeAlias = NDArray[Any]  # Any: numbers, or texts as objects
 Codes: TypeAlias = NDArray[numpy.int32]
 
+_FEW = 1 << 18  # integers up to here are coded by counting and not by sorting
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Coded:
-    """A column of n rows: row i has `values[codes[i]]`. Values are distinct; numbers are in an array of numbers."""
+    """A column of n rows: row i has `values[codes[i]]`. Values are distinct; not each of them need occur."""
 
     values: Column
     codes: Codes
@@ -25,6 +27,15 @@ class Coded:
     @classmethod
     def of(cls, column: Column) -> Coded:
         """The codes of a plain column."""
+        if column.dtype.kind == "b":
+            return cls(values=numpy.array([False, True]), codes=column.astype(numpy.int32))
+        if column.dtype.kind == "i" and len(column) and 0 <= column.min() <= column.max() <= _FEW:
+            used = numpy.zeros(int(column.max()) + 1, dtype=numpy.int32)
+            used[column] = 1
+            return cls(
+                values=numpy.flatnonzero(used),
+                codes=(numpy.cumsum(used, dtype=numpy.int32) - 1)[column],
+            )
         values, codes = numpy.unique(column, return_inverse=True)
         return cls(values=values, codes=codes.astype(numpy.int32))
 
@@ -82,11 +93,20 @@ def code_of(columns: list[Coded], count: int) -> Codes:
     return codes.astype(numpy.int32)
 
 
+def codes_of(column: Column) -> tuple[Codes, int]:
+    """A code per row of a plain column and how many distinct ones there are; texts in any order."""
+    if column.dtype != object:
+        values, codes = numpy.unique(column, return_inverse=True)
+        return codes.astype(numpy.int32), len(values)
+    places: dict[Any, int] = {}
+    found = [places.setdefault(value, len(places)) for value in column]
+    return numpy.array(found, dtype=numpy.int32), len(places)
+
+
 def _array(values: list[Any]) -> Column:  # Any: parameter values
-    numbers = all(
-        isinstance(value, int | float) and not isinstance(value, bool) for value in values
-    )
-    return numpy.array(values) if numbers else numpy.array(values, dtype=object)
+    """Numbers and truth values in arrays of their own type, all else as objects."""
+    types = {type(value) for value in values}
+    return numpy.array(values, dtype=None if types <= {int, float} or types == {bool} else object)
 
 
 def _plain(value: Any) -> Any:  # Any: a numpy scalar or an object

@@ -7,6 +7,7 @@ Ours is `perfdb/data/<system>/<backend>/<version>/<stem>.txt`; the package's has
 from __future__ import annotations
 
 import importlib.util
+import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -178,13 +179,14 @@ def _by_closeness(found: Mapping[str, Path], wanted: str) -> list[str]:
     return [*sorted(older, key=release, reverse=True), *sorted(newer, key=release)]
 
 
-def _scan(folder: Path, system: str) -> tuple[tuple[str, str, Path], ...]:
-    found = []
-    for pattern in ("*/*/*", "*/*/*/*"):
-        for path in sorted((folder / system).glob(pattern)):
-            if path.suffix in _ENDINGS:
-                found.append((path.parts[-3], path.parts[-2], path))
-    return tuple(found)
+def _scan(folder: Path, system: str) -> Iterator[tuple[str, str, Path]]:
+    """(backend, version, file) of each table of a system: files lie in a folder that is named by the version."""
+    for where, _, names in os.walk(folder / system):
+        for name in sorted(names):
+            if name.endswith(_ENDINGS):
+                path = Path(where, name)
+                if len(path.parts) - len(folder.parts) in (4, 5):
+                    yield path.parts[-3], path.parts[-2], path
 
 
 def _locations(folder: Path, system: str, root: int = 0) -> Iterator[Location]:

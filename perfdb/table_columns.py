@@ -22,7 +22,7 @@ class RawColumns:
     """Columns of a file by name; a column that is asked for and is not there is an error that names the file."""
 
     def __init__(self, path: Path, columns: Mapping[str, Any], names: list[str]) -> None:
-        """`columns` are pyarrow arrays, or `Coded` once they are known; `names` are all that the file has."""
+        """`columns` are arrays of pyarrow or numpy, or `Coded`; `names` are all that the file has."""
         self.path, self.names = path, names
         self._columns = dict(columns)
 
@@ -33,12 +33,11 @@ class RawColumns:
         return len(next(iter(self._columns.values()), ()))
 
     def numbers(self, name: str) -> Column:
-        """A column of numbers; integers stay integers, latency and power are always float64."""
+        """A column of numbers; integers stay integers, times and what goes with them are always float64."""
         column = self._column(name)
         try:
-            coded = isinstance(column, Coded)
-            plain: Column = column.decode() if coded else column.to_numpy(zero_copy_only=False)
-            if plain.dtype.kind not in "if" or name in ("latency", "power"):
+            plain: Column = column.decode() if isinstance(column, Coded) else _plain(column)
+            if plain.dtype.kind not in "if" or name in ("latency", "power", "spread"):
                 plain = plain.astype(numpy.float64)
         except (TypeError, ValueError) as error:
             raise InvalidInputError(
@@ -61,14 +60,15 @@ class RawColumns:
 
     def take(self, chosen: Column) -> RawColumns:
         """The rows that a mask chooses."""
-        return RawColumns(
-            self.path,
-            {
-                name: column.take(chosen) if isinstance(column, Coded) else column.filter(chosen)
-                for name, column in self._columns.items()
-            },
-            self.names,
-        )
+        taken: dict[str, Any] = {}  # Any: as in __init__
+        for name, column in self._columns.items():
+            if isinstance(column, Coded):
+                taken[name] = column.take(chosen)
+            elif _is_number(column):
+                taken[name] = _plain(column)[chosen]
+            else:
+                taken[name] = _encode(column).take(chosen)
+        return RawColumns(self.path, taken, self.names)
 
     def _column(self, name: str) -> Any:  # Any: Coded, or an array of pyarrow, which has no types
         if name not in self._columns:
@@ -125,11 +125,34 @@ def _read_csv(path: Path, wanted: list[str] | None) -> tuple[pyarrow.Table, list
 
 
 def _encode(column: Any) -> Coded:  # Any: an array of pyarrow, which has no types
+    """The codes of a column, values in their order."""
     import pyarrow
 
-    encoded = column if isinstance(column, pyarrow.DictionaryArray) else column.dictionary_encode()
-    values = encoded.dictionary.to_numpy(zero_copy_only=False)
-    order = numpy.argsort(values, kind="stable")
+    if _is_number(column):
+        return Coded.of(_plain(column))
+    if not isinstance(column, pyarrow.DictionaryArray):
+        column = column.dictionary_encode()
+    values = column.dictionary.to_pylist()
+    numbers = all(type(value) in (int, float) for value in values)
+    distinct = numpy.array(values, dtype=None if numbers else object)
+    order = numpy.argsort(distinct, kind="stable")
     place = numpy.empty(len(order), dtype=numpy.int32)
     place[order] = numpy.arange(len(order), dtype=numpy.int32)
-    return Coded(values=values[order], codes=place[encoded.indices.to_numpy()])
+    return Coded(values=distinct[order], codes=place[_plain(column.indices)])
+
+
+def _is_number(column: Any) -> bool:  # Any: an array of pyarrow, which has no types, or of numpy
+    import pyarrow
+
+    if isinstance(column, numpy.ndarray):
+        return column.dtype.kind in "if"
+    return bool(pyarrow.types.is_integer(column.type) or pyarrow.types.is_floating(column.type))
+
+
+def _plain(column: Any) -> Column:  # Any: an array of pyarrow, which has no types, or of numpy
+    """An array without copying. `to_numpy` would load pandas, which takes longer than all tables."""
+    if isinstance(column, numpy.ndarray):
+        return column
+    if _is_number(column):
+        return numpy.from_dlpack(column)
+    return numpy.array(column.to_pylist(), dtype=object)

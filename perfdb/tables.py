@@ -23,12 +23,14 @@ from perfdb.arrays import Floats, Ints
 from perfdb.columns import Coded, Column, Decoded, code_of
 from perfdb.table_columns import FINGERPRINT, RawColumns, read_columns
 
+_RESULTS = ("latency", "power", "spread")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Table:
     """Rows of one kind. `params` holds a column per parameter, `dims` an array per dim, `fingerprint` what ran
-    (framework, version, device, kernel_source), `row` the place of each in its file, counted from 1. `power` is None
-    where the file has none."""
+    (framework, version, device, kernel_source), `row` the place of each in its file, counted from 1. `power` and
+    `spread` (relative, of the samples) are None where the file has none."""
 
     kind: OpKind
     path: Path
@@ -38,6 +40,7 @@ class Table:
     row: NDArray[numpy.int64]
     latency: Floats
     power: Floats | None
+    spread: Floats | None = None
 
     def __len__(self) -> int:
         return len(self.latency)
@@ -63,6 +66,7 @@ class Table:
             row=self.row[chosen],
             latency=self.latency[chosen],
             power=None if self.power is None else self.power[chosen],
+            spread=None if self.spread is None else self.spread[chosen],
         )
 
     def split(self, names: list[str]) -> Iterator[tuple[dict[str, ParamValue], Ints]]:
@@ -99,6 +103,7 @@ def read_table(path: Path, kind: OpKind) -> Table:
         row=numpy.flatnonzero(belongs) + 1,
         latency=raw.numbers("latency"),
         power=raw.numbers("power") if "power" in raw else None,
+        spread=raw.numbers("spread") if "spread" in raw else None,
     )
 
 
@@ -120,7 +125,13 @@ def wanted_columns(kind: OpKind, form: TableFormat) -> list[str]:
         for name in (*(param.name for param in kind.params), *kind.dims)
         if name not in form.derived
     ]
-    return list(dict.fromkeys([*FINGERPRINT, *form.rows, *derived, *named, "latency", "power"]))
+    return list(dict.fromkeys([*FINGERPRINT, *form.rows, *derived, *named, *_RESULTS]))
+
+
+def rows_of(path: Path, kind: OpKind) -> NDArray[numpy.bool_]:
+    """Which rows of a file are of a kind, in the order of the file."""
+    form = format_of(path, kind)
+    return _belongs(read_columns(path, [*form.rows, "latency"]), form)
 
 
 def _belongs(raw: RawColumns, form: TableFormat) -> NDArray[numpy.bool_]:

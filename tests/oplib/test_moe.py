@@ -3,7 +3,7 @@
 import pytest
 
 from oplib.errors import InvalidInputError
-from oplib.op import Op
+from oplib.op import Op, kind
 
 BASE = {
     "hidden_size": 4,
@@ -26,6 +26,20 @@ ROWS = [
     # with 64 tokens every expert is touched to 16 digits
     ({}, {"m": 64}, 384 * 64, 4 * 192 + 64 * TOKEN),
 ]
+
+
+def test_experts_divided_over_gpus():
+    """Two GPUs: half of the pairs and of the experts read; 3/4 of tokens have one of their two experts here."""
+    moe = kind("moe")
+    params = moe.complete({**BASE, "ep_size": 2})
+    assert moe.flops(params, {"m": 2}) == 768 / 2
+    token = 2 * 4 * 2 * 3 / 4 + (2 * 8 * (2 + 2) + 2 * 8) / 2
+    assert moe.bytes(params, {"m": 2}) == 3 * (3 * 32 * 2) / 2 + 2 * token
+
+
+def test_experts_divide_evenly():
+    with pytest.raises(InvalidInputError, match="4 experts on 3 GPUs"):
+        Op(op="moe", name="x", params={**BASE, "ep_size": 3}, dims={"m": 1})
 
 
 def test_top_k_is_at_most_num_experts():

@@ -3,7 +3,7 @@
 import numpy
 import pytest
 
-from oplib.errors import InvalidInputError, UnknownVersionError
+from oplib.errors import InvalidInputError, PerfDataNotAvailableError, UnknownVersionError
 from oplib.op import kind, op_kinds
 from perfdb.foreign import find_table
 from perfdb.tables import read_table
@@ -87,3 +87,105 @@ def test_each_format_speaks_of_its_own_kind():
             for form in one.table_formats:
                 for value in form.spellings.get(param.name, {}).values():
                     param.check(value, name)
+
+
+HEAD = "framework,version,device,op_name,kernel_source"
+
+
+def rows_of(tmp_path, stem, op, columns, *rows):
+    """The table of an op in a file of these rows."""
+    path = tmp_path / f"{stem}.txt"
+    path.write_text("\n".join([f"{HEAD},{columns},latency", *rows]) + "\n")
+    return read_table(path, kind(op))
+
+
+def test_moe_rows_hold_what_one_gpu_holds(tmp_path):
+    """Experts cut by moe_tp_size, divided by moe_ep_size, tokens of all; a gate unless kernel or shape says no."""
+    table = rows_of(
+        tmp_path, "moe_perf", "moe",
+        "moe_dtype,num_tokens,hidden_size,inter_size,topk,num_experts,moe_tp_size,moe_ep_size,distribution",
+        "X,1,H,moe,cutlass,w4a16_mxfp4,64,7168,2048,8,256,4,8,power_law_1.2,0.3",
+        "X,1,H,moe,some_nongated,fp8,1,4096,512,8,256,1,1,balanced,0.3",
+        "X,1,H,moe,vllm_flashinfer,fp8,1,4096,2688,22,512,1,1,balanced,0.3",
+        "X,1,H,moe,vllm_fused_moe,fp8,1,4096,2688,22,512,1,1,balanced,0.3",
+    )  # fmt: skip
+    found = {name: column.tolist() for name, column in table.columns.items()}
+    assert found["intermediate_size"] == [512, 512, 2688, 2688]
+    assert found["ep_size"] == [8, 1, 1, 1]
+    assert found["gated"] == [True, False, False, True]
+    assert found["dtype"][0] == "mxfp4"
+    assert (found["m"][0], found["num_experts"][0], found["top_k"][0]) == (64, 256, 8)
+
+
+def test_messages_are_counted_in_elements(tmp_path):
+    """1,024 elements are 2,048 bytes of half and 1,024 of int8; only rows of the collective are taken."""
+    table = rows_of(
+        tmp_path, "nccl_perf", "all_to_all", "nccl_dtype,num_gpus,message_size",
+        "X,1,H,alltoall,NCCL,half,8,1024,0.01",
+        "X,1,H,alltoall,NCCL,int8,8,1024,0.01",
+        "X,1,H,all_gather,NCCL,int8,8,1024,0.01",
+    )  # fmt: skip
+    assert table.dims["bytes"].tolist() == [2048, 1024]
+    assert table.columns["dtype"].tolist() == ["bfloat16", "int8"]
+
+
+def test_products_of_an_absorbed_attention(tmp_path):
+    table = rows_of(
+        tmp_path, "mla_bmm_perf", "bmm", "bmm_dtype,num_tokens,num_heads",
+        "X,1,H,mla_gen_pre,bmm,bfloat16,4,16,0.01",
+        "X,1,H,mla_gen_post,bmm,bfloat16,4,16,0.01",
+    )  # fmt: skip
+    assert table.columns["n"].tolist() == [512, 128]
+    assert table.columns["k"].tolist() == [128, 512]
+    assert table.columns["shared_b"].tolist() == [True, True]
+    assert table.dims["batch"].tolist() == [16, 16]
+
+
+def test_one_file_holds_convolution_and_recurrence(tmp_path):
+    """GDN rows are told apart by their kernel; a fused or speculative one belongs to neither."""
+    columns = "phase,batch_size,seq_len,d_conv,num_k_heads,head_k_dim,num_v_heads,head_v_dim"
+    rows = (
+        "X,1,H,gdn,causal_conv1d_fn,context,2,64,4,16,128,32,128,0.01",
+        "X,1,H,gdn,chunk_gated_delta_rule,context,2,64,4,16,128,32,128,0.01",
+        "X,1,H,gdn,fused_recurrent_gated_delta_rule,generation,2,1,4,16,128,32,128,0.01",
+        "X,1,H,gdn,fused_recurrent_gated_delta_rule,verify,2,4,4,16,128,32,128,0.01",
+        "X,1,H,gdn,fused_all,generation,2,1,4,16,128,32,128,0.01",
+    )
+    conv = rows_of(tmp_path, "gdn_perf", "causal_conv1d", columns, *rows)
+    assert conv.row.tolist() == [1]
+    assert conv.columns["channels"].tolist() == [2 * 16 * 128 + 32 * 128]
+    rule = rows_of(tmp_path, "gdn_perf", "gated_delta_rule", columns, *rows)
+    assert rule.row.tolist() == [2, 3]
+    assert rule.columns["state_dtype"].tolist() == ["float32", "bfloat16"]
+
+
+def test_a_file_of_other_ops_has_no_measurements(tmp_path):
+    columns, row = "nccl_dtype,num_gpus,message_size", "X,1,H,broadcast,NCCL,int8,8,1024,0.01"
+    with pytest.raises(PerfDataNotAvailableError, match="no rows of all_gather"):
+        rows_of(tmp_path, "nccl_perf", "all_gather", columns, row)
+
+
+def test_a_row_that_lacks_a_value_is_refused(tmp_path):
+    """A hole is not a zero."""
+    with pytest.raises(InvalidInputError, match=r"'num_gpus'.*empty in 1 rows"):
+        rows_of(
+            tmp_path, "nccl_perf", "all_gather", "nccl_dtype,num_gpus,message_size",
+            "X,1,H,all_gather,NCCL,int8,8,1024,0.01", "X,1,H,all_gather,NCCL,int8,,1024,0.01",
+        )  # fmt: skip
+
+
+def test_a_table_of_another_kind_is_refused(tmp_path):
+    with pytest.raises(InvalidInputError, match=r"no table of moe.*moe_perf"):
+        read_table(gemm_table.write(tmp_path), kind("moe"))
+
+
+def test_split_gives_each_combination_once(tmp_path):
+    """Rows come back in order, under the values that they share."""
+    table = read_table(gemm_table.write(tmp_path), kind("gemm"))
+    groups = list(table.split(["n", "dtype"]))
+    assert [shared["n"] for shared, _ in groups] == list(gemm_table.SIZES)
+    assert all(type(shared["n"]) is int for shared, _ in groups)
+    for shared, places in groups:
+        assert (table.columns["n"][places] == shared["n"]).all()
+        assert (numpy.diff(places) > 0).all()
+    assert sum(len(places) for _, places in groups) == len(table)
