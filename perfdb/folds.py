@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from perfdb.arrays import Ints
 from perfdb.efficiency import Group
+from perfdb.places import Places
 
 Mask: TypeAlias = NDArray[numpy.bool_]
 
@@ -45,12 +46,14 @@ def line_of(group: Group) -> tuple[int, Ints]:
 
 
 def _point(group: Group) -> Fold:
-    """Each row that has a neighbour on both sides along its line, alone."""
+    """Each row that has a neighbour on both sides along its line, with all rows at its place."""
     along, line = line_of(group)
-    order = numpy.lexsort((group.points[:, along], line))
-    inside = numpy.zeros(len(order), dtype=bool)
-    inside[1:-1] = (line[order][1:-1] == line[order][:-2]) & (line[order][1:-1] == line[order][2:])
-    return Fold(asked=order[inside], hidden=numpy.arange(len(order)))
+    place = group.points[:, along]
+    least, largest = numpy.full(line.max() + 1, numpy.inf), numpy.full(line.max() + 1, -numpy.inf)
+    numpy.minimum.at(least, line, place)
+    numpy.maximum.at(largest, line, place)
+    inside = (place > least[line]) & (place < largest[line])
+    return Fold(asked=numpy.flatnonzero(inside), hidden=Places(group.points).codes)
 
 
 def _whole_site(group: Group) -> Fold:
