@@ -15,7 +15,8 @@ from perfdb.arrays import Floats, Ints
 from perfdb.covariances import Model, models_of
 from perfdb.efficiency import Group
 from perfdb.features import features_of
-from perfdb.kriging import Estimate, Field
+from perfdb.folds import site_of
+from perfdb.kriging import Estimate, Field, join
 from perfdb.places import Places
 
 _CHOOSING, _CALIBRATING = (
@@ -58,7 +59,7 @@ class Estimator:
                 for field in fields
             ]
             best = int(numpy.argmin(losses))
-            width = _width(group, sample, fields[best].leave_out(sample, places.codes, near))
+            width = _width(group, sample, _left_out(group, fields[best], sample, places, near))
         return cls(
             group=group,
             model=models[best],
@@ -124,6 +125,19 @@ def _sample(count: int, spared: Ints | None) -> Ints:
         allowed = numpy.arange(count)
     chosen: Ints = numpy.random.default_rng(0).permutation(allowed)[:_CALIBRATING]
     return chosen
+
+
+def _left_out(group: Group, field: Field, sample: Ints, places: Places, near: Ints) -> Estimate:
+    """Estimates of the sample: of its first half each row left out, of the second each row's whole site."""
+    site, half = site_of(group), len(sample) // 2
+    if len(numpy.unique(site)) < _FEWEST:
+        return field.leave_out(sample, places.codes, near)
+    return join(
+        [
+            field.leave_out(sample[:half], places.codes, near[:half]),
+            field.leave_out(sample[half:], site),
+        ]
+    )
 
 
 def _loss(group: Group, sample: Ints, found: Estimate) -> float:

@@ -29,11 +29,11 @@ class Fold:
     outside: bool = False
 
 
-def _site(group: Group) -> Ints:
+def site_of(group: Group) -> Ints:
     """A number per combination of the parameters among the coordinates: one shape, measured at many workloads."""
     kind = group.rows.kind
     shape = [i for i, name in enumerate(kind.coordinates) if name not in kind.dims]
-    return numpy.unique(group.points[:, shape], axis=0, return_inverse=True)[1].reshape(-1)
+    return numpy.unique(Places(group.points[:, shape]).codes, return_inverse=True)[1]
 
 
 def line_of(group: Group) -> tuple[int, Ints]:
@@ -42,7 +42,7 @@ def line_of(group: Group) -> tuple[int, Ints]:
     dims = [i for i, name in enumerate(kind.coordinates) if name in kind.dims]
     along = max(dims, key=lambda i: len(numpy.unique(group.points[:, i])))
     others = numpy.delete(group.points, along, axis=1)
-    return along, numpy.unique(others, axis=0, return_inverse=True)[1].reshape(-1)
+    return along, numpy.unique(Places(others).codes, return_inverse=True)[1]
 
 
 def _point(group: Group) -> Fold:
@@ -58,7 +58,7 @@ def _point(group: Group) -> Fold:
 
 def _whole_site(group: Group) -> Fold:
     """Each row, with its whole site: a shape that was never measured."""
-    site = _site(group)
+    site = site_of(group)
     return Fold(asked=numpy.arange(len(site)), hidden=site)
 
 
