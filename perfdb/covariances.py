@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
+from itertools import product
 from types import MappingProxyType
 from typing import Any
 
@@ -15,8 +16,9 @@ from perfdb.kriging import Component, Covariance
 
 FILE = "covariances.toml"
 
-# What a kind without an entry gets: smooth over some octaves, and a rough part of a few percent; calm and noisy.
-_DEFAULT_SMOOTH, _DEFAULT_ROUGH, _DEFAULT_NOISES = (0.4, 8.0), (0.05, 1.0), (0.01, 0.04)
+# What a kind without an entry gets: smooth over many octaves or over a few, and a rough part of a few percent.
+_DEFAULT_SMOOTH, _DEFAULT_ROUGH = 0.4, (0.05, 1.0)
+_DEFAULT_LENGTHS, _DEFAULT_NOISES = (8.0, 2.5), (0.01, 0.04)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,7 +40,9 @@ def models_of(kind: OpKind) -> Sequence[Model]:
     """The covariances that a table of this kind is offered; what fits its rows best is taken (`perfdb.estimator`)."""
     entry = _entries().get(kind.name)
     if entry is None:
-        return [_default(kind, noise) for noise in _DEFAULT_NOISES]
+        return [
+            _default(kind, far, noise) for far, noise in product(_DEFAULT_LENGTHS, _DEFAULT_NOISES)
+        ]
     return [
         Model(
             source=one["source"],
@@ -59,15 +63,15 @@ def models_of(kind: OpKind) -> Sequence[Model]:
     ]
 
 
-def _default(kind: OpKind, noise: float) -> Model:
+def _default(kind: OpKind, far: float, noise: float) -> Model:
     count = len(kind.coordinates)
-    (smooth, far), (rough, near) = _DEFAULT_SMOOTH, _DEFAULT_ROUGH
+    rough, near = _DEFAULT_ROUGH
     return Model(
         source="none: lengths of a few octaves",
         features=kind.coordinates,
         covariance=Covariance(
             components=(
-                Component(deviation=smooth, lengths=(far,) * count, smooth=True),
+                Component(deviation=_DEFAULT_SMOOTH, lengths=(far,) * count, smooth=True),
                 Component(deviation=rough, lengths=(near,) * count),
             ),
             noise=noise,

@@ -57,9 +57,12 @@ def _point(group: Group) -> Fold:
 
 
 def _whole_site(group: Group) -> Fold:
-    """Each row, with its whole site: a shape that was never measured."""
+    """Each row, with its whole site: a shape that was never measured; none where there is one shape."""
     site = site_of(group)
-    return Fold(asked=numpy.arange(len(site)), hidden=site)
+    asked = (
+        numpy.arange(len(site)) if site.any() else site[:0]
+    )  # with one site nothing would be known
+    return Fold(asked=asked, hidden=site)
 
 
 def _row(group: Group) -> Fold:
