@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -57,6 +58,7 @@ def models_of(kind: OpKind) -> Sequence[Model]:
                     for part in one["components"]
                 ),
                 noise=one["noise"],
+                limit=entry.get("limit", math.inf),
             ),
         )
         for one in entry["models"]

@@ -11,6 +11,7 @@ inverse).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -27,6 +28,7 @@ _SHORTEST, _LONGEST = (
     0.05,
     50.0,
 )  # lengths by which neighbours are searched, in the units of the coordinates
+_LEAST_PRECISION = 1e-12  # 1 / variance; a lone neighbour has none
 _PRIOR_POINTS = 4.0  # residuals' worth of belief in the table's own scale
 _LARGEST_Z = 4.0  # residuals further out tell no more
 
@@ -45,10 +47,12 @@ class Component:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Covariance:
-    """What points of one table tell about each other; `noise` is the deviation of a repeated measurement."""
+    """What points of one table tell about each other; `noise` is the deviation of a repeated measurement. A value
+    further than `limit` deviations from what its neighbours say counts as at that limit."""
 
     components: tuple[Component, ...]
     noise: float
+    limit: float = math.inf
 
     @property
     def variance(self) -> float:
@@ -170,7 +174,7 @@ class Field:
         """Ordinary kriging of each query from its neighbours `near` [q, j].
 
         The deviation is the model's own, scaled by how large the residuals of these neighbours are, each left out
-        in turn, next to what the model expects of them.
+        in turn, next to what the model expects of them. The same residuals tell which of them are outliers.
         """
         known, values, count = self.points[near], self.values[near], near.shape[1]
         system = numpy.ones((len(queries), count + 1, count + 1))
@@ -189,6 +193,9 @@ class Field:
         residuals = numpy.divide(  # a lone neighbour, left out, leaves nothing to compare with
             left_out, diagonal, out=numpy.zeros_like(left_out), where=diagonal > 0
         )
+        if self.covariance.limit < math.inf:
+            most = self.covariance.limit / numpy.sqrt(numpy.maximum(diagonal, _LEAST_PRECISION))
+            values = values - (residuals - numpy.clip(residuals, -most, most))
         surprise = numpy.minimum(numpy.square(residuals) * diagonal, _LARGEST_Z**2)
         trust = numpy.square(told / told.max(axis=1, keepdims=True))
         scale = (_PRIOR_POINTS + (trust * surprise).sum(axis=1)) / (
