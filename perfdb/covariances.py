@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +15,8 @@ from oplib.kind import OpKind
 from perfdb.kriging import Component, Covariance
 
 FILE = "covariances.toml"
+
+_LIMIT = 2.5  # deviations at which outliers are cut: tables of every kind have some
 
 # What a kind without an entry gets: smooth over many octaves or over a few, and a rough part of a few percent.
 _DEFAULT_SMOOTH, _DEFAULT_ROUGH = 0.4, (0.05, 1.0)
@@ -58,7 +59,7 @@ def models_of(kind: OpKind) -> Sequence[Model]:
                     for part in one["components"]
                 ),
                 noise=one["noise"],
-                limit=entry.get("limit", math.inf),
+                limit=_LIMIT,
             ),
         )
         for one in entry["models"]
@@ -77,5 +78,6 @@ def _default(kind: OpKind, far: float, noise: float) -> Model:
                 Component(deviation=rough, lengths=(near,) * count),
             ),
             noise=noise,
+            limit=_LIMIT,
         ),
     )

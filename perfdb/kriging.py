@@ -28,6 +28,7 @@ _SHORTEST, _LONGEST = (
     0.05,
     50.0,
 )  # lengths by which neighbours are searched, in the units of the coordinates
+_CUTS = 6  # outliers of 40 neighbours at most
 _LEAST_PRECISION = 1e-12  # 1 / variance; a lone neighbour has none
 _PRIOR_POINTS = 4.0  # residuals' worth of belief in the table's own scale
 _LARGEST_Z = 4.0  # residuals further out tell no more
@@ -190,12 +191,11 @@ class Field:
 
         diagonal = numpy.einsum("qii->qi", inverse)[:, :count]
         left_out = numpy.einsum("qij,qj->qi", inverse[:, :count, :count], values)
+        if self.covariance.limit < math.inf:
+            values, left_out = _cut(values, left_out, inverse, diagonal, self.covariance.limit)
         residuals = numpy.divide(  # a lone neighbour, left out, leaves nothing to compare with
             left_out, diagonal, out=numpy.zeros_like(left_out), where=diagonal > 0
         )
-        if self.covariance.limit < math.inf:
-            most = self.covariance.limit / numpy.sqrt(numpy.maximum(diagonal, _LEAST_PRECISION))
-            values = values - (residuals - numpy.clip(residuals, -most, most))
         surprise = numpy.minimum(numpy.square(residuals) * diagonal, _LARGEST_Z**2)
         trust = numpy.square(told / told.max(axis=1, keepdims=True))
         scale = (_PRIOR_POINTS + (trust * surprise).sum(axis=1)) / (
@@ -205,6 +205,27 @@ class Field:
             value=(weights[:, :count] * values).sum(axis=1),
             deviation=numpy.sqrt(variance * scale),
         )
+
+
+def _cut(
+    values: Floats, left_out: Floats, inverse: Floats, diagonal: Floats, limit: float
+) -> tuple[Floats, Floats]:
+    """`values` [q, j] with outliers at `limit` deviations from the others, and `left_out` [q, j] of these.
+
+    The worst of each query first and one at a time, because it makes its own neighbours look like outliers.
+    """
+    each = numpy.arange(len(values))
+    precision = numpy.maximum(diagonal, _LEAST_PRECISION)
+    for _ in range(_CUTS):
+        z = left_out / numpy.sqrt(precision)
+        worst = numpy.abs(z).argmax(axis=1)
+        most = z[each, worst]
+        change = (numpy.clip(most, -limit, limit) - most) / numpy.sqrt(precision[each, worst])
+        values = values.copy()
+        values[each, worst] += change
+        columns = inverse[each, : values.shape[1], worst]
+        left_out = left_out + columns * change[:, None]
+    return values, left_out
 
 
 def join(parts: Iterable[Estimate]) -> Estimate:

@@ -3,8 +3,8 @@
     python tools/noise_floor.py
 
 Two ways. Rows that a table has twice, of one kernel, differ by their noise alone. And where three backends call the
-same library (bfloat16 GEMM is cuBLAS in all of them), the differences of two tables, each from the straight line between its
-neighbours along m, hold the noise of both: three pairs give the three noises.
+same library (bfloat16 GEMM is cuBLAS in all of them), the differences of two tables, each from the straight line
+between its neighbours along m, hold the noise of both: three pairs give the three noises.
 """
 
 from __future__ import annotations

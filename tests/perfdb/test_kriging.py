@@ -1,5 +1,7 @@
 """Kriging: exact where it is known, calibrated where it is not."""
 
+from dataclasses import replace
+
 import numpy
 import pytest
 
@@ -74,6 +76,18 @@ def test_rougher_data_than_the_model_says_widen_the_deviation():
     found = Field(points, rough, COVARIANCE).leave_out(asked, asked)
     calm = Field(points, values, COVARIANCE).leave_out(asked, asked)
     assert numpy.median(found.deviation) > 2 * numpy.median(calm.deviation)
+
+
+def test_an_outlier_is_cut_where_there_is_a_limit():
+    """One neighbour off by ten: without a limit the estimate beside it follows, with one it hardly does."""
+    points, values = drawn(200, seed=7)
+    spoilt = values.copy()
+    spoilt[17] += 10
+    beside = points[[17]] + 0.3
+    truth = Field(points, values, COVARIANCE).estimate(beside).value[0]
+    plain = Field(points, spoilt, COVARIANCE).estimate(beside).value[0]
+    limited = Field(points, spoilt, replace(COVARIANCE, limit=2.5)).estimate(beside).value[0]
+    assert abs(limited - truth) < abs(plain - truth) / 5
 
 
 def test_a_single_point_speaks_for_everything():
