@@ -7,6 +7,7 @@ deviations are. Outside the measured range of a feature the efficiency at its en
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy
@@ -24,6 +25,7 @@ _CHOOSING, _CALIBRATING = (
     96,
 )  # rows left out to choose a model, and to set the width of deviations
 _FEWEST = 12  # rows left out that say something about a width
+_STILL_WHOLE = 0.9  # share of a group that stands for all of it
 _FREEDOM = 4.0  # of Student's t: a few rows far off decide nothing
 _SAME = 1e-9  # octaves within which two features are one
 _LEAST = 1e-3  # of a width: rows may follow a model exactly
@@ -46,24 +48,13 @@ class Estimator:
     @classmethod
     def fit(cls, group: Group, *, spared: Ints | None = None) -> Estimator:
         """The estimator of a group of at least one row; rows `spared` have no say in model and width."""
-        places = Places(group.points)
         models = models_of(group.rows.kind)
-        fields = [_field(group, model) for model in models]
-        sample = _sample(len(group.ratios), spared)
-        best, width = 0, 1.0
-        if len(sample) >= _FEWEST and len(numpy.unique(places.codes)) > 1:
-            near = fields[0].around(sample, places.codes)  # of each model those that tell most
-            some = slice(_CHOOSING)
-            losses = [
-                _loss(group, sample[some], field.leave_out(sample[some], places.codes, near[some]))
-                for field in fields
-            ]
-            best = int(numpy.argmin(losses))
-            width = _width(group, sample, _left_out(group, fields[best], sample, places, near))
+        places = Places(group.points)
+        best, width = _judge(group, places, models, spared)
         return cls(
             group=group,
             model=models[best],
-            field=fields[best],
+            field=_field(group, models[best]),
             lower=group.points.min(axis=0),
             upper=group.points.max(axis=0),
             places=places,
@@ -118,13 +109,34 @@ def _field(group: Group, model: Model) -> Field:
     return Field(points, group.ratios, model.covariance)
 
 
-def _sample(count: int, spared: Ints | None) -> Ints:
-    """Rows that have a say, the same ones at each call; all may where every row is spared."""
-    allowed = numpy.setdiff1d(numpy.arange(count), [] if spared is None else spared)
+def _judge(
+    group: Group, places: Places, models: Sequence[Model], spared: Ints | None
+) -> tuple[int, float]:
+    """Which model foretells a sample of the group best, and the width of its deviations there.
+
+    Rows `spared` are not in the sample, unless hardly any other is left. Nor are they known, as long as they are few:
+    a thinned group is another group, with other widths.
+    """
+    allowed = numpy.setdiff1d(numpy.arange(len(group.ratios)), [] if spared is None else spared)
+    count = len(group.ratios)
+    if _STILL_WHOLE * count <= len(allowed) < count:
+        group = subset(group, allowed)
+        places = Places(group.points)
+        allowed = numpy.arange(len(allowed))
     if len(allowed) < _FEWEST:
         allowed = numpy.arange(count)
-    chosen: Ints = numpy.random.default_rng(0).permutation(allowed)[:_CALIBRATING]
-    return chosen
+    sample = numpy.random.default_rng(0).permutation(allowed)[:_CALIBRATING]  # the same each time
+    if count < _FEWEST or len(numpy.unique(places.codes)) < 2:
+        return 0, 1.0
+    fields = [_field(group, model) for model in models]
+    near = fields[0].around(sample, places.codes)  # of each model those that tell most
+    some = slice(_CHOOSING)
+    losses = [
+        _loss(group, sample[some], field.leave_out(sample[some], places.codes, near[some]))
+        for field in fields
+    ]
+    best = int(numpy.argmin(losses))
+    return best, _width(group, sample, _left_out(group, fields[best], sample, places, near))
 
 
 def _left_out(group: Group, field: Field, sample: Ints, places: Places, near: Ints) -> Estimate:
