@@ -18,6 +18,7 @@ from perfdb.efficiency import Group
 from perfdb.features import features_of
 from perfdb.folds import site_of
 from perfdb.kriging import Estimate, Field, join
+from perfdb.memo import key_of, remember, text_of
 from perfdb.places import Places
 
 _CHOOSING, _CALIBRATING = (
@@ -28,6 +29,13 @@ _FEWEST = 12  # rows left out that say something about a width
 _STILL_WHOLE = 0.9  # share of a group that stands for all of it
 _FREEDOM = 4.0  # of Student's t: a few rows far off decide nothing
 _SAME = 1e-9  # octaves within which two features are one
+_TEXTS = (
+    "estimator.py",
+    "features.py",
+    "folds.py",
+    "kriging.py",
+    "nearest.py",
+)  # what a fit follows from beside the rows and the models
 _LEAST = 1e-3  # of a width: rows may follow a model exactly
 _NEAR, _FAR = 0.70, 0.93  # shares of truths meant to lie within one deviation and within two
 
@@ -50,7 +58,10 @@ class Estimator:
         """The estimator of a group of at least one row; rows `spared` have no say in model and width."""
         models = models_of(group.rows.kind)
         places = Places(group.points)
-        best, width = _judge(group, places, models, spared)
+        if spared is None:
+            best, width = _judged(group, places, models)
+        else:
+            best, width = _judge(group, places, models, spared)
         return cls(
             group=group,
             model=models[best],
@@ -107,6 +118,13 @@ def subset(group: Group, places: Ints) -> Group:
 def _field(group: Group, model: Model) -> Field:
     points = features_of(group.points, model.features, group.rows.kind.coordinates)
     return Field(points, group.ratios, model.covariance)
+
+
+def _judged(group: Group, places: Places, models: Sequence[Model]) -> tuple[int, float]:
+    """`_judge` of a whole group, which takes most of the time of a first price, so it is kept between runs."""
+    key = key_of([text_of(*_TEXTS), repr(models), group.points.tobytes(), group.ratios.tobytes()])
+    best, width = remember("fits", key, lambda: list(_judge(group, places, models, None)))
+    return int(best), width
 
 
 def _judge(
