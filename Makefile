@@ -43,7 +43,7 @@ test: $(STAMP)
 check: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/mypy $(wildcard oplib perfdb models tracer)
+	$(BIN)/mypy $(wildcard oplib perfdb models tracer collector)
 	$(BIN)/python tools/check_sizes.py
 	$(BIN)/python -m pytest -n auto -m 'not slow and not gpu'
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,8 @@ PROVENANCE = ("samples", "spread", "clock", "throttled", "date")
 class Measurement:
     """One row: what was measured, with what, and how long it took (`latency` ms, `power` W, None where not known).
 
-    `spread` is the relative spread of the samples, `clock` that of the SMs in MHz, `date` is ISO 8601.
+    `spread` is the relative spread of the samples, `clock` that of the SMs in MHz, `date` is ISO 8601; `extra` becomes
+    columns behind them, the same in every row of a table.
     """
 
     params: Params
@@ -46,6 +47,7 @@ class Measurement:
     clock: float = 0.0
     throttled: bool = False
     date: str = ""
+    extra: Mapping[str, str | float | bool] = field(default_factory=dict)
 
 
 def write_table(path: Path, kind: OpKind, rows: Sequence[Measurement]) -> None:
@@ -67,6 +69,7 @@ def write_table(path: Path, kind: OpKind, rows: Sequence[Measurement]) -> None:
         **_spelled(kind, form, rows, path),
         **_results(rows),
         **{name: [getattr(row, name) for row in rows] for name in PROVENANCE},  # its own fields
+        **{name: [row.extra[name] for row in rows] for name in rows[0].extra},
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", newline="", encoding="utf-8") as file:

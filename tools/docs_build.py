@@ -16,11 +16,13 @@ def pages() -> dict[Path, str]:
     """Each generated page with the text it should have."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     import docs_cli
+    import docs_kernels
     import docs_ops
     import docs_rewrites
 
     renders: dict[str, Callable[[], str]] = {
         "docs_cli": docs_cli.render,
+        "docs_kernels": docs_kernels.render,
         "docs_ops": docs_ops.render,
         "docs_rewrites": docs_rewrites.render,
     }

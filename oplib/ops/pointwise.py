@@ -49,6 +49,8 @@ class Pointwise(OpKind):
         ),
     )
     dims: ClassVar[tuple[str, ...]] = ("read", "written")
+    coordinates: ClassVar[tuple[str, ...]] = ("read", "written")
+    immaterial: ClassVar[tuple[str, ...]] = ("functions", "dtype")
 
     def check(self, params: Params) -> None:
         names = text(params, "functions").split("+")

@@ -1,0 +1,243 @@
+"""Bench: how calls are run and timed on a device, a GPU with graphs or the CPU, behind one face."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Any, Protocol
+
+import torch
+
+from collector.nvml import Meter, NoMeter, meter_of
+from oplib.kernels.hardware import Hardware, hardware
+from oplib.kernels.variant import Outputs
+
+Run = Callable[[], Outputs]
+_L2_TIMES = 2  # how much more than the cache is read to empty it, and how much weights rotate over
+_RENEW_SHARE = (
+    0.5  # of the device's memory that captured graphs may hold before their pool is let go
+)
+
+
+class Replay(Protocol):
+    """Calls bound together, to be run again and again."""
+
+    outputs: Outputs
+    graph: bool
+    note: str
+
+    def __call__(self) -> None:
+        """Start them once."""
+
+
+class Bench(Protocol):
+    """What a device offers to the timing loop."""
+
+    hardware: Hardware
+    meter: Meter
+    overhead_ms: float
+    reasons_to_restart: list[str]
+
+    def once_ms(self, run: Run) -> float:
+        """Milliseconds of one warm call with everything that the host does for it."""
+
+    def bind(self, runs: Sequence[Run], calls: int, *, graph: bool) -> Replay:
+        """`calls` calls, one after the other over the sets in `runs`."""
+
+    def sample(
+        self, replay: Replay, count: int, *, flush: bool, meanwhile: Callable[[], None]
+    ) -> list[float]:
+        """Milliseconds of `count` replays. `flush` empties the cache before each; `meanwhile` runs on the host."""
+
+    def synchronize(self) -> None:
+        """Wait for the device."""
+
+    def release(self) -> None:
+        """Give memory of former cases back."""
+
+
+class Plain:
+    """Calls started one by one."""
+
+    def __init__(self, runs: Sequence[Run], calls: int, note: str) -> None:
+        self._runs, self._calls = runs, calls
+        self.outputs: Outputs = ()
+        self.graph, self.note = False, note
+
+    def __call__(self) -> None:
+        for i in range(self._calls):
+            self.outputs = self._runs[i % len(self._runs)]()
+
+
+class Captured:
+    """Calls in one CUDA graph; `outputs` are those of the last one, written anew by each replay."""
+
+    def __init__(self, graph: Any, outputs: Outputs) -> None:  # Any: torch.cuda.CUDAGraph
+        self._graph, self.outputs = graph, outputs
+        self.graph, self.note = True, ""
+
+    def __call__(self) -> None:
+        self._graph.replay()
+
+
+class CpuBench:
+    """The host itself, timed with perf_counter: what tests of the whole path run on."""
+
+    def __init__(self) -> None:
+        self.hardware = hardware("cpu")
+        self.meter: Meter = NoMeter()
+        self.overhead_ms = 0.0
+        self.reasons_to_restart: list[str] = []
+
+    def once_ms(self, run: Run) -> float:
+        run()
+        start = time.perf_counter()
+        run()
+        return (time.perf_counter() - start) * 1e3
+
+    def bind(self, runs: Sequence[Run], calls: int, *, graph: bool) -> Replay:  # noqa: ARG002
+        return Plain(runs, calls, "no GPU")
+
+    def sample(
+        self, replay: Replay, count: int, *, flush: bool, meanwhile: Callable[[], None]  # noqa: ARG002
+    ) -> list[float]:  # fmt: skip
+        times = []
+        for _ in range(count):
+            start = time.perf_counter()
+            replay()
+            times.append((time.perf_counter() - start) * 1e3)
+        meanwhile()
+        return times
+
+    def synchronize(self) -> None:
+        return None
+
+    def release(self) -> None:
+        return None
+
+
+class CudaBench:
+    """A GPU. All work goes to one side stream, graphs share one memory pool, events are read once per batch.
+
+    `overhead_ms` is what a graph costs beyond its kernels, between the two events: the intercept of the time of graphs
+    of few and of many trivial kernels. It is taken off each sample.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        torch.cuda.set_device(device)
+        self._stream = torch.cuda.Stream()
+        torch.cuda.set_stream(self._stream)
+        self.hardware = hardware(device)
+        uuid = getattr(
+            torch.cuda.get_device_properties(device), "uuid", None
+        )  # older torch lacks it
+        self.meter = meter_of(None if uuid is None else str(uuid))
+        self.reasons_to_restart: list[str] = []
+        cache = max(self.hardware.l2_bytes, 1 << 20)
+        self._flood = torch.zeros(_L2_TIMES * cache // 4, dtype=torch.float32, device=device)
+        self._drain = torch.zeros((), dtype=torch.float32, device=device)
+        self._events: list[tuple[Any, Any]] = []
+        self._pool: Any = None
+        self._keeper: Any = None
+        self.overhead_ms, self._captures = 0.0, True
+        try:
+            self.overhead_ms = self._calibrated()
+        except RuntimeError as error:
+            self._captures = False
+            print(f"no CUDA graph can be captured here: {error}", file=sys.stderr)
+
+    def once_ms(self, run: Run) -> float:
+        run()
+        torch.cuda.synchronize()
+        start = time.perf_counter()
+        run()
+        torch.cuda.synchronize()
+        return (time.perf_counter() - start) * 1e3
+
+    def bind(self, runs: Sequence[Run], calls: int, *, graph: bool) -> Replay:
+        if not (graph and self._captures):
+            return Plain(runs, calls, "the variant or the device cannot be captured")
+        try:
+            return Captured(*self._capture(runs, calls))
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            self.reasons_to_restart.append("a capture was broken off")
+            return Plain(runs, calls, "not captured: " + " ".join(str(error).split())[:120])
+
+    def sample(
+        self, replay: Replay, count: int, *, flush: bool, meanwhile: Callable[[], None]
+    ) -> list[float]:  # fmt: skip
+        while len(self._events) < count:
+            self._events.append(
+                (torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True))
+            )
+        for start, end in self._events[:count]:
+            if flush:
+                torch.sum(self._flood, dim=0, out=self._drain)
+            start.record()
+            replay()
+            end.record()
+        meanwhile()
+        self._events[count - 1][1].synchronize()
+        overhead = self.overhead_ms if replay.graph else 0.0
+        return [start.elapsed_time(end) - overhead for start, end in self._events[:count]]
+
+    def synchronize(self) -> None:
+        torch.cuda.synchronize()
+
+    def release(self) -> None:
+        """Drop the pool of the graphs once it holds much: memory in it serves graphs only."""
+        if torch.cuda.memory_reserved() > _RENEW_SHARE * self.hardware.memory:
+            self._pool = self._keeper = None
+            torch.cuda.empty_cache()
+
+    def _capture(self, runs: Sequence[Run], calls: int) -> tuple[Any, Outputs]:
+        """The graph by hand: torch.cuda.graph() empties the allocator's cache each time, which costs milliseconds."""
+        if self._pool is None:
+            self._pool = torch.cuda.graph_pool_handle()
+            self._keeper, _ = self._recorded([lambda: (self._drain.add_(1),)], 1)
+        return self._recorded(runs, calls)
+
+    def _recorded(self, runs: Sequence[Run], calls: int) -> tuple[Any, Outputs]:
+        graph, outputs = torch.cuda.CUDAGraph(), ()
+        graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")
+        try:
+            for i in range(calls):
+                outputs = runs[i % len(runs)]()
+        except BaseException:
+            _end_quietly(graph)
+            raise
+        graph.capture_end()
+        return graph, outputs
+
+    def _calibrated(self) -> float:
+        few, many = 8, 72
+        run: Run = lambda: (self._drain.add_(1),)  # noqa: E731 - one expression
+        run()
+        medians = []
+        for calls in (few, many):
+            replay = Captured(*self._capture([run], calls))
+            self.sample(replay, 10, flush=True, meanwhile=_nothing)
+            times = sorted(self.sample(replay, 31, flush=True, meanwhile=_nothing))
+            medians.append(times[15])
+        each = (medians[1] - medians[0]) / (many - few)
+        return max(medians[0] - few * each, 0.0)
+
+
+def bench_of(device: torch.device | str) -> Bench:
+    """The bench of a device."""
+    found = torch.device(device)
+    return CudaBench(found) if found.type == "cuda" else CpuBench()
+
+
+def _end_quietly(graph: Any) -> None:  # Any: torch.cuda.CUDAGraph
+    with suppress(RuntimeError):  # the error that broke the capture is the one to be told
+        graph.capture_end()
+
+
+def _nothing() -> None:
+    return None

@@ -1,0 +1,426 @@
+"""`collect-ops`: measure ops on the devices of this host, into a log that a killed run goes on from."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import sys
+import traceback
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, NoReturn, TypeAlias
+
+import oplib
+from collector.log import OK, Json, latest, read_log, verify
+from oplib.case import Case
+from oplib.errors import InvalidInputError, TraceModelError
+from oplib.op import kind
+
+_GPU_SECONDS, _CPU_SECONDS = 1.0, 0.02  # for the samples of a case; a CPU's times are for tests
+WHATS = ("time", "power", "check", "names")
+Options: TypeAlias = argparse.Namespace
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose errors are this project's errors."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise instead of printing the usage."""
+        raise InvalidInputError(message, "See collect-ops --help.")
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    found = Parser(
+        prog="collect-ops",
+        description="Measure operations on this host's devices into a log, and write tables of it.",
+        epilog="exit status: 0 done, 1 a whole group failed or the log is damaged, 2 misuse or bad input",
+    )
+    _add_work(found)
+    _add_results(found)
+    return found
+
+
+def _add_work(found: argparse.ArgumentParser) -> None:
+    """What is measured, and how."""
+    found.add_argument("--version", action="version", version=f"%(prog)s {oplib.__version__}")
+    found.add_argument("--out", metavar="DIR", type=Path, help="folder of the log")
+    found.add_argument(
+        "--ops",
+        metavar="NAMES",
+        help="op kinds, joined by commas: their grids over the shapes of models",
+    )
+    found.add_argument(
+        "--cases", metavar="FILE", type=Path, help="measure a plan that trace-model wrote"
+    )
+    found.add_argument(
+        "--examples", action="store_true", help="measure the small examples of every slot"
+    )
+    found.add_argument(
+        "--dtypes",
+        metavar="NAMES",
+        default="",
+        help="dtypes instead of the models' own, joined by commas",
+    )
+    found.add_argument(
+        "--models",
+        metavar="NAMES",
+        default="",
+        help="with --ops: shapes of these models only, parts of names joined by commas",
+    )
+    found.add_argument(
+        "--what",
+        choices=WHATS,
+        default="time",
+        help="time (default), time and power, correctness, kernel names",
+    )
+    found.add_argument(
+        "--variant",
+        metavar="SLOT=NAME",
+        action="append",
+        default=[],
+        help="use this variant; NAME all: every one that can run",
+    )
+    found.add_argument(
+        "--device",
+        default="",
+        help="cpu, or GPUs by number: 0,1 (default: all); cpu,cpu is a group of two processes",
+    )
+    found.add_argument(
+        "--system",
+        default="h200_sxm",
+        help="GPU whose facts give bounds and guard rails (default h200_sxm)",
+    )
+    found.add_argument(
+        "--limit", metavar="N", type=int, default=0, help="at most so many cases, spread over all"
+    )
+    found.add_argument("--seed", type=int, default=0, help="of inputs and of the order of cases")
+    found.add_argument(
+        "--budget",
+        metavar="SECONDS",
+        type=float,
+        default=0.0,
+        help="stop giving out cases after so long",
+    )
+    found.add_argument(
+        "--timeout", metavar="SECONDS", type=float, default=60.0, help="for one case (default 60)"
+    )
+    found.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on in a folder that has a log; what has a row is not repeated",
+    )
+    found.add_argument(
+        "--retry-failed", action="store_true", help="with --resume: repeat rows that are not ok"
+    )
+    found.add_argument(
+        "--plugin",
+        metavar="PACKAGE",
+        action="append",
+        default=[],
+        help="a package with more variants",
+    )
+
+
+def _add_results(found: argparse.ArgumentParser) -> None:
+    """What is printed or written instead or afterwards."""
+    found.add_argument("--list", action="store_true", help="print the cases and measure nothing")
+    found.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="print how many cases there are and how long they take",
+    )
+    found.add_argument(
+        "--kernels", action="store_true", help="list slots, variants and why some cannot run here"
+    )
+    found.add_argument(
+        "--export", metavar="DIR", type=Path, help="write tables of the log in --out"
+    )
+    found.add_argument("--verify", action="store_true", help="check every row of the log in --out")
+    found.add_argument(
+        "--compare",
+        metavar="DIR",
+        type=Path,
+        help="compare the log in --out with another run of the same cases",
+    )
+    found.add_argument("--json", action="store_true", help="print the result as JSON on stdout")
+    found.add_argument("--debug", action="store_true", help="show the traceback of an error")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command; the exit status."""
+    given = sys.argv[1:] if arguments is None else arguments
+    try:
+        options = parser().parse_args(given)
+        return _act(options)
+    except TraceModelError as error:
+        if "--debug" in given:
+            traceback.print_exc()
+        print(f"collect-ops: {error}", file=sys.stderr)
+        if "--json" in given:
+            print(json.dumps({"error": error.to_json()}))
+        return error.exit_code
+
+
+def _act(options: Options) -> int:
+    if options.kernels:
+        return _kernels(options)
+    if options.verify:
+        return _verify(options)
+    if options.compare:
+        from collector.repeat import compare
+
+        _say(options, compare(options.compare, _folder(options)))
+        return 0
+    if options.export and not (options.ops or options.cases or options.examples):
+        _say(options, _tables(options))
+        return 0
+    tasks = _tasks(options)
+    if options.list:
+        for task in tasks:
+            print(json.dumps(task.case.to_json() | {"variant": task.variant}))
+        return 0
+    return _measure(options, tasks)
+
+
+def _tasks(options: Options) -> list[Any]:  # Any: tasks, whose module is loaded where there is work
+    """What there is to do, in the order it is done."""
+    from collector.grids import grid_cases, spread_out
+    from collector.worker import Task
+
+    cases: list[Case] = []
+    for op in filter(None, (options.ops or "").split(",")):
+        dtypes = filter(None, options.dtypes.split(","))
+        count = len(_devices(options)) if kind(op).role == "communication" else 1
+        cases += grid_cases(
+            op,
+            options.system,
+            dtypes=dtypes,
+            num_gpus=count,
+            models=filter(None, options.models.split(",")),
+        )
+    if options.cases:
+        from oplib.case import read_plan
+
+        cases += read_plan(options.cases).cases
+    if options.examples:
+        cases += _examples()
+    if not (options.ops or options.cases or options.examples):
+        raise InvalidInputError(
+            "Nothing to measure is named.", "Give --ops, --cases or --examples."
+        )
+    cases = list({case.case_id: case for case in cases}.values())
+    if not options.examples:
+        cases = spread_out(cases, options.seed)
+    if options.limit and options.limit < len(cases):
+        cases = random.Random(options.seed).sample(cases, options.limit)
+    return [
+        Task(case=case, variant=variant, what=options.what)
+        for case in cases
+        for variant in _variants(options, case)
+    ]
+
+
+def _variants(options: Options, case: Case) -> Iterable[str]:
+    chosen = {}
+    for text in options.variant:
+        slot, equals, name = text.partition("=")
+        if not equals:
+            raise InvalidInputError(
+                f"--variant is {text!r}.", "It takes slot=name, such as gemm=eager."
+            )
+        chosen[slot] = name
+    name = chosen.get(case.op, chosen.get("all", ""))
+    if name != "all":
+        return (name,)
+    from oplib.kernels.registry import ranked
+
+    return [variant.name for variant in ranked(case.op)]
+
+
+def _examples() -> list[Case]:
+    from oplib.kernels.registry import slots
+
+    return [
+        Case(op=slot.name, params=params, dims=dims)
+        for slot in slots().values()
+        for params, dims in slot.examples
+    ]
+
+
+def _measure(options: Options, tasks: list[Any]) -> int:  # Any: tasks
+    from collector.grids import expected_seconds
+    from collector.progress import Progress
+    from perfdb.systems import load_system
+
+    system = load_system(options.system)
+    done = _done(options)
+    todo = [t for t in tasks if (t.what, t.variant, t.case.case_id) not in done]
+    devices = _devices(options)
+    seconds = sum(expected_seconds(t.case, system) for t in todo) / len(devices)
+    limit = f", stops after {options.budget:.0f} s" if options.budget else ""
+    print(
+        f"{len(todo)} cases to measure, {len(tasks) - len(todo)} have a row; about {seconds:.0f} s on "
+        f"{', '.join(devices)}{limit}",
+        file=sys.stderr,
+    )
+    if options.dry_run:
+        _say(
+            options,
+            {"cases": len(todo), "done": len(tasks) - len(todo), "seconds": round(seconds, 1)},
+        )
+        return 0
+    return _run(options, todo, devices, Progress(len(todo)))
+
+
+def _run(
+    options: Options, todo: list[Any], devices: list[str], progress: Any
+) -> int:  # Any: tasks; Progress
+    from collector.collectives import serve_group
+    from collector.log import Segment
+    from collector.runner import Limits, Runner, causes, failed_groups
+
+    segment = Segment(_folder(options))
+    limits = Limits(case_seconds=options.timeout, budget_seconds=options.budget)
+    alone = [task for task in todo if task.case.kind.role != "communication"]
+    together = [task for task in todo if task.case.kind.role == "communication"]
+    outcome = Runner(segment, _workers(options, devices), limits, progress).run(alone)
+    if together:
+        group = _workers(options, ["+".join(devices)])
+        other = Runner(segment, group, limits, progress, serving=serve_group).run(together)
+        outcome = outcome + other
+    segment.close()
+    progress.end()
+    failed = failed_groups(outcome.rows)
+    rate = len(outcome.rows) / outcome.seconds if outcome.seconds else 0.0
+    tables = _tables(options) if options.export else {}
+    _say(
+        options,
+        {
+            "rows": len(outcome.rows),
+            "ok": sum(row["status"] == OK for row in outcome.rows),
+            "left": outcome.left,
+            "seconds": round(outcome.seconds, 1),
+            "rows_per_second": round(rate, 1),
+            "groups": causes(outcome.rows),
+            "failed_groups": failed,
+            "log": str(segment.path),
+        }
+        | tables,
+    )
+    return 1 if failed else 0
+
+
+def _workers(options: Options, devices: list[str]) -> list[Any]:  # Any: options of workers
+    from collector.worker import Options as WorkerOptions
+
+    return [
+        WorkerOptions(
+            device=device,
+            system="" if device.startswith("cpu") else options.system,
+            seed=options.seed,
+            plugins=tuple(options.plugin),
+            check=options.what in ("time", "power"),
+            seconds=_CPU_SECONDS if device.startswith("cpu") else _GPU_SECONDS,
+        )
+        for device in devices
+    ]
+
+
+def _done(options: Options) -> set[tuple[str, str, str]]:
+    """Cases of earlier runs that are not measured again, by what was asked for."""
+    folder = _folder(options)
+    rows = latest(_asked(read_log(folder)[0])) if folder.exists() else {}
+    if rows and not options.resume:
+        raise InvalidInputError(
+            f"{folder} has a log of {len(rows)} cases.", "Give --resume to go on, or another --out."
+        )
+    return {key for key, row in rows.items() if row["status"] == OK or not options.retry_failed}
+
+
+def _asked(rows: Iterable[Json]) -> list[Json]:
+    """Rows under the variant that was asked for, which is empty where any would do."""
+    return [{**row, "variant": row["asked"]} for row in rows if "asked" in row]
+
+
+def _devices(options: Options) -> list[str]:
+    if options.device.startswith("cpu"):
+        return options.device.split(",")
+    if options.dry_run or options.list:
+        return [f"cuda:{number}" for number in (options.device or "0").split(",")]
+    import torch
+
+    if not torch.cuda.is_available():
+        if options.device:
+            raise InvalidInputError(
+                f"--device is {options.device}, and torch sees no GPU.", "Give --device cpu."
+            )
+        return ["cpu"]
+    numbers = options.device.split(",") if options.device else range(torch.cuda.device_count())
+    return [f"cuda:{number}" for number in numbers]
+
+
+def _folder(options: Options) -> Path:
+    if options.out is None:
+        raise InvalidInputError("No folder of the log is named.", "Give --out DIR.")
+    found: Path = options.out
+    return found
+
+
+def _kernels(options: Options) -> int:
+    import torch
+
+    from oplib.kernels.hardware import hardware
+    from oplib.kernels.registry import dump, extend, slots, why
+
+    for plugin in options.plugin:
+        extend(plugin)
+    gpu = options.device != "cpu" and torch.cuda.is_available()
+    here = hardware("cuda" if gpu else "cpu")
+    if options.json:
+        print(
+            json.dumps({"device": str(here), "slots": {name: why(name, here) for name in slots()}})
+        )
+    else:
+        print(f"on {here}:")
+        print("\n".join(dump(here)))
+    return 0
+
+
+def _verify(options: Options) -> int:
+    count, faults = verify(_folder(options))
+    torn = [str(fault) for fault in faults if fault.torn]
+    damaged = [str(fault) for fault in faults if not fault.torn]
+    _say(options, {"rows": count, "torn": torn, "damaged": damaged})
+    return 1 if damaged else 0
+
+
+def _tables(options: Options) -> Json:
+    from collector.export import export
+
+    written = export([_folder(options)], options.export)
+    return {"tables": {str(one.path): one.rows for one in written}}
+
+
+def _say(options: Options, result: Json) -> None:
+    """The result: JSON on stdout, or lines that a person reads."""
+    if options.json:
+        print(json.dumps(result))
+        return
+    for name, value in result.items():
+        if isinstance(value, dict):
+            print(f"{name}:")
+            for key, inner in value.items():
+                told = (
+                    "; ".join(f"{n} {cause}" for cause, n in inner.items())
+                    if isinstance(inner, dict)
+                    else inner
+                )
+                print(f"  {key}: {told}")
+        else:
+            print(f"{name}: {value}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,111 @@
+"""Cases of a kind: the shapes of published models (`shapes.json`) at every size of its grid that a device can take."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import random
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+from oplib.case import Case
+from oplib.errors import InvalidInputError
+from oplib.op import kind
+from oplib.symbols import evaluate, parse_expr
+from perfdb.speed_of_light import bound_ms
+from perfdb.systems import System, load_system
+
+MOST_TOKENS = 65536  # b*s of a case
+MOST_MS = 20.0  # the bound of a case: what is longer interpolates well, and costs most of a run
+MEMORY_SHARE = 0.25  # of the device's memory, that the tensors of a case may take
+_TOKENS = tuple(2**i for i in range(15))  # where a cluster's bytes are taken
+
+
+@cache
+def shapes() -> Mapping[str, list[dict[str, Any]]]:  # Any: decoded JSON
+    """Parameters by op kind, as tools/model_shapes.py wrote them; `models` says whose they are."""
+    text = (files("collector") / "shapes.json").read_text(encoding="utf-8")
+    found: Mapping[str, list[dict[str, Any]]] = json.loads(text)
+    return found
+
+
+def grid_cases(
+    op: str,
+    system: str,
+    *,
+    dtypes: Iterable[str] = (),
+    num_gpus: int = 1,
+    models: Iterable[str] = (),
+) -> list[Case]:
+    """The cases of a kind that have shapes here; `dtypes` replaces the models' own, one case for each. Communication
+    has one shape, a group of `num_gpus`. `models` are parts of names: only shapes of such models are kept."""
+    known: Mapping[str, list[dict[str, Any]]] = shapes()
+    if kind(op).role == "communication":
+        known = {op: [{"params": {"num_gpus": num_gpus}}]}
+    if op not in known:
+        raise InvalidInputError(f"No shapes of {op} are known.", f"Known: {', '.join(shapes())}.")
+    facts = load_system(system)
+    found: dict[str, Case] = {}
+    wanted = tuple(models)
+    for shape in known[op]:
+        if wanted and not any(part in name for part in wanted for name in shape.get("models", ())):
+            continue
+        for params in _with_dtypes(shape["params"], tuple(dtypes)):
+            for dims in _dims(op, shape):
+                case = Case(op=op, params=params, dims=dims)
+                if fits(case, facts):
+                    found.setdefault(case.case_id, case)
+    return list(found.values())
+
+
+def _with_dtypes(params: dict[str, Any], dtypes: tuple[str, ...]) -> Iterator[dict[str, Any]]:
+    yield from ({**params, "dtype": dtype} for dtype in dtypes) if dtypes else (params,)
+
+
+def _dims(op: str, shape: dict[str, Any]) -> Iterator[dict[str, int]]:
+    """Every size of the kind's grid; a shape that states its dims in b, s, p has them at as many tokens."""
+    if "dims" in shape:
+        parsed = {name: parse_expr(text) for name, text in shape["dims"].items()}
+        for tokens in _TOKENS:
+            yield {name: int(evaluate(dim, b=tokens, s=1, p=0)) for name, dim in parsed.items()}
+        return
+    grid = kind(op).grid()
+    sizes = {name: shape.get("grid", {}).get(name, values) for name, values in grid.items()}
+    for values in itertools.product(*sizes.values()):
+        yield dict(zip(sizes, values, strict=True))
+
+
+def fits(case: Case, system: System) -> bool:
+    """Whether a case keeps to the guard rails; its memory is its bytes, and all experts of a mixture."""
+    dims = case.dims
+    if dims.get("b", 1) * dims.get("s", 1) > MOST_TOKENS:
+        return False
+    if float(bound_ms(case.kind, case.params, dims, system)) > MOST_MS:
+        return False
+    moved = float(case.kind.bytes(case.params, dims))
+    return max(moved, _held(case)) < MEMORY_SHARE * system.memory_capacity.base
+
+
+def _held(case: Case) -> float:
+    """Bytes of weights that are there whether read or not."""
+    params = case.params
+    if case.op == "moe":
+        sizes = [
+            int(str(params[name])) for name in ("num_experts", "hidden_size", "intermediate_size")
+        ]
+        return 6.0 * sizes[0] * sizes[1] * sizes[2]
+    return 0.0
+
+
+def spread_out(cases: list[Case], seed: int = 0) -> list[Case]:
+    """The same cases in an order that covers all of them evenly, so that a run that ends early leaves no region out."""
+    mixed = sorted(cases, key=lambda case: case.case_id)
+    random.Random(seed).shuffle(mixed)
+    return mixed
+
+
+def expected_seconds(case: Case, system: System, per_case: float = 0.012) -> float:
+    """What a case takes, roughly: `per_case` of the host, and 36 calls at half the bound's speed."""
+    return per_case + 36 * 2 * float(bound_ms(case.kind, case.params, case.dims, system)) / 1e3

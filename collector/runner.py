@@ -1,0 +1,284 @@
+"""The runner: tasks over one process per device; each row is in the log before its case counts as done.
+
+This process alone writes the log. A worker that dies, hangs or asks for it is replaced; the case it was at becomes a
+row with a status, and the one behind it is given out again.
+"""
+
+from __future__ import annotations
+
+import collections
+import multiprocessing
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+from multiprocessing.connection import Connection, wait
+from typing import Any, TypeAlias
+
+from collector.log import ERROR, OK, SKIPPED, TIMEOUT, Segment
+from collector.worker import Answer, Options, Task, now, serve
+from oplib.errors import TraceModelError
+
+Json: TypeAlias = dict[str, Any]  # Any: an object that becomes JSON
+Serving: TypeAlias = Callable[[Connection, Options], None]
+_AHEAD = 2  # tasks that a worker has: one runs while the row of the other is written
+_START_SECONDS = 180.0  # for a process to load torch and open its device
+_START_TRIES = 3
+_GRACE_SECONDS = 5.0  # for the cases in flight once the budget is spent
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """Seconds for one case, and for all of them (0: no limit)."""
+
+    case_seconds: float = 60.0
+    budget_seconds: float = 0.0
+
+
+@dataclass(slots=True, kw_only=True)
+class Outcome:
+    """What a run did: rows by status in `counts`, and the tasks that were not reached."""
+
+    rows: list[Json] = field(default_factory=list)
+    left: int = 0
+    seconds: float = 0.0
+
+    def __add__(self, other: Outcome) -> Outcome:
+        """Both runs, one after the other."""
+        return Outcome(
+            rows=self.rows + other.rows,
+            left=self.left + other.left,
+            seconds=self.seconds + other.seconds,
+        )
+
+
+class Process:
+    """One worker process and what it was given."""
+
+    def __init__(self, options: Options, case_seconds: float, serving: Serving) -> None:
+        self.options, self._case_seconds, self._serving = options, case_seconds, serving
+        self.given: collections.deque[Task] = collections.deque()
+        self.failed_starts = 0
+        self._start()
+
+    def _start(self) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.connection, theirs = context.Pipe()
+        self._process = context.Process(target=self._serving, args=(theirs, self.options))
+        self._process.start()
+        theirs.close()
+        self.ready = False
+        self.provenance = ""
+        self.deadline = time.monotonic() + _START_SECONDS
+
+    @property
+    def room(self) -> int:
+        """How many more tasks it takes."""
+        return _AHEAD - len(self.given) if self.ready else 0
+
+    def give(self, task: Task) -> None:
+        """Send a task."""
+        if not self.given:
+            self.deadline = time.monotonic() + self._case_seconds
+        self.given.append(task)
+        try:
+            self.connection.send(task)
+        except OSError:
+            return  # it is dead: receiving says so, and what it was given is given out again
+
+    def started_next(self) -> None:
+        """The next of its tasks runs from now."""
+        self.deadline = time.monotonic() + self._case_seconds
+
+    def stop(self) -> int | None:
+        """Kill the process; its exit status before that, None where it was running."""
+        self._process.join(0.2)
+        status = self._process.exitcode
+        self._process.kill()
+        self._process.join()
+        self.connection.close()
+        return status
+
+    def restart(self) -> list[Task]:
+        """A fresh process; what the old one still had."""
+        left = list(self.given)
+        self.given.clear()
+        self._start()
+        return left
+
+
+class Runner:
+    """Runs tasks and logs a row for each."""
+
+    def __init__(
+        self, segment: Segment, options: Iterable[Options], limits: Limits,
+        progress: Callable[[Json], None] | None = None, *, serving: Serving = serve,
+    ) -> None:  # fmt: skip
+        self._segment, self._limits, self._serving = segment, limits, serving
+        self._progress = progress or (lambda _: None)
+        self._options = list(options)
+        self._no_graph: set[tuple[str, str]] = set()
+        self._checked: set[str] = set()
+        self._outcome = Outcome()
+
+    def run(self, tasks: Iterable[Task]) -> Outcome:
+        """All tasks, until they are done or the budget is spent."""
+        waiting = collections.deque(tasks)
+        start = time.monotonic()
+        budget = self._limits.budget_seconds
+        processes = [
+            Process(one, self._limits.case_seconds, self._serving)
+            for one in self._options[: len(waiting)]
+        ]
+        try:
+            while waiting or any(process.given for process in processes):
+                spent = time.monotonic() - start
+                if budget and spent > budget:
+                    waiting.extendleft(self._drain(processes))
+                    break
+                for process in processes:
+                    while waiting and process.room > 0:
+                        process.give(self._hinted(waiting.popleft()))
+                self._step(processes, waiting, start + budget if budget else None)
+        finally:
+            for process in processes:
+                process.stop()
+        self._outcome.left = len(waiting)
+        self._outcome.seconds = time.monotonic() - start
+        return self._outcome
+
+    def _step(
+        self, processes: list[Process], waiting: collections.deque[Task], until: float | None
+    ) -> None:
+        """Wait for the next thing to happen and deal with it."""
+        pending = [one for one in processes if one.given or not one.ready]
+        next_deadline = min(one.deadline for one in pending)
+        if until is not None:
+            next_deadline = min(next_deadline, until)
+        by_connection = {process.connection: process for process in processes}
+        ready = wait(list(by_connection), max(next_deadline - time.monotonic(), 0.0))
+        for connection in ready:
+            assert isinstance(connection, Connection)
+            self._receive(by_connection[connection], waiting)
+        for process in processes:
+            late = time.monotonic() > process.deadline
+            if late and process.connection not in ready and (process.given or not process.ready):
+                self._replace(process, waiting, TIMEOUT, f"over {self._limits.case_seconds:.0f} s")
+
+    def _receive(self, process: Process, waiting: collections.deque[Task]) -> None:
+        try:
+            answer: Answer = process.connection.recv()
+        except (EOFError, OSError):
+            self._replace(process, waiting, ERROR, "the worker process ended")
+            return
+        if answer.hello:
+            process.ready, process.failed_starts = True, 0
+            process.provenance = str(answer.row["date"])
+            self._segment.append(answer.row)
+            return
+        task = process.given.popleft()
+        self._write({**answer.row, "provenance": process.provenance}, task)
+        process.started_next()
+        if answer.restart:
+            process.stop()
+            self._again(process, waiting)
+
+    def _replace(
+        self, process: Process, waiting: collections.deque[Task], status: str, reason: str
+    ) -> None:
+        """A worker that died or hangs: its case gets the status, the others go back."""
+        code = process.stop()
+        if not process.ready:
+            process.failed_starts += 1
+            if process.failed_starts >= _START_TRIES:
+                raise TraceModelError(
+                    f"No worker starts on {process.options.device}: it ended with {code}.",
+                    "Its own words are on stderr above.",
+                )
+        elif process.given:
+            task = process.given.popleft()
+            ended = "" if code is None or status == TIMEOUT else f" with status {code}"
+            self._write(
+                {
+                    "what": task.what,
+                    "variant": task.variant,
+                    "case_id": task.case.case_id,
+                    "op": task.case.op,
+                    "params": dict(task.case.params),
+                    "dims": dict(task.case.dims),
+                    "status": status,
+                    "reason": reason + ended,
+                    "date": now(),
+                    "provenance": process.provenance,
+                },
+                task,
+            )
+        self._again(process, waiting)
+
+    def _again(self, process: Process, waiting: collections.deque[Task]) -> None:
+        process.options = replace(process.options, checked=tuple(sorted(self._checked)))
+        waiting.extendleft(reversed(process.restart()))
+
+    def _write(self, row: Json, task: Task) -> None:
+        # a row goes under the variant that was asked for, so that a resumed run finds it again
+        row["asked"] = task.variant
+        try:
+            self._segment.append(row)
+        except ValueError as error:  # a number that is none: JSON has no such
+            kept = {k: v for k, v in row.items() if k not in ("timing", "error", "worst")}
+            row = {**kept, "status": ERROR, "reason": f"the row cannot be written: {error}"}
+            self._segment.append(row)
+        self._outcome.rows.append(row)
+        if row["status"] == OK:
+            self._checked.add(f"{row['op']}={row['variant']}")
+        timing = row.get("timing", {})
+        if timing and not timing["graph"]:
+            self._no_graph.add((row["op"], row["variant"]))
+        self._progress(row)
+
+    def _hinted(self, task: Task) -> Task:
+        """A variant whose capture was broken off once runs without graphs: a broken capture costs a process."""
+        lost = (task.case.op, task.variant) in self._no_graph
+        return replace(task, graph=False) if lost else task
+
+    def _drain(self, processes: list[Process]) -> list[Task]:
+        """Rows of cases in flight that end within the grace; the tasks of the others, which leave no row."""
+        until = time.monotonic() + _GRACE_SECONDS
+        left: list[Task] = []
+        for process in processes:
+            while process.given and process.ready:
+                if not process.connection.poll(max(until - time.monotonic(), 0.0)):
+                    break
+                try:
+                    answer: Answer = process.connection.recv()
+                except (EOFError, OSError):
+                    break
+                self._write(
+                    {**answer.row, "provenance": process.provenance}, process.given.popleft()
+                )
+                if answer.restart:
+                    break
+            left += process.given
+            process.given.clear()
+        return left
+
+
+def causes(rows: Iterable[Json]) -> dict[str, dict[str, int]]:
+    """How many rows of each `op=variant` have which status and cause; numbers in a cause are left out."""
+    found: dict[str, dict[str, int]] = {}
+    for row in rows:
+        group = found.setdefault(f"{row['op']}={row['variant'] or 'any'}", {})
+        cause = row["status"]
+        if reason := row.get("reason"):
+            cause += ": " + "".join("#" if char.isdigit() else char for char in reason)[:100]
+        group[cause] = group.get(cause, 0) + 1
+    return found
+
+
+def failed_groups(rows: Iterable[Json]) -> list[str]:
+    """Groups `op=variant` that were tried and have no row that is ok; skipped rows were not tried."""
+    tried: dict[str, bool] = {}
+    for row in rows:
+        if row["status"] != SKIPPED:
+            name = f"{row['op']}={row['variant'] or 'any'}"
+            tried[name] = tried.get(name, False) or row["status"] == OK
+    return [name for name, good in tried.items() if not good]

@@ -1,0 +1,23 @@
+"""Attention of the newest token over its cache.
+
+Inputs: those of `oplib.kernels.attention.attention_inputs`.
+"""
+
+from __future__ import annotations
+
+from oplib.kernels.attention import attention_inputs as inputs
+
+__all__ = ["EXAMPLES", "inputs"]
+
+_HEADS = {
+    "num_heads": 6, "num_kv_heads": 2, "head_dim": 64, "v_head_dim": 64, "dtype": "bfloat16", "kv_dtype": "bfloat16",
+}  # fmt: skip
+EXAMPLES = (
+    (_HEADS, {"b": 3, "s": 1, "p": 36}),
+    ({**_HEADS, "num_kv_heads": 6}, {"b": 1, "s": 1, "p": 0}),
+    (_HEADS, {"b": 2, "s": 1, "p": 1030}),
+    ({**_HEADS, "window": 16}, {"b": 2, "s": 1, "p": 29}),
+    ({**_HEADS, "window": 16, "whole_cache": True}, {"b": 2, "s": 1, "p": 29}),
+    ({**_HEADS, "sinks": True}, {"b": 2, "s": 1, "p": 5}),
+    ({**_HEADS, "head_dim": 256, "v_head_dim": 256}, {"b": 2, "s": 1, "p": 130}),
+)

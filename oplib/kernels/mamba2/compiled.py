@@ -1,0 +1,29 @@
+"""The scan in torch operators, compiled."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from oplib.kernels.compiled import Compiled, Varies
+from oplib.kernels.mamba2.eager import Eager
+from oplib.kernels.variant import Needs, Sizes
+from oplib.params import Params
+
+
+class CompiledScan(Compiled):
+    """The step of generation compiled by torch: what a compiled model runs where no scan kernel is installed."""
+
+    of = Eager
+    varies: ClassVar[Varies] = {
+        "x": (0,),
+        "dt": (0,),
+        "B": (0,),
+        "C": (0,),
+        "state": (0,),
+    }
+    needs = Needs(device_types=("cuda",), capability=(8, 0))
+    preference = 10
+
+    def refuses(self, params: Params, dims: Sizes) -> str | None:
+        """The loop over the chunks of a prompt unrolls: a compilation per length, for minutes."""
+        return None if params["phase"] == "generation" else "compiles the step of generation only"

@@ -1,0 +1,59 @@
+"""Routed experts over weights that were not touched lately, selection and weighted sum included.
+
+Inputs: x[m, hidden], logits[m, experts] of the router, up[experts, (2 or 1)·inner, hidden] with the gate in front where
+there is one, down[experts, hidden, inner], and up_bias, down_bias or None. Logits are such that the experts of a token
+are drawn without replacement, all alike (balanced) or by popularities of a power law (`oplib.ops.moe`).
+"""
+
+from __future__ import annotations
+
+import torch
+
+from oplib.kernels.source import Source
+from oplib.kernels.variant import DTYPES, Inputs, Sizes
+from oplib.params import Params, flag, integer, text
+
+_SIZES = {
+    "hidden_size": 64, "intermediate_size": 40, "num_experts": 12, "top_k": 3, "dtype": "bfloat16",
+}  # fmt: skip
+EXAMPLES = (
+    (_SIZES, {"m": 37}),
+    (_SIZES, {"m": 1}),
+    ({**_SIZES, "gated": False, "bias": True, "distribution": "power_law_1.2"}, {"m": 19}),
+)
+
+
+def inputs(params: Params, dims: Sizes, source: Source) -> Inputs:
+    """Tokens, logits and weights."""
+    m, dtype = dims["m"], DTYPES[text(params, "dtype")]
+    hidden, inner = integer(params, "hidden_size"), integer(params, "intermediate_size")
+    experts = integer(params, "num_experts")
+    wide = 2 * inner if flag(params, "gated") else inner
+    biased = flag(params, "bias")
+    return {
+        "x": source.activation((m, hidden), dtype),
+        "logits": _logits(
+            text(params, "distribution"), m, integer(params, "top_k"), experts, source
+        ),
+        "up": source.weight((experts, wide, hidden), dtype),
+        "down": source.weight((experts, hidden, inner), dtype),
+        "up_bias": source.weight((experts, wide), dtype) if biased else None,
+        "down_bias": source.weight((experts, hidden), dtype) if biased else None,
+    }
+
+
+def _logits(distribution: str, m: int, top_k: int, experts: int, source: Source) -> torch.Tensor:
+    """Gumbel noise makes the largest top_k a draw without replacement; popularities move it.
+
+    The power law has density w^-a between two limits: 0.01 and 2 while there are fewer pairs than experts, else 1 and
+    0.8·m, as AIConfigurator draws them (arXiv:2601.06288v1).
+    """
+    noise = source.uniform((m, experts), 1e-9, 1.0, torch.float32)
+    gumbel = -torch.log(-torch.log(noise.clamp(1e-9, 1 - 1e-7)))
+    if distribution == "balanced":
+        return gumbel
+    a = float(distribution.rpartition("_")[2])
+    ratio = 200.0 if m * top_k <= experts else max(0.8 * m, 1.001)
+    place = source.uniform((experts,), 0.0, 1.0, torch.float32)
+    popularity = (1 + place * (ratio ** (1 - a) - 1)) ** (1 / (1 - a))
+    return gumbel + popularity.log()

@@ -1,0 +1,55 @@
+"""Experts one after the other."""
+
+from __future__ import annotations
+
+import torch
+from torch.nn import functional
+
+from oplib.kernels.variant import Inputs, Outputs, Sizes, Variant
+from oplib.params import Params, flag, integer
+
+
+class Eager(Variant):
+    """A loop over the experts. It asks for each one's tokens on the host, so no CUDA graph holds it."""
+
+    capturable = False
+
+    def refuses(self, params: Params, dims: Sizes) -> str | None:
+        return unshared(params)
+
+    def run(self, inputs: Inputs, params: Params, dims: Sizes) -> Outputs:
+        x = inputs["x"]
+        weights, chosen = route(inputs["logits"], integer(params, "top_k"))
+        out = torch.zeros_like(x)
+        for expert in range(integer(params, "num_experts")):
+            token, place = torch.where(chosen == expert)
+            if not token.numel():
+                continue
+            biases = [
+                None if b is None else b[expert] for b in (inputs["up_bias"], inputs["down_bias"])
+            ]
+            inner = functional.linear(x[token], inputs["up"][expert], biases[0])
+            one = functional.linear(
+                activate(inner, flag(params, "gated")), inputs["down"][expert], biases[1]
+            )
+            out.index_add_(0, token, one * weights[token, place, None].to(x.dtype))
+        return (out,)
+
+
+def unshared(params: Params) -> str | None:
+    """Why a kernel that holds all experts does not do this op."""
+    return "holds all experts of the model" if params.get("ep_size", 1) != 1 else None
+
+
+def route(logits: torch.Tensor, top_k: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The weights of the experts of each token, which sum to 1, and which experts they are."""
+    weights, chosen = torch.topk(torch.softmax(logits, -1), top_k, -1)
+    return weights / weights.sum(-1, keepdim=True), chosen
+
+
+def activate(inner: torch.Tensor, gated: bool) -> torch.Tensor:
+    """SiLU of the gate times the other half, or squared ReLU where there is no gate."""
+    if not gated:
+        return torch.relu(inner).square()
+    gate, up = inner.chunk(2, -1)
+    return functional.silu(gate) * up

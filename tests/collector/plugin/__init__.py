@@ -1,0 +1,1 @@
+"""Variants that misbehave, and one that is quick: what the runner has to survive."""

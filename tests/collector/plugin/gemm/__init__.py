@@ -1,0 +1,1 @@
+"""Variants of gemm for tests."""

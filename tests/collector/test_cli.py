@@ -1,0 +1,120 @@
+"""`collect-ops` without a GPU: lists, dry runs, grids, and a run over CPU tensors up to the table."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from collector import cli
+from collector.export import export
+from collector.grids import MOST_TOKENS, expected_seconds, fits, grid_cases, shapes, spread_out
+from collector.log import Segment
+from collector.repeat import compare, sampled
+from oplib.registry import kind
+from perfdb.systems import load_system
+from perfdb.tables import read_table
+from tests.collector.running import collect, gemm, write_plan
+
+SYSTEM = load_system("h200_sxm")
+
+
+@pytest.mark.parametrize("op", ["gemm", "context_attention", "moe", "mamba2", "pointwise"])
+def test_grids_keep_to_the_guard_rails(op: str) -> None:
+    """Every case fits, none is there twice, and the models at hand are covered."""
+    cases = grid_cases(op, "h200_sxm")
+    assert len(cases) > 100
+    assert len({case.case_id for case in cases}) == len(cases)
+    assert all(fits(case, SYSTEM) for case in cases)
+    assert all(case.dims.get("b", 1) * case.dims.get("s", 1) <= MOST_TOKENS for case in cases)
+    assert all(expected_seconds(case, SYSTEM) > 0 for case in cases)
+
+
+def test_dtypes_and_models_choose() -> None:
+    fp8 = grid_cases("gemm", "h200_sxm", dtypes=("fp8",))
+    assert {case.params["dtype"] for case in fp8} == {"fp8"}
+    some = grid_cases("gemm", "h200_sxm", models=("Qwen3-8B",))
+    assert 0 < len(some) < len(grid_cases("gemm", "h200_sxm"))
+    assert all(kind(op) for op in shapes())
+
+
+def test_the_order_covers_all_early() -> None:
+    """The first tenth of the cases has sizes of every third of the grid."""
+    cases = spread_out(grid_cases("gemm", "h200_sxm"))
+    sizes = sorted(case.dims["m"] for case in cases[: len(cases) // 10])
+    assert sizes[0] <= 8
+    assert sizes[-1] >= 4096
+
+
+def test_a_group_of_gpus_is_one_shape(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["--ops", "all_reduce", "--device", "0,1", "--list"]) == 0
+    listed = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert {case["params"]["num_gpus"] for case in listed} == {2}
+    assert {1 << 10, 1 << 30} <= {case["dims"]["bytes"] for case in listed}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--out", "x"], "Nothing to measure is named"),
+        (["--ops", "fft", "--dry-run", "--out", "x"], "Unknown op kind 'fft'"),
+        (["--ops", "gemm", "--variant", "eager", "--list"], "takes slot=name"),
+        (["--examples", "--device", "cpu"], "Give --out DIR"),
+        (["--verify", "--out", "nowhere"], "holds no log"),
+        (["--what", "speed"], "invalid choice"),
+    ],
+)
+def test_misuse_is_told(
+    arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Exit status 2, one line on stderr, and the error object where JSON was asked for."""
+    assert cli.main([*arguments, "--json"]) == 2
+    said = capsys.readouterr()
+    assert words in said.err
+    assert json.loads(said.out)["error"]["kind"]
+
+
+def test_kernels_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["--kernels", "--device", "cpu"]) == 0
+    text = capsys.readouterr().out
+    assert "sdpa_cudnn" in text
+    assert "no: needs cuda, this is cpu" in text
+
+
+def test_a_run_on_the_cpu_becomes_a_table(tmp_path: Path) -> None:
+    """Cases in, log, summary, table that the database reads; limits and the dry run state the count first."""
+    cases = [gemm(m) for m in (1, 2, 5, 8)]
+    plan = write_plan(tmp_path / "plan.jsonl", cases)
+    out, data = tmp_path / "log", tmp_path / "data"
+    status, printed, said = collect(
+        out, "--cases", str(plan), "--limit", "3", "--export", str(data)
+    )
+    assert (status, printed["rows"], printed["ok"]) == (0, 3, 3)
+    assert said.startswith("3 cases to measure, 0 have a row; about")
+    status, printed, _ = collect(out, "--cases", str(plan), "--resume")
+    assert (status, printed["rows"]) == (0, 1)
+    written = export([out], data)
+    assert len(sampled([out], 3, seed=1).cases) == 3
+    assert [(one.path.name, one.rows) for one in written] == [("gemm_perf.txt", 4)]
+    table = read_table(data / "gemm_perf.txt", kind("gemm"))
+    assert sorted(table.dims["m"].tolist()) == [1, 2, 5, 8]
+    assert (table.latency > 0).all()
+
+
+def test_two_runs_are_compared(tmp_path: Path) -> None:
+    """Deviations by case, the worst first; only what both measured counts."""
+    for name, factor in (("a", 1.0), ("b", 1.04)):
+        segment = Segment(tmp_path / name)
+        for i in range(4):
+            latency = (i + 1) * (factor if i else 1.5 * factor - 0.5)
+            segment.append(
+                {"what": "time", "variant": "v", "case_id": str(i), "op": "gemm", "params": {}, "dims": {"m": i},
+                 "status": "ok", "timing": {"latency": latency}, "date": str(i)}
+            )  # fmt: skip
+        segment.close()
+    found = compare(tmp_path / "a", tmp_path / "b")
+    assert found["cases"] == 4
+    assert found["median_deviation"] == pytest.approx(0.04)
+    assert found["within_10_percent"] == 1.0
+    assert found["worst"][0]["deviation"] == pytest.approx(0.06)

@@ -1,0 +1,73 @@
+"""Variants that raise, hang, end the process or are wrong: the run goes on, says so, and other rows are intact."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from collector.log import latest, read_log
+from tests.collector.running import collect, gemm, write_plan
+
+CASES = [gemm(m) for m in (1, 2, 3)]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[int, dict, Path]:
+    """Every variant of the plug-in and the reference, over three cases, in one run."""
+    folder = tmp_path_factory.mktemp("faults")
+    plan = write_plan(folder / "plan.jsonl", CASES)
+    out = folder / "log"
+    names = ("eager", "raises", "hangs", "dies", "wrong", "unwritten", "greedy", "absent")
+    status = {}
+    for name in names:
+        more = ["--resume"] if out.exists() else []
+        status[name], _, _ = collect(
+            out, "--cases", str(plan), "--variant", f"gemm={name}", "--timeout", "2", *more
+        )
+    (folder / "status.json").write_text(json.dumps(status), encoding="utf-8")
+    return 0, status, out
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("variant", "status", "words", "exit_status"),
+    [
+        ("eager", "ok", "", 0),
+        ("raises", "error", "no kernel for m", 1),
+        ("hangs", "timeout", "over 2 s", 1),
+        ("dies", "error", "the worker process ended", 1),
+        ("wrong", "wrong_result", "wrong on", 1),
+        ("unwritten", "wrong_result", "wrong on", 1),
+        ("greedy", "oom", "1000 GiB", 1),
+        ("absent", "skipped", "no variant 'absent'", 0),
+    ],
+)
+def test_every_failure_is_a_row(
+    run: tuple[int, dict, Path], variant: str, status: str, words: str, exit_status: int
+) -> None:
+    """Three rows with the status and its cause, and exit status 1 where a group failed whole."""
+    _, statuses, out = run
+    rows = [r for r in latest(read_log(out)[0]).values() if r["asked"] == variant]
+    assert [row["status"] for row in rows] == [status] * len(CASES)
+    assert all(words in row.get("reason", "") for row in rows)
+    assert statuses[variant] == exit_status
+
+
+@pytest.mark.slow
+def test_resume_repeats_nothing_and_retries_on_request(run: tuple[int, dict, Path]) -> None:
+    """A second run has nothing to do; with --retry-failed it repeats what is not ok."""
+    _, _, out = run
+    plan = str(out.parent / "plan.jsonl")
+    _, printed, _ = collect(
+        out, "--cases", plan, "--variant", "gemm=greedy", "--resume", "--dry-run"
+    )
+    assert printed["cases"] == 0
+    _, printed, _ = collect(
+        out, "--cases", plan, "--variant", "gemm=greedy", "--resume", "--retry-failed", "--dry-run"
+    )
+    assert printed["cases"] == len(CASES)
+    status, _, said = collect(out, "--cases", plan)
+    assert status == 2
+    assert "--resume" in said

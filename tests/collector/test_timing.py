@@ -1,0 +1,179 @@
+"""The timing loop over a bench whose clock is known: what it samples, when it stops, and what it refuses."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import pytest
+import torch
+
+from collector.bench import Plain
+from collector.nvml import NoMeter, Reading, wait_for_tick
+from collector.timing import (
+    MOST_SAMPLES,
+    PRECISION,
+    Limits,
+    WrongResult,
+    benchmark_with_power,
+    calls_in_graph,
+    half_width,
+    idle_watts,
+    spread_of,
+)
+from oplib.kernels.hardware import Hardware
+from oplib.kernels.variant import Call
+
+
+class GraphLike(Plain):
+    """Calls that say they are a graph, so that outputs are poisoned."""
+
+    def __init__(self, runs, calls) -> None:
+        super().__init__(runs, calls, "")
+        self()
+        self.graph = True
+
+
+@dataclass
+class FakeBench:
+    """A device on which a call takes the times of `scripted`, over and over, in ms."""
+
+    scripted: list[float]
+    meter: object = field(default_factory=NoMeter)
+    hardware: Hardware = field(default_factory=lambda: Hardware(type="cuda", l2_bytes=1000))
+    overhead_ms: float = 0.0
+    reasons_to_restart: list[str] = field(default_factory=list)
+    taken: int = 0
+    flushes: list[bool] = field(default_factory=list)
+    sets: int = 0
+
+    def once_ms(self, run) -> float:
+        run()
+        return self.scripted[0]
+
+    def bind(self, runs, calls, *, graph):
+        self.sets, self.calls = len(runs), calls
+        return GraphLike(runs, calls) if graph else Plain(runs, calls, "asked for")
+
+    def sample(self, replay, count, *, flush, meanwhile: Callable[[], None]) -> list[float]:
+        self.flushes.append(flush)
+        replay()
+        meanwhile()
+        start = self.taken
+        self.taken += count
+        return [
+            self.scripted[i % len(self.scripted)] * self.calls for i in range(start, start + count)
+        ]
+
+    def synchronize(self) -> None:
+        return None
+
+    def release(self) -> None:
+        return None
+
+
+def make(cold: int = 0, run: Callable[[], tuple] | None = None) -> Callable[[int], Call]:
+    one = run or (lambda: (torch.ones(2),))
+    return lambda sets: Call(runs=(one,) * sets, cold_bytes=cold)
+
+
+def test_a_steady_case_stops_after_one_batch() -> None:
+    found = benchmark_with_power(make(), FakeBench([0.5]), Limits())
+    assert (found.latency, found.spread, found.samples, found.converged) == (0.5, 0.0, 7, True)
+    assert (found.graph, found.calls) == (True, 32)
+    assert found.power is None
+
+
+def test_a_noisy_case_is_sampled_until_its_median_is_known() -> None:
+    """Samples that spread over 8 % need more than a batch; those that never settle end unconverged at the limit."""
+    some = benchmark_with_power(make(), FakeBench([1.0, 1.02, 0.98, 1.01, 0.99]), Limits())
+    assert 7 < some.samples < MOST_SAMPLES
+    assert some.converged
+    never = benchmark_with_power(make(), FakeBench([1.0, 2.0]), Limits())
+    assert (never.samples, never.converged) == (MOST_SAMPLES, False)
+    late = benchmark_with_power(make(), FakeBench([1.0, 2.0]), Limits(seconds=0.0))
+    assert late.samples == 7
+
+
+def test_the_criterion_is_the_standard_error_of_a_median() -> None:
+    """Medians of normal samples fall within the stated half width 95 times of 100, about."""
+    generator = torch.Generator().manual_seed(0)
+    inside, rounds, count = 0, 400, 49
+    for _ in range(rounds):
+        times = (10 + 0.2 * torch.randn(count, generator=generator)).tolist()
+        inside += abs(sorted(times)[count // 2] / 10 - 1) <= half_width(times)
+    assert 0.90 <= inside / rounds <= 0.99
+    assert PRECISION == 0.01
+    assert spread_of([1.0]) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("cold", "sets", "flushed"), [(0, 32, True), (10, 32, True), (100, 20, False), (10_000, 1, False)]
+)  # fmt: skip
+def test_weights_rotate_over_twice_the_cache(cold: int, sets: int, flushed: bool) -> None:
+    """As many sets as twice the cache holds, at most one per call; where that is too little the cache is emptied."""
+    bench = FakeBench([0.001])
+    found = benchmark_with_power(make(cold), bench, Limits())
+    assert (found.sets, bench.sets, found.flushed) == (sets, sets, flushed)
+    assert set(bench.flushes) == {flushed}
+
+
+def test_below_the_speed_of_light_is_refused() -> None:
+    with pytest.raises(WrongResult, match="below the speed of light"):
+        benchmark_with_power(make(), FakeBench([0.5]), Limits(floor_ms=0.6))
+    assert benchmark_with_power(make(), FakeBench([0.5]), Limits(floor_ms=0.5)).latency == 0.5
+
+
+def test_outputs_that_a_replay_leaves_are_found() -> None:
+    """A call that computes once and then hands out what it has, without writing it again."""
+    kept = torch.ones(3)
+    with pytest.raises(WrongResult, match="NaN"):
+        benchmark_with_power(make(run=lambda: (kept,)), FakeBench([0.5]), Limits())
+    plain = benchmark_with_power(make(), FakeBench([0.5]), Limits(graph=False))
+    assert (plain.graph, plain.note) == (False, "asked for")
+
+
+@pytest.mark.parametrize(
+    ("once", "floor", "gpu", "calls"),
+    [(0.02, 0.0, True, 32), (0.02, 0.02, True, 6), (0.02, 1.0, True, 3), (50.0, 0.0, True, 1), (4.0, 0.0, True, 3),
+     (0.05, 0.0, False, 3), (0.001, 0.0, False, 32)],
+)  # fmt: skip
+def test_calls_in_a_graph(once: float, floor: float, gpu: bool, calls: int) -> None:
+    assert calls_in_graph(once, floor, gpu) == calls
+
+
+class TickingMeter:
+    """A counter that moves by 30 J at every third look, as one that is read faster than it ticks."""
+
+    driver = "1"
+
+    def __init__(self, watts: float) -> None:
+        self.watts, self.looks = watts, 0
+
+    def read(self) -> Reading:
+        return Reading(clock=1980, throttled=("sw_power_cap",))
+
+    def energy_mj(self) -> float:
+        import time
+
+        self.looks += 1
+        return math.floor(time.perf_counter() / 0.02) * 0.02 * self.watts * 1e3
+
+
+def test_power_is_taken_between_ticks_and_idle_is_subtracted() -> None:
+    """A device of 500 W with 100 W idle: 400 W within the reading error of the ticks; energy is power times latency."""
+    bench = FakeBench([0.5], meter=TickingMeter(500.0))
+    found = benchmark_with_power(make(), bench, Limits(power_seconds=0.4, idle_watts=100.0))
+    assert found.power == pytest.approx(400, rel=0.1)
+    assert found.energy == pytest.approx(found.power * found.latency)
+    assert (found.idle_power, found.clock_after) == (100.0, 1980)
+    assert found.throttled == ("sw_power_cap",)
+    assert found.window >= 0.4
+    assert idle_watts(bench, seconds=0.2) == pytest.approx(500, rel=0.2)
+
+
+def test_a_meter_that_knows_nothing_gives_no_power() -> None:
+    assert wait_for_tick(NoMeter(), lambda: None) is None
+    found = benchmark_with_power(make(), FakeBench([0.5]), Limits(power_seconds=0.4))
+    assert (found.power, found.energy, found.clock_after) == (None, None, 0)
