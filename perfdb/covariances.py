@@ -1,11 +1,13 @@
-"""The covariance of each op kind's efficiency, read from `covariances.toml`; `tools/fit_covariance.py` writes it."""
+"""The covariances of each op kind's efficiency, read from `covariances.toml`; `tools/fit_covariance.py` writes them."""
 
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
+from itertools import product
 from types import MappingProxyType
 from typing import Any
 
@@ -14,8 +16,20 @@ from perfdb.kriging import Component, Covariance
 
 FILE = "covariances.toml"
 
-# What a kind without an entry gets: smooth over some octaves, and a rough part of a few percent.
-_DEFAULT_SMOOTH, _DEFAULT_ROUGH, _DEFAULT_NOISE = (0.4, 8.0), (0.05, 1.0), 0.01
+_LIMIT = 2.5  # deviations at which outliers are cut: tables of every kind have some
+
+# What a kind without an entry gets: smooth over many octaves or over a few, and a rough part of a few percent.
+_DEFAULT_SMOOTH, _DEFAULT_ROUGH = 0.4, (0.05, 1.0)
+_DEFAULT_LENGTHS, _DEFAULT_NOISES = (8.0, 2.5), (0.01, 0.04)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Model:
+    """A covariance over `features` of the coordinates (`perfdb.features`); `source` says what it was fitted to."""
+
+    source: str
+    features: tuple[str, ...]
+    covariance: Covariance
 
 
 @cache
@@ -24,28 +38,46 @@ def _entries() -> Mapping[str, Any]:  # Any: a TOML file
     return MappingProxyType(tomllib.loads(text))
 
 
-def covariance_of(kind: OpKind) -> Covariance:
-    """The covariance of a kind's log efficiency over `kind.coordinates`."""
+def models_of(kind: OpKind) -> Sequence[Model]:
+    """The covariances that a table of this kind is offered; what fits its rows best is taken (`perfdb.estimator`)."""
     entry = _entries().get(kind.name)
-    count = len(kind.coordinates)
     if entry is None:
-        (smooth, far), (rough, near) = _DEFAULT_SMOOTH, _DEFAULT_ROUGH
-        return Covariance(
+        return [
+            _default(kind, far, noise) for far, noise in product(_DEFAULT_LENGTHS, _DEFAULT_NOISES)
+        ]
+    return [
+        Model(
+            source=one["source"],
+            features=tuple(entry["features"]),
+            covariance=Covariance(
+                components=tuple(
+                    Component(
+                        deviation=part["deviation"],
+                        lengths=tuple(part["lengths"]),
+                        smooth=part["smooth"],
+                    )
+                    for part in one["components"]
+                ),
+                noise=one["noise"],
+                limit=_LIMIT,
+            ),
+        )
+        for one in entry["models"]
+    ]
+
+
+def _default(kind: OpKind, far: float, noise: float) -> Model:
+    count = len(kind.coordinates)
+    rough, near = _DEFAULT_ROUGH
+    return Model(
+        source="none: lengths of a few octaves",
+        features=kind.coordinates,
+        covariance=Covariance(
             components=(
-                Component(deviation=smooth, lengths=(far,) * count, smooth=True),
+                Component(deviation=_DEFAULT_SMOOTH, lengths=(far,) * count, smooth=True),
                 Component(deviation=rough, lengths=(near,) * count),
             ),
-            noise=_DEFAULT_NOISE,
-        )
-    if entry["coordinates"] != list(kind.coordinates):
-        raise ValueError(
-            f"perfdb/{FILE}: {kind.name} is over {entry['coordinates']}, the kind over "
-            f"{list(kind.coordinates)}; fit it again."
-        )
-    parts = tuple(
-        Component(
-            deviation=part["deviation"], lengths=tuple(part["lengths"]), smooth=part["smooth"]
-        )
-        for part in entry["components"]
+            noise=noise,
+            limit=_LIMIT,
+        ),
     )
-    return Covariance(components=parts, noise=entry["noise"])

@@ -17,6 +17,8 @@ from oplib.errors import InvalidInputError
 from oplib.kind import OpKind
 from oplib.params import ParamValue
 from perfdb.arrays import Floats
+from perfdb.places import Places
+from perfdb.row_choice import rows_that_count
 from perfdb.speed_of_light import busy_ms
 from perfdb.systems import System
 from perfdb.tables import Table
@@ -36,14 +38,17 @@ class Group:
 
 
 def groups_of(table: Table, system: System) -> Iterator[Group]:
-    """The groups of a table, rows in the order of the file. Rows whose parameters describe no op of the kind are left
-    out."""
+    """The groups of a table, rows in the order of the file. Rows whose parameters describe no op of the kind, or that
+    took no time, are left out; of several rows at one place the one that counts stays (`perfdb.row_choice`)."""
     kind = table.kind
     names = [param.name for param in kind.params if param.name not in kind.coordinates]
     for shared, places in table.split(names):
         rows = table.take(places)
+        codes = Places(coordinates(kind, rows.columns)).codes
+        if len(numpy.unique(codes)) < len(codes):
+            rows = rows.take(rows_that_count(rows))
         bounds = bounds_of(rows, system)
-        known = numpy.isfinite(bounds)
+        known = numpy.isfinite(bounds) & (rows.latency > 0)
         if known.any():
             kept = rows.take(known)
             yield Group(

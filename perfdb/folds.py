@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from perfdb.arrays import Ints
 from perfdb.efficiency import Group
+from perfdb.places import Places
 
 Mask: TypeAlias = NDArray[numpy.bool_]
 
@@ -28,11 +29,11 @@ class Fold:
     outside: bool = False
 
 
-def _site(group: Group) -> Ints:
+def site_of(group: Group) -> Ints:
     """A number per combination of the parameters among the coordinates: one shape, measured at many workloads."""
     kind = group.rows.kind
     shape = [i for i, name in enumerate(kind.coordinates) if name not in kind.dims]
-    return numpy.unique(group.points[:, shape], axis=0, return_inverse=True)[1].reshape(-1)
+    return numpy.unique(Places(group.points[:, shape]).codes, return_inverse=True)[1]
 
 
 def line_of(group: Group) -> tuple[int, Ints]:
@@ -41,22 +42,27 @@ def line_of(group: Group) -> tuple[int, Ints]:
     dims = [i for i, name in enumerate(kind.coordinates) if name in kind.dims]
     along = max(dims, key=lambda i: len(numpy.unique(group.points[:, i])))
     others = numpy.delete(group.points, along, axis=1)
-    return along, numpy.unique(others, axis=0, return_inverse=True)[1].reshape(-1)
+    return along, numpy.unique(Places(others).codes, return_inverse=True)[1]
 
 
 def _point(group: Group) -> Fold:
-    """Each row that has a neighbour on both sides along its line, alone."""
+    """Each row that has a neighbour on both sides along its line, with all rows at its place."""
     along, line = line_of(group)
-    order = numpy.lexsort((group.points[:, along], line))
-    inside = numpy.zeros(len(order), dtype=bool)
-    inside[1:-1] = (line[order][1:-1] == line[order][:-2]) & (line[order][1:-1] == line[order][2:])
-    return Fold(asked=order[inside], hidden=numpy.arange(len(order)))
+    place = group.points[:, along]
+    least, largest = numpy.full(line.max() + 1, numpy.inf), numpy.full(line.max() + 1, -numpy.inf)
+    numpy.minimum.at(least, line, place)
+    numpy.maximum.at(largest, line, place)
+    inside = (place > least[line]) & (place < largest[line])
+    return Fold(asked=numpy.flatnonzero(inside), hidden=Places(group.points).codes)
 
 
 def _whole_site(group: Group) -> Fold:
-    """Each row, with its whole site: a shape that was never measured."""
-    site = _site(group)
-    return Fold(asked=numpy.arange(len(site)), hidden=site)
+    """Each row, with its whole site: a shape that was never measured; none where there is one shape."""
+    site = site_of(group)
+    asked = (
+        numpy.arange(len(site)) if site.any() else site[:0]
+    )  # with one site nothing would be known
+    return Fold(asked=asked, hidden=site)
 
 
 def _row(group: Group) -> Fold:

@@ -28,7 +28,9 @@ from perfdb.tables import read_table
 
 Json: TypeAlias = dict[str, Any]  # Any: an object for JSON
 
-FEWEST_ROWS = 24  # of a group; fewer say nothing about a fold
+FEWEST_ROWS = 8  # of a group; fewer say nothing about a fold
+
+FEWEST_SAMPLED = 100  # rows that are left to choose a model and set the width of deviations
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,10 +63,15 @@ def score(truth: Floats, found: Estimate) -> Score:
 def estimate_hidden(group: Group, fold: Fold, asked: Ints) -> Estimate:
     """Estimates of the log ratios at `asked`, each from the rows that are not hidden with it.
 
-    Where all are hidden at once, an estimator that never had them is asked.
+    Rows hidden with those asked do not choose the model nor set the width of deviations; where that leaves too few
+    (every site is asked), the rows asked do not. Where all are hidden at once, an estimator that never had them is
+    asked.
     """
     if not fold.outside:
-        return Estimator.fit(group).leave_out(asked, fold.hidden)
+        spared = numpy.flatnonzero(numpy.isin(fold.hidden, fold.hidden[asked]))
+        if len(spared) > len(group.ratios) - FEWEST_SAMPLED:
+            spared = asked
+        return Estimator.fit(group, spared=spared).leave_out(asked, fold.hidden)
     known = numpy.flatnonzero(fold.hidden == 0)
     return Estimator.fit(subset(group, known)).estimate(group.points[asked])
 

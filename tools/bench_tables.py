@@ -7,21 +7,22 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import product
 from pathlib import Path
 
 import numpy
 
-from oplib.errors import PerfDataNotAvailableError
+from oplib.errors import InvalidInputError, PerfDataNotAvailableError, TraceModelError
+from oplib.op import kind, op_kinds
 from perfdb.efficiency import LAUNCH_MS, Group
 from perfdb.folds import FOLDS, line_of
-from perfdb.foreign import data_folder
-from perfdb.systems import list_systems
+from perfdb.foreign import data_folder, find_tables
 from perfdb.validate import draw, large_groups, validate
 
 ROOT = Path(__file__).resolve().parent.parent
 REFERENCE = ROOT.parent / "shared" / "reference" / "tables"
-TABLES = ("gemm", "context_attention", "generation_attention", "context_mla", "generation_mla")
+BACKENDS = ("trtllm", "vllm", "sglang")
 #: Median and 90th percentile that AIConfigurator publishes for its interpolation of these ops.
 PUBLISHED = {
     ("gemm", "point"): (0.0487, 0.156),
@@ -58,20 +59,44 @@ def percent(value: float | None, width: int = 6) -> str:
     return " " * (width - 1) + "-" if value is None else f"{100 * value:{width}.1f}"
 
 
+def tables(
+    folder: Path, systems: Sequence[str], kinds: Sequence[str]
+) -> Iterator[tuple[str, list[Group]]]:
+    """Label and groups of each kind's newest table of a folder that has rows for a fold."""
+    seen = set()
+    for system, backend, name in product(systems, BACKENDS, kinds):
+        try:
+            paths = find_tables(kind(name), system=system, backend=backend, data=folder)
+        except TraceModelError:
+            continue
+        for path in paths:
+            try:
+                groups = large_groups(path, name, system)
+            except TraceModelError:
+                continue
+            if groups and (name, path) not in seen:  # NCCL's serve every backend
+                seen.add((name, path))
+                yield "/".join((system, *path.parts[-3:-1], name)), groups
+            break
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, action="append", help="a folder of tables; repeat it")
-    parser.add_argument("--systems", nargs="+", default=["h100_sxm", "h200_sxm", "b200_sxm"])
+    parser.add_argument("--systems", nargs="+", default=["h200_sxm", "b200_sxm"])
+    parser.add_argument("--kinds", nargs="+", default=measured_kinds())
     parser.add_argument(
         "--folds", nargs="+", choices=list(FOLDS), default=["point", "site", "frontier"]
     )
-    parser.add_argument("--most", type=int, default=2000, help="rows per table and fold")
+    parser.add_argument("--most", type=int, default=1000, help="rows per table and fold")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    folders = options.data or [REFERENCE]
+    places = [(folder, options.systems) for folder in options.data or []]
     if not options.data:
+        if REFERENCE.is_dir():
+            places.append((REFERENCE, ["h100_sxm"]))
         try:
-            folders.append(data_folder())
+            places.append((data_folder(), options.systems))
         except PerfDataNotAvailableError as error:
             print(error)
     print(
@@ -80,26 +105,32 @@ def main() -> None:
     print(
         f"{'table':58} {'fold':9}   ours          bracket       published     1 sig  2 sig      s"
     )
-    for path in (p for folder in folders for p in sorted(folder.rglob("*_perf.parquet"))):
-        system, name = next((s for s in path.parts if s in list_systems()), ""), path.name[:-13]
-        if name not in TABLES or system not in options.systems:
-            continue
-        groups = large_groups(path, name, system)
-        for fold in options.folds:
-            start = time.perf_counter()
-            *_, one = validate(groups, fold, seed=options.seed, most=options.most)
-            plain = (None, None)
-            if fold == "point":
-                plain = brackets(groups, options.seed, options.most)
-            cells = [one["median"], one["p90"], *plain, *PUBLISHED.get((name, fold), (None, None)),
-                     one["within_1_sigma"], one["within_2_sigma"]]  # fmt: skip
-            label = "/".join((system, *path.parts[-3:-1], name))
-            print(
-                f"{label:58} {fold:9}",
-                *map(percent, cells),
-                f"{time.perf_counter() - start:6.1f}",
-                flush=True,
-            )
+    for folder, systems in places:
+        for label, groups in tables(folder, systems, options.kinds):
+            for fold in options.folds:
+                print_fold(label, groups, fold, options)
+
+
+def print_fold(label: str, groups: Sequence[Group], fold: str, options: argparse.Namespace) -> None:
+    """One line; none where the fold asks nothing of these groups."""
+    start = time.perf_counter()
+    try:
+        *_, one = validate(groups, fold, seed=options.seed, most=options.most)
+    except InvalidInputError:
+        return
+    plain = (None, None)
+    if fold == "point":
+        plain = brackets(groups, options.seed, options.most)
+    published = PUBLISHED.get((label.rpartition("/")[2], fold), (None, None))
+    cells = [one["median"], one["p90"], *plain, *published]
+    cells += [one["within_1_sigma"], one["within_2_sigma"]]
+    seconds = time.perf_counter() - start
+    print(f"{label:58} {fold:9}", *map(percent, cells), f"{seconds:6.1f}", flush=True)
+
+
+def measured_kinds() -> list[str]:
+    """Kinds whose tables have coordinates."""
+    return [name for name, one in op_kinds().items() if one.coordinates]
 
 
 if __name__ == "__main__":

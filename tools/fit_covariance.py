@@ -1,14 +1,18 @@
-"""Fit the covariance of an op kind to tables and print its entry of perfdb/covariances.toml.
+"""Fit a covariance of an op kind to tables and print its model, an entry of perfdb/covariances.toml.
 
-    python tools/fit_covariance.py gemm h100_sxm TABLE.parquet [TABLE ...] --source "h100_sxm vllm 0.19.0"
+    python tools/fit_covariance.py gemm h200_sxm TABLE.parquet [TABLE ...] --source "h200_sxm vllm 0.24.0"
+        --features m n k "align m"
 
-Maximum likelihood of single rows and of whole sites left out, in turn, each from its neighbours under the covariance as
-it is then. Residuals are Student's t with 4 degrees of freedom, because tables have outliers.
+Maximum likelihood of single rows and of whole sites left out, each from its neighbours, which are chosen anew every few
+batches under the covariance as it is then. Residuals are Student's t with 4 degrees of freedom, because tables
+have outliers.
 """
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy
@@ -16,26 +20,48 @@ import torch
 
 from oplib.kind import OpKind
 from oplib.op import kind
+from perfdb.covariances import models_of
 from perfdb.efficiency import Group, groups_of
-from perfdb.folds import FOLDS, Fold
+from perfdb.features import features_of
+from perfdb.folds import FOLDS
 from perfdb.kriging import Component, Covariance, Field
 from perfdb.systems import load_system
 from perfdb.tables import read_table
 
-FREEDOM, ROWS, NEIGHBOURS = 4.0, 192, 32
-#: Where the search starts: deviation, length along dims and over parameters. Smooth over all; steps along a dim that
-#: near and far shapes share; what is a row's own; what is a shape's own.
-START = ((0.4, 8.0, 8.0), (0.1, 0.5, 2.0), (0.1, 0.5, 8.0), (0.1, 0.5, 0.5), (0.1, 4.0, 0.7))
-COMPONENTS = len(START)
+FREEDOM, ROWS, NEIGHBOURS, DRAWS = 4.0, 160, 32, 4
+#: Where the search starts: deviation, length along dims, over parameters, and along derived features. Smooth over all;
+#: steps along a dim that near and far shapes share; what is a row's own; what is a shape's own; a rough rest.
+START = (
+    (0.4, 8.0, 8.0, 8.0),
+    (0.1, 0.5, 2.0, 4.0),
+    (0.1, 0.5, 8.0, 4.0),
+    (0.1, 0.5, 0.5, 4.0),
+    (0.1, 4.0, 0.7, 4.0),
+    (0.05, 2.0, 2.0, 4.0),
+)
+LONGEST = 999.0  # octaves; longer than any table is wide
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """Rows `asked` [a] of `points` [n, f] and `values` [n], and the rows `near` [a, j] that each is foretold from."""
+
+    points: torch.Tensor
+    values: torch.Tensor
+    asked: numpy.ndarray
+    near: numpy.ndarray
 
 
 class Parameters(torch.nn.Module):
     """A covariance whose logarithms can be learned."""
 
-    def __init__(self, op_kind: OpKind) -> None:
+    def __init__(self, op_kind: OpKind, features: Sequence[str]) -> None:
         super().__init__()
-        deviations, dims, shapes = torch.tensor(START).log().T
-        columns = [dims if name in op_kind.dims else shapes for name in op_kind.coordinates]
+        deviations, dims, shapes, derived = torch.tensor(START).log().T
+        columns = [
+            dims if name in op_kind.dims else shapes if name in op_kind.coordinates else derived
+            for name in features
+        ]
         self.deviations = torch.nn.Parameter(deviations.clone())
         self.lengths = torch.nn.Parameter(torch.stack(columns, dim=1))
         self.noise = torch.nn.Parameter(torch.tensor(0.015).log())
@@ -45,33 +71,25 @@ class Parameters(torch.nn.Module):
         return Covariance(
             components=tuple(
                 Component(deviation=deviations[i], lengths=tuple(lengths[i]), smooth=i == 0)
-                for i in range(COMPONENTS)
+                for i in range(len(START))
             ),
-            noise=float(self.noise.exp()),
+            noise=self.noise.exp().item(),
         )
 
     def forward(self, first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
         """As `Covariance.__call__`."""
         apart = (first.unsqueeze(-2) - second.unsqueeze(-3)).abs()
-        total = torch.zeros(apart.shape[:-1])
-        for i in range(COMPONENTS):
-            scaled = apart / self.lengths[i].exp()
-            if i == 0:
-                far = (3 * scaled.square().sum(-1) + 1e-12).sqrt()
-                shape = (1 + far) * (-far).exp()
-            else:
-                shape = (-scaled.sum(-1)).exp()
-            total = total + (2 * self.deviations[i]).exp() * shape
-        return total
+        weights, variances = (-self.lengths).exp(), (2 * self.deviations).exp()
+        far = (3 * (apart * weights[0]).square().sum(-1) + 1e-12).sqrt()
+        smooth = variances[0] * (1 + far) * (-far).exp()
+        rough: torch.Tensor = (variances[1:] * (-(apart @ weights[1:].T)).exp()).sum(-1)
+        return smooth + rough
 
 
-def loss(model: Parameters, group: Group, fold: Fold, asked: numpy.ndarray) -> torch.Tensor:
-    """Negative log likelihood of the rows `asked`, up to a constant."""
-    field = Field(group.points, group.ratios, model.covariance(), neighbours=NEIGHBOURS)
-    near = field.choose(group.points[asked], 5 * NEIGHBOURS, fold.hidden, asked)
-    points = torch.tensor(group.points, dtype=torch.float32)
-    values = torch.tensor(group.ratios)
-    query, known, count = points[asked][:, None, :], points[near], near.shape[1]
+def loss(model: Parameters, batch: Batch) -> torch.Tensor:
+    """Negative log likelihood of the rows asked, up to a constant."""
+    asked, near, count = batch.asked, batch.near, batch.near.shape[1]
+    query, known = batch.points[asked][:, None, :], batch.points[near]
     system = torch.ones(len(asked), count + 1, count + 1, dtype=torch.float64)
     noise = (2 * model.noise).exp()
     system[:, :count, :count] = (model(known, known) + noise * torch.eye(count)).double()
@@ -79,29 +97,50 @@ def loss(model: Parameters, group: Group, fold: Fold, asked: numpy.ndarray) -> t
     right = torch.ones(len(asked), count + 1, dtype=torch.float64)
     right[:, :count] = model(query, known)[:, 0, :].double()
     weights = torch.linalg.solve(system, right)
-    mean = (weights[:, :count] * values[near]).sum(1)
+    mean = (weights[:, :count] * batch.values[near]).sum(1)
     variance = (2 * model.deviations).exp().sum() - (weights * right).sum(1)
     deviation = (variance.clamp_min(1e-10) + noise).sqrt()
-    z = (values[asked] - mean) / deviation
+    z = (batch.values[asked] - mean) / deviation
     return (deviation.log() + (FREEDOM + 1) / 2 * torch.log1p(z.square() / FREEDOM)).mean()
 
 
-def fit(groups: list[Group], *, steps: int, seed: int) -> Covariance:
-    """The covariance after `steps` batches, each of one group drawn by its rows."""
+def batches(
+    groups: Sequence[Group], features: Sequence[str], model: Parameters, seed: int
+) -> Iterator[Batch]:
+    """Without end: rows of groups drawn by their number of rows, with single rows and whole sites left out."""
     random = numpy.random.default_rng(seed)
     rows = numpy.array([len(g.ratios) for g in groups], dtype=float)
-    folds = [[FOLDS[name](group) for name in ("point", "site")] for group in groups]
-    model = Parameters(groups[0].rows.kind)
-    optimiser = torch.optim.Adam(model.parameters(), lr=0.05)
-    for step in range(steps):
+    coordinates = groups[0].rows.kind.coordinates
+    places = [features_of(group.points, features, coordinates) for group in groups]
+    while True:
+        drawn = []
+        for i in random.choice(len(groups), DRAWS, p=rows / rows.sum()):
+            group, covariance = groups[i], model.covariance()
+            field = Field(places[i], group.ratios, covariance, neighbours=NEIGHBOURS)
+            points = torch.tensor(places[i], dtype=torch.float32)
+            for name in ("point", "site"):
+                fold = FOLDS[name](group)
+                if len(numpy.unique(fold.hidden)) < 3:
+                    fold = FOLDS["point"](group)
+                many = min(2 * ROWS, len(fold.asked))
+                asked = random.choice(fold.asked, many, replace=False)
+                near = field.told_by(asked, fold.hidden)
+                values = torch.tensor(group.ratios)
+                for part in numpy.array_split(numpy.arange(many), 2):
+                    drawn.append(
+                        Batch(points=points, values=values, asked=asked[part], near=near[part])
+                    )
+        yield from (drawn[i] for i in random.permutation(len(drawn)))
+
+
+def fit(groups: Sequence[Group], features: Sequence[str], *, steps: int, seed: int) -> Covariance:
+    """The covariance after `steps` batches."""
+    model = Parameters(groups[0].rows.kind, features)
+    optimiser = torch.optim.Adam(model.parameters(), lr=0.06)
+    for step, batch in zip(range(steps), batches(groups, features, model, seed), strict=False):
         if step == steps * 2 // 3:
             optimiser.param_groups[0]["lr"] = 0.02
-        i = int(random.choice(len(groups), p=rows / rows.sum()))
-        fold = folds[i][step % 2]
-        if len(numpy.unique(fold.hidden)) < 3:
-            fold = folds[i][0]
-        asked = random.choice(fold.asked, min(ROWS, len(fold.asked)), replace=False)
-        value = loss(model, groups[i], fold, asked)
+        value = loss(model, batch)
         optimiser.zero_grad()
         value.backward()
         optimiser.step()
@@ -110,20 +149,15 @@ def fit(groups: list[Group], *, steps: int, seed: int) -> Covariance:
     return model.covariance()
 
 
-def entry(name: str, coordinates: tuple[str, ...], found: Covariance, source: str) -> str:
-    """The TOML of one kind."""
+def entry(name: str, found: Covariance, source: str) -> str:
+    """The TOML of one model."""
     parts = [
-        f"    {{ deviation = {part.deviation:.3g}, lengths = [{', '.join(f'{n:.3g}' for n in part.lengths)}], "
+        f"    {{ deviation = {part.deviation:.3g}, lengths = "
+        f"[{', '.join(f'{min(n, LONGEST):.3g}' for n in part.lengths)}], "
         f"smooth = {str(part.smooth).lower()} }},"
         for part in found.components
     ]
-    names = ", ".join(f'"{c}"' for c in coordinates)
-    head = [
-        f"[{name}]",
-        f'source = "{source}"',
-        f"coordinates = [{names}]",
-        f"noise = {found.noise:.3g}",
-    ]
+    head = [f"[[{name}.models]]", f'source = "{source}"', f"noise = {found.noise:.3g}"]
     return "\n".join([*head, "components = [", *parts, "]"])
 
 
@@ -133,18 +167,20 @@ def main() -> None:
     parser.add_argument("system")
     parser.add_argument("tables", nargs="+", type=Path)
     parser.add_argument("--source", required=True, help="what the entry says it was fitted to")
-    parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--features", nargs="+", help="those of the kind's models where left out")
+    parser.add_argument("--steps", type=int, default=180)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     op_kind, system = kind(options.kind), load_system(options.system)
+    features = options.features or models_of(op_kind)[0].features
     groups = [
         group
         for path in options.tables
         for group in groups_of(read_table(path, op_kind), system)
         if len(group.ratios) >= 5 * NEIGHBOURS
     ]
-    found = fit(groups, steps=options.steps, seed=options.seed)
-    print(entry(options.kind, op_kind.coordinates, found, options.source))
+    found = fit(groups, features, steps=options.steps, seed=options.seed)
+    print(entry(options.kind, found, options.source))
 
 
 if __name__ == "__main__":

@@ -18,9 +18,15 @@ def of(traced: Traced) -> list[str]:
             f"{traced.pruning.compared}: layers are of one kind where they make the same calls on the same sizes"
         )
     notes.extend(_setting_notes(traced))
-    if any(t.branches for t in traced.traces.values()):
+    if traced.capture.replaced:
         notes.append(
-            "the model branches on sizes (windows, top-k): the graph is that of long sequences, see traced_at"
+            "the model's first pass changes it for good; the list is of the passes after that: "
+            + ", ".join(traced.capture.replaced)
+        )
+    if any(t.branches for t in traced.traces.values()):
+        whole = " of whole blocks" if any(t.whole_blocks for t in traced.traces.values()) else ""
+        notes.append(
+            f"the model branches on sizes (windows, top-k): the graph is that of long sequences{whole}, see traced_at"
         )
     return notes
 

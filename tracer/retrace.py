@@ -16,30 +16,36 @@ from torch import nn
 from oplib.symbols import evaluate, format_expr
 from tracer.provenance import NOWHERE
 from tracer.recorder import Call
-from tracer.sizes import Different
+from tracer.sizes import BLOCK, Different
 from tracer.tensors import tensors
 from tracer.trace import Capture, Trace, run_concrete
 
-#: Workloads that a trace has not seen. Where the model branches on sizes they are as long as the ones it has.
+#: Workloads that a trace has not seen. Where the model branches on sizes they are as long as the ones it has, and of
+#: whole blocks where those are.
 ANY = ({"b": 3, "s": 77, "p": 345}, {"b": 2, "s": 1001, "p": 130})
-LONG = ({"b": 5, "s": 128 * 37, "p": 128 * 7919}, {"b": 3, "s": 128 * 211, "p": 128 * 4001})
+LONG = (
+    {"b": 5, "s": BLOCK * 37, "p": BLOCK * 7919},
+    {"b": 3, "s": BLOCK * 211 + 5, "p": BLOCK * 4001 + 77},
+)
+WHOLE = (LONG[0], {"b": 3, "s": BLOCK * 211, "p": BLOCK * 4001})
 
 
 def unseen(trace: Trace) -> tuple[dict[str, int], ...]:
-    """Workloads at which the graph of this trace has to hold, other than those it was read off; within the positions
-    that the model has.
+    """Workloads at which the graph of this trace has to hold, other than those it was read off: within the positions
+    that the model has, and of no more new tokens than the trace says.
     """
     limit = trace.setting.positions
-    if trace.branches:
-        found = LONG
-    elif limit:
+    if limit:
         found = (
             {"b": 3, "s": limit // 7, "p": limit // 3},
             {"b": 2, "s": limit // 2, "p": limit // 9},
         )
+    elif trace.branches:
+        found = WHOLE if trace.whole_blocks else LONG
     else:
         found = ANY
-    return tuple({**w, "s": 1} if trace.phase == "generation" else dict(w) for w in found)
+    most = 1 if trace.phase == "generation" else trace.longest
+    return tuple({**w, "s": min(w["s"], most or w["s"])} for w in found)
 
 
 def retrace(

@@ -20,12 +20,14 @@ import sympy
 from oplib.errors import UnsupportedModelError
 from oplib.symbols import B, P, S, evaluate
 
+#: Every usual block of tokens divides it.
+BLOCK = 128
 #: b and s/128 are primes, p/128 is a prime: lengths divide by every usual block and by nothing else.
-LONG = {"b": 101, "s": 128 * 103, "p": 128 * 100_003}
-LONG_AGAIN = {"b": 113, "s": 128 * 109, "p": 128 * 100_019}
+LONG = {"b": 101, "s": BLOCK * 103, "p": BLOCK * 100_003}
+LONG_AGAIN = {"b": 113, "s": BLOCK * 109, "p": BLOCK * 100_019}
 #: No multiples of anything: tells a rounded-up length from a rounded-down one, and a part of p + s from parts of each,
 #: with one new token too.
-LONG_ODD = {"b": 113, "s": 128 * 109 + 3, "p": 128 * 100_019 + 127}
+LONG_ODD = {"b": 113, "s": BLOCK * 109 + 3, "p": BLOCK * 100_019 + 127}
 SHORT = {"b": 7, "s": 24, "p": 56}
 _DIVISORS = (1, 2, 4, 8, 16, 32, 64, 128)
 MOST_CONSTANT = 1024

@@ -43,6 +43,7 @@ from tracer.passes import (
 )
 from tracer.recorder import Call, Recorder, graph
 from tracer.sizes import (
+    BLOCK,
     UNLIMITED,
     ConcreteSizes,
     Different,
@@ -60,13 +61,15 @@ PHASES = ("context", "generation")
 class Capture:
     """The cache a context pass leaves: an example to copy, and its leaves as real passes leave them.
 
-    `setting` is how the model runs on sizes alone, `workloads` where it is traced.
+    `setting` is how the model runs on sizes alone, `workloads` where it is traced. `replaced` are the classes of
+    modules that its first pass put into the model for good.
     """
 
     template: Any  # a cache object of transformers
     leaves: tuple[Leaf, ...]
     setting: Setting
     workloads: Workloads
+    replaced: tuple[str, ...] = ()
 
 
 @dataclass(slots=True, kw_only=True)
@@ -78,8 +81,9 @@ class Trace:
     `windows` the length that the cache of a window really has, by the input that holds every token here.
 
     `expr` turns a size of this trace into an expression of b, s, p. `branches` says that short sequences take other
-    branches than the traced one; `guards` are the conditions, known where the trace was symbolic. `asked` are the lines
-    that asked for values, each with the answer, `questions` the nodes whose values they asked for.
+    branches than the traced one, `whole_blocks` that the rest of a block may do so too, `longest` that more new tokens
+    do; `guards` are the conditions as far as they are known. `asked` are the lines that asked for values, each with the
+    answer, `questions` the nodes whose values they asked for.
     """
 
     phase: str
@@ -88,6 +92,8 @@ class Trace:
     expr: Callable[[int | torch.SymInt], sympy.Expr]
     traced_at: dict[str, int]
     branches: bool = False
+    whole_blocks: bool = False
+    longest: int | None = None
     guards: tuple[str, ...] = ()
     cache: tuple[Path, ...] = ()
     written: dict[Path, str] = field(default_factory=dict)
@@ -110,10 +116,11 @@ class Pass:
 
 def capture(model: nn.Module) -> Capture:
     """Run context passes on sizes alone and read the cache's sizes off them."""
+    built = {path: type(module).__name__ for path, module in model.named_modules()}
     with alone(model):
         setting = setting_of(model)
         try:
-            return _capture(model, setting, UNLIMITED)
+            found = _capture(model, setting, UNLIMITED)
         except TraceModelError:
             raise
         except Exception:
@@ -121,7 +128,13 @@ def capture(model: nn.Module) -> Capture:
             setting = limited(model, setting, UNLIMITED.points[3][1])
             if setting.positions is None:
                 raise
-            return _capture(model, setting, within(setting.positions))
+            found = _capture(model, setting, within(setting.positions))
+    return replace(found, replaced=_replaced(model, built))
+
+
+def _replaced(model: nn.Module, built: Mapping[str, str]) -> tuple[str, ...]:
+    now = ((built.get(path), type(module).__name__) for path, module in model.named_modules())
+    return tuple(sorted({f"{new} in place of {old}" for old, new in now if old and old != new}))
 
 
 def _capture(model: nn.Module, setting: Setting, workloads: Workloads) -> Capture:
@@ -163,9 +176,8 @@ def trace(
         for name, value in sizes.values.items()
     }
     guards = sizes.guards()
-    return _trace(
-        model, captured, found, phase, sizes.expr, at, branches=bool(guards), guards=guards
-    )
+    made = _trace(model, captured, found, phase, sizes.expr, at)
+    return replace(made, branches=bool(guards), whole_blocks=bool(guards), guards=guards)
 
 
 def _without_sizes(unsettled: Unsettled, error: Exception) -> UnsupportedModelError:
@@ -218,7 +230,7 @@ def _trace_twice(model: nn.Module, captured: Capture, phase: str, branches: bool
         for leaf in captured.leaves
         for size in leaf.shape
     )
-    sizes = None
+    sizes, whole = None, False
     if not branches:
         with contextlib.suppress(Unsettled, RuntimeError):
             sizes = _confirmed(model, captured, phase, first, workloads.short)
@@ -227,11 +239,41 @@ def _trace_twice(model: nn.Module, captured: Capture, phase: str, branches: bool
             sizes = _confirmed(model, captured, phase, first, workloads.odd)
         except Different:  # a rest of a block is work of its own: whole blocks, then
             sizes = _confirmed(model, captured, phase, first, workloads.again)
+            whole = True
     elif sizes.has_parts and workloads.odd != workloads.short:
         with contextlib.suppress(Different):
             sizes = _confirmed(model, captured, phase, first, workloads.short, workloads.odd)
     long = _at(workloads.long, phase)
-    return _trace(model, captured, first, phase, sizes.expr, long, branches=branches)
+    longest = _longest(model, captured, first, long) if branches and phase == "context" else None
+    return replace(
+        _trace(model, captured, first, phase, sizes.expr, long),
+        branches=branches,
+        whole_blocks=whole,
+        longest=longest,
+        guards=(f"s <= {longest}",) if longest else (),
+    )
+
+
+def _longest(model: nn.Module, captured: Capture, first: Pass, at: Workload) -> int | None:
+    """The most new tokens, in whole blocks, of a pass that makes the calls of `first`; None where a pass eight times as
+    long makes them too, or is longer than the model's positions.
+    """
+
+    def same(blocks: int) -> bool:
+        try:
+            found = run_concrete(model, captured, {**at, "s": BLOCK * blocks}, expected=first.calls)
+        except Exception:  # noqa: BLE001 - a pass that the model's code does not run is not that pass either
+            return False
+        return len(found.calls) == len(first.calls)
+
+    low = at["s"] // BLOCK
+    high = 8 * low
+    if captured.setting.positions or same(high):
+        return None
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if same(middle) else (low, middle)
+    return BLOCK * low
 
 
 def _confirmed(
@@ -243,7 +285,9 @@ def _confirmed(
     if any(len(one.calls) != len(first.calls) for one in passes):
         raise Different("one workload ends before the other")
     sizes = ConcreteSizes(_at(captured.workloads.long, phase), *others)
-    made = zip(*map(_made, (first, *passes)), strict=True)
+    made = list(zip(*map(_made, (first, *passes)), strict=True))
+    if any(len({t.dtype for t in same}) > 1 for same in made):
+        raise Different("one workload computes in another dtype than the other")
     for found in {size for same in made for size in zip(*(t.shape for t in same), strict=True)}:
         sizes.add(*found)
     return sizes
@@ -316,8 +360,7 @@ def _maker(node: fx.Node) -> fx.Node:
 
 
 def _trace(
-    model: nn.Module, captured: Capture, found: Pass, phase: str, expr: Callable, at: Mapping[str, int],
-    *, branches: bool, guards: tuple[str, ...] = (),
+    model: nn.Module, captured: Capture, found: Pass, phase: str, expr: Callable, at: Mapping[str, int]
 ) -> Trace:  # fmt: skip
     names = {id(q): (name, q) for name, q in model.named_parameters()}
     made, parameters = graph(found.calls, found.inputs, found.outputs, names)
@@ -326,9 +369,8 @@ def _trace(
                for path, node in zip(found.cache, outputs[1:], strict=False) if node.op == "call_function"}  # fmt: skip
     windows = {f"cache_{i}": size for i, leaf in enumerate(captured.leaves)
                for size in leaf.shape if isinstance(size, sympy.Min)}  # fmt: skip
-    return Trace(phase=phase, graph=made, parameters=parameters, expr=expr, traced_at=dict(at), branches=branches,
-                 guards=guards, cache=found.cache, written=written, windows=windows,
-                 setting=captured.setting, asked=found.asked,
+    return Trace(phase=phase, graph=made, parameters=parameters, expr=expr, traced_at=dict(at), cache=found.cache,
+                 written=written, windows=windows, setting=captured.setting, asked=found.asked,
                  questions=tuple(outputs[1 + len(found.cache) :]))  # fmt: skip
 
 

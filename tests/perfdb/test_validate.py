@@ -5,10 +5,11 @@ import json
 import numpy
 import pytest
 
-from oplib.op import kind
+from oplib.op import kind, op_kinds
 from perfdb import validate
-from perfdb.covariances import covariance_of
+from perfdb.covariances import models_of
 from perfdb.efficiency import groups_of
+from perfdb.features import features_of
 from perfdb.folds import FOLDS
 from perfdb.systems import load_system
 from perfdb.tables import read_table
@@ -95,8 +96,14 @@ def test_the_command(table, capsys):
     assert "h200_sxm" in capsys.readouterr().err
 
 
-def test_covariances_are_of_the_kinds_coordinates():
-    """Every entry loads for its kind; a kind without one gets a plain covariance of its own size."""
-    for name in ("gemm", "context_attention", "generation_attention", "context_mla"):
-        one = covariance_of(kind(name))
-        assert all(len(part.lengths) == len(kind(name).coordinates) for part in one.components)
+def test_models_are_of_their_features():
+    """Every model loads with a length per feature; a kind without an entry gets plain ones over its coordinates."""
+    for one in op_kinds().values():
+        if not one.coordinates:
+            continue
+        for model in models_of(one):
+            lengths = {len(part.lengths) for part in model.covariance.components}
+            assert lengths == {len(model.features)}
+            place = numpy.ones((1, len(one.coordinates)))
+            assert features_of(place, model.features, one.coordinates).shape[1] in lengths
+    assert models_of(kind("pointwise"))[0].features == kind("pointwise").coordinates

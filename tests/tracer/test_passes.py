@@ -8,6 +8,7 @@ import pytest
 import sympy
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensor
 
 from oplib.errors import UnsupportedModelError
 from oplib.symbols import B, P, S, evaluate, parse_expr
@@ -16,7 +17,7 @@ from tracer import analysis
 from tracer import trace as trace_module
 from tracer.cache import run
 from tracer.carried import Carried
-from tracer.passes import setting_of
+from tracer.passes import Setting, alone, setting_of
 from tracer.sizes import (
     FEWEST_POSITIONS,
     LONG,
@@ -217,6 +218,41 @@ def test_state_in_attributes_is_a_cache():
     _, carried = run(model, torch.zeros(3, 4, dtype=torch.long, device="meta"))
     assert isinstance(carried, Carried)
     assert carried.held["mean"].shape == (3, 24)
+
+
+class Settling(nn.Module):
+    """Its first pass puts another module in the place of its part, and fails on tensors that answer no questions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.config = SimpleNamespace(num_hidden_layers=None)
+        self.embed = nn.Embedding(50, 24, device="meta", dtype=torch.bfloat16)
+        self.part, self.kind, self.table = nn.ReLU(), "first", None
+
+    def forward(self, input_ids, past_key_values=None, **_options):
+        x = self.embed(input_ids)
+        if self.kind == "first":
+            self.kind, self.part = "settled", nn.Tanh()
+            torch.rand(3)
+        self.table = x.sum(1)
+        if not isinstance(x, FakeTensor):
+            raise RuntimeError("no answer")
+        return SimpleNamespace(logits=self.part(x), past_key_values=past_key_values)
+
+
+def test_modules_that_a_pass_replaces_stay_replaced():
+    """With the setting that goes with them, so that the graph is that of a later pass; tensors do not stay."""
+    model = Settling().eval()
+    with pytest.raises(RuntimeError, match="no answer"), alone(model):
+        Setting().fill(model, 2, 3)
+    assert (type(model.part), model.kind, model.table) == (nn.ReLU, "first", None)
+    found = capture(model)
+    assert found.replaced == ("Tanh in place of ReLU",)
+    assert (type(model.part), model.kind, model.table) == (nn.Tanh, "settled", None)
+    graph = trace(model, found, "context").graph
+    targets = [str(n.target) for n in graph.nodes if n.op == "call_function"]
+    assert "aten.tanh.default" in targets
+    assert not any("rand" in target for target in targets)
 
 
 def loop(_self, x):

@@ -72,6 +72,7 @@ def test_every_rewrite_has_a_case_here():
         "dense_experts_to_moe",
         "fuse_across_layers",
         "fuse_pointwise",
+        "join_inputs_of_attention",
         "last_token_logits",
         "merge_parallel_linears",
         "skip_masked_keys",
@@ -369,9 +370,10 @@ def test_products_of_token_data_stay():
 @pytest.mark.parametrize("name", each())
 @pytest.mark.parametrize("phase", PHASES)
 def test_fusing_never_moves_more(name, phase):
-    """Bytes fall or stay in both fusions; FLOPs stay, and ops other than pointwise are untouched."""
+    """Bytes fall or stay in every fusion; FLOPs stay, and ops other than pointwise are untouched."""
     for rule, first in (
         ("fuse_pointwise", ()),
+        ("join_inputs_of_attention", ("append_cache_in_place", "fuse_pointwise")),
         ("fuse_across_layers", ("append_cache_in_place", "fuse_pointwise")),
     ):
         before, after, _ = before_and_after(name, phase, rule, *first)
@@ -398,6 +400,38 @@ def test_pointwise_work_on_both_sides_of_a_product_stays_apart():
     found = toy.matched(lambda m, x: torch.tanh(m.a(h := x * 2)) + h, a=linear(24))
     RULES["fuse_pointwise"].apply(found)
     assert [c.params["functions"] for c in claims(found, "pointwise")] == ["mul", "add+tanh"]
+
+
+def attended(prepare_keys, **parts):
+    """Queries times the table, keys as `prepare_keys(model, x, table)` makes them, and attention over both."""
+
+    def body(m, x):
+        q, k = (
+            y.unflatten(-1, (3, 8)).transpose(1, 2) for y in (m.a(x) * m.table, prepare_keys(m, x))
+        )
+        return attention_boundary.attention(m, q, k, k, None, is_causal=False)[0].flatten(2)
+
+    found = toy.matched(body, a=linear(24), b=linear(24), table=toy.parameter(24), **parts)
+    RULES["fuse_pointwise"].apply(found)
+    return found
+
+
+def test_queries_and_keys_are_turned_by_one_kernel():
+    """Both read one table: it is read once, q and k in, q and k out."""
+    found = attended(lambda m, x: m.b(x) * m.table)
+    assert len(claims(found, "pointwise")) == 2
+    assert RULES["join_inputs_of_attention"].apply(found) == 1
+    (claim,) = claims(found, "pointwise")
+    assert claim.dims == {"read": 2 * 2 * B * S * 24 + 2 * 24, "written": 2 * 2 * B * S * 24}
+
+
+def test_inputs_of_attention_with_nothing_in_common_stay_apart():
+    """Near misses: another product and no table in common; what an op between the two reads."""
+    apart = attended(lambda m, x: torch.tanh(m.b(x)))
+    assert RULES["join_inputs_of_attention"].apply(apart) == 0
+    between = attended(lambda m, x: m.c(m.b(x) * m.table), c=linear(24))
+    assert RULES["join_inputs_of_attention"].apply(between) == 0
+    assert len(claims(between, "pointwise")) == 2
 
 
 def test_layers_join_where_there_are_several():

@@ -40,7 +40,7 @@ def fuse_pointwise(matched: Matched) -> int:
         clusters.setdefault(find(claim), []).append(claim)
     merged = [members for members in clusters.values() if len(members) > 1]
     for members in merged:
-        _merge(matched, members)
+        merge(matched, members, by="fuse_pointwise")
     matched.sort()
     return len(merged)
 
@@ -81,7 +81,8 @@ def _sink(matched: Matched, owner: dict[fx.Node, Claim], level: dict[fx.Node, in
             level.update(dict.fromkeys(claim.nodes, at))
 
 
-def _merge(matched: Matched, members: list[Claim]) -> None:
+def merge(matched: Matched, members: list[Claim], *, by: str) -> None:
+    """Put clusters together into one, with the bytes in and out of all."""
     flow = matched.flow
     members.sort(key=lambda c: flow.position(c.anchor))
     fused = Claim(
@@ -90,7 +91,7 @@ def _merge(matched: Matched, members: list[Claim]) -> None:
         dims={},
         nodes=sorted((n for c in members for n in c.nodes), key=flow.position),
         anchor=members[-1].anchor,
-        rewrites=list(dict.fromkeys([*(r for c in members for r in c.rewrites), "fuse_pointwise"])),
+        rewrites=list(dict.fromkeys([*(r for c in members for r in c.rewrites), by])),
     )
     measure(flow, fused)
     gone = set(members)
