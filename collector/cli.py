@@ -17,7 +17,7 @@ from oplib.case import Case
 from oplib.errors import InvalidInputError, TraceModelError
 from oplib.op import kind
 
-_GPU_SECONDS, _CPU_SECONDS = 1.0, 0.02  # for the samples of a case; a CPU's times are for tests
+_GPU_SECONDS, _CPU_SECONDS = 0.25, 0.02  # for the samples of a case; a CPU's times are for tests
 WHATS = ("time", "power", "check", "names")
 Options: TypeAlias = argparse.Namespace
 
