@@ -20,7 +20,7 @@ from oplib.kind import Dims, OpKind
 from oplib.op import Op
 from oplib.params import Params, ParamValue
 from perfdb.arrays import Floats
-from perfdb.efficiency import LAUNCH_MS, Group, groups_of
+from perfdb.efficiency import Group, groups_of
 from perfdb.empirical import efficiency_of
 from perfdb.estimator import Estimator
 from perfdb.foreign import find_tables
@@ -48,16 +48,18 @@ class Entry:
     params: Params
     latency: Response | None = None
     power: Response | None = None
+    launch: float = 0.0
     missing: str = ""
     nearest: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fit:
-    """The estimators of one group of rows: of latency, and of log W where the table has power."""
+    """The estimators of one group of rows: of latency, and of log W where the table has power; its `launch` in ms."""
 
     latency: Estimator
     power: Estimator | None
+    launch: float
 
 
 class PerfDatabase:
@@ -203,6 +205,7 @@ class PerfDatabase:
             params=params,
             latency=Response(kind, params, fit.latency),
             power=None if fit.power is None else Response(kind, params, fit.power),
+            launch=fit.launch,
         )
 
     def _fit(self, table: Table, params: Params) -> Fit | None:
@@ -224,13 +227,14 @@ class PerfDatabase:
             self._fits[key, chosen] = Fit(
                 latency=Estimator.fit(group),
                 power=None if power is None else Estimator.fit(power),
+                launch=group.launch,
             )
         return self._fits[key, chosen]
 
     def _silicon(self, entry: Entry, dims: Dims, bound: Floats) -> Result:
         assert entry.latency is not None
         ratio, deviation, rank = entry.latency.at(dims)
-        latency = numpy.exp(ratio) * (bound + LAUNCH_MS)
+        latency = numpy.exp(ratio) * (bound + entry.launch)
         energy = None
         if entry.power is not None:
             energy = latency * numpy.exp(entry.power.at(dims)[0])

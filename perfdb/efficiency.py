@@ -1,7 +1,8 @@
 """Efficiency: the measured times of a table next to the bound of each, on coordinates where both are smooth.
 
 What is interpolated is log(latency / (bound + launch)). The bound carries the work, so the ratio changes slowly; the
-launch floor keeps it near 1 where a kernel is too small to be bound by anything. Coordinates are base-2 logarithms,
+launch floor, that of the group's own shortest rows, keeps it near 1 where a kernel is too small to be bound by
+anything. Coordinates are base-2 logarithms,
 of p + 1 where a size may be 0.
 """
 
@@ -24,17 +25,22 @@ from perfdb.systems import System
 from perfdb.tables import Table
 
 LAUNCH_MS = 0.004  # what a kernel takes that does nothing: 2.4 to 10 us in the published tables
+_LEAST_LAUNCH_MS = 0.001
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Group:
-    """Rows of a table that differ in coordinates only: `points` [n, d], `ratios` [n], and the parameters they share."""
+    """Rows of a table that differ in coordinates only: `points` [n, d], `ratios` [n], and the parameters they share.
+
+    `launch` is ms of a kernel of the group that has nothing to do; latency = (bounds + launch) · exp(ratios).
+    """
 
     rows: Table
     shared: Mapping[str, ParamValue]
     points: Floats
     ratios: Floats
     bounds: Floats
+    launch: float
 
 
 def groups_of(table: Table, system: System) -> Iterator[Group]:
@@ -51,13 +57,20 @@ def groups_of(table: Table, system: System) -> Iterator[Group]:
         known = numpy.isfinite(bounds) & (rows.latency > 0)
         if known.any():
             kept = rows.take(known)
+            launch = _launch_ms(kept.latency)
             yield Group(
                 rows=kept,
                 shared=shared,
                 points=coordinates(kind, kept.columns),
-                ratios=numpy.log(kept.latency / (bounds[known] + LAUNCH_MS)),
+                ratios=numpy.log(kept.latency / (bounds[known] + launch)),
                 bounds=bounds[known],
+                launch=launch,
             )
+
+
+def _launch_ms(latency: Floats) -> float:
+    """Just under the shortest times of a group, but for a few that may be mistakes."""
+    return max(0.9 * float(numpy.quantile(latency, 0.01)), _LEAST_LAUNCH_MS)
 
 
 def coordinates(kind: OpKind, columns: Mapping[str, Any]) -> Floats:  # Any: numbers or arrays

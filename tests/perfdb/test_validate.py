@@ -50,9 +50,11 @@ def test_a_seed_draws_the_same_rows(group):
 
 
 def test_bounds_and_ratios_give_the_latency(group):
-    """latency = (bound + launch) · exp(ratio), row by row, and no bound lies above its time."""
-    assert numpy.allclose((group.bounds + 0.004) * numpy.exp(group.ratios), group.rows.latency)
+    """latency = (bound + launch) · exp(ratio), row by row, no bound lies above its time, and the launch is just below
+    the shortest times."""
+    assert numpy.allclose((group.bounds + group.launch) * numpy.exp(group.ratios), group.rows.latency)
     assert (group.bounds < group.rows.latency).all()
+    assert 0.8 * group.rows.latency.min() < group.launch < numpy.quantile(group.rows.latency, 0.01)
 
 
 def test_folds_hide_what_they_say(group):
