@@ -51,13 +51,15 @@ def test_outside_the_edge_is_held_and_doubt_grows(group, estimator, octaves):
     assert further.deviation[0] >= far.deviation[0]
 
 
-@pytest.mark.parametrize("seed", [0, 1])
-def test_deviations_cover_rows_that_did_not_set_them(group, seed):
-    """Rows that had no say in the width: about 68 % within one deviation, about 95 % within two."""
-    asked = numpy.random.default_rng(seed).permutation(len(group.ratios))[:300]
-    fitted = Estimator.fit(group, spared=asked)
-    found = fitted.leave_out(asked, fitted.places.codes)
-    z = numpy.abs(group.ratios[asked] - found.value) / found.deviation
+def test_deviations_cover_rows_that_did_not_set_them(group):
+    """Rows that had no say in the width, six draws of 300: about 68 % within one deviation, about 95 % within two."""
+    drawn = []
+    for seed in range(6):
+        asked = numpy.random.default_rng(seed).permutation(len(group.ratios))[:300]
+        fitted = Estimator.fit(group, spared=asked)
+        found = fitted.leave_out(asked, fitted.places.codes)
+        drawn.append(numpy.abs(group.ratios[asked] - found.value) / found.deviation)
+    z = numpy.concatenate(drawn)
     assert 0.60 < (z < 1).mean() < 0.80
     assert 0.90 < (z < 2).mean() < 0.99
 
