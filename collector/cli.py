@@ -191,7 +191,7 @@ def _tasks(options: Options) -> list[Any]:  # Any: tasks, whose module is loaded
 
     cases: list[Case] = []
     for op in filter(None, (options.ops or "").split(",")):
-        dtypes = filter(None, options.dtypes.split(","))
+        dtypes = [name for name in options.dtypes.split(",") if name]
         count = len(_devices(options)) if kind(op).role == "communication" else 1
         cases += grid_cases(
             op,

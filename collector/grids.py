@@ -48,11 +48,11 @@ def grid_cases(
         raise InvalidInputError(f"No shapes of {op} are known.", f"Known: {', '.join(shapes())}.")
     facts = load_system(system)
     found: dict[str, Case] = {}
-    wanted = tuple(models)
+    wanted, given = tuple(models), tuple(dtypes)
     for shape in known[op]:
         if wanted and not any(part in name for part in wanted for name in shape.get("models", ())):
             continue
-        for params in _with_dtypes(shape["params"], tuple(dtypes)):
+        for params in _with_dtypes(shape["params"], given):
             for dims in _dims(op, shape):
                 case = Case(op=op, params=params, dims=dims)
                 if fits(case, facts):

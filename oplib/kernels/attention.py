@@ -108,7 +108,12 @@ class Sdpa(Variant):
     needs = Needs(device_types=("cuda",), capability=(8, 0), dtypes=GPU_DTYPES)
     backend: SDPBackend
 
+    largest_head: int = 0  # of keys and values, where the backend has a limit
+
     def refuses(self, params: Params, dims: Sizes) -> str | None:
+        size = max(integer(params, "head_dim"), integer(params, "v_head_dim"))
+        if self.largest_head and size > self.largest_head:
+            return f"takes heads up to {self.largest_head}, not {size}"
         return no_extras(params) or too_many_pairs(params, dims)
 
     def prepare(self, inputs: Inputs, params: Params, dims: Sizes) -> Inputs:

@@ -118,3 +118,9 @@ def test_two_runs_are_compared(tmp_path: Path) -> None:
     assert found["median_deviation"] == pytest.approx(0.04)
     assert found["within_10_percent"] == 1.0
     assert found["worst"][0]["deviation"] == pytest.approx(0.06)
+
+
+def test_a_dtype_that_is_asked_for_replaces_that_of_every_shape() -> None:
+    cases = grid_cases("gemm", "h200_sxm", dtypes=iter(["fp8"]))
+    assert {case.params["dtype"] for case in cases} == {"fp8"}
+    assert len({(case.params["n"], case.params["k"]) for case in cases}) > 100

@@ -11,4 +11,5 @@ class SdpaCudnn(Sdpa):
     """torch's scaled_dot_product_attention with the cuDNN backend."""
 
     backend = SDPBackend.CUDNN_ATTENTION
+    largest_head = 256
     preference = 20
