@@ -71,7 +71,8 @@ class Price:
     def ttft(self) -> PerformanceArray:
         """ms of the context pass through all stages."""
         shape = numpy.broadcast_shapes(self.workload.shape, (1,))
-        return spread(_sum([stage.context() for stage in self.stages]), shape)
+        found: PerformanceArray = spread(_sum([stage.context() for stage in self.stages]), shape)
+        return found
 
     @property
     def tpot(self) -> PerformanceArray:
@@ -150,7 +151,8 @@ class _Asker:
         except PerfDataNotAvailableError as error:
             self.missing.setdefault(f"{op.name} ({op.op})", error)
             return _nothing(shape)
-        return spread(found, shape)
+        whole: PerformanceArray = spread(found, shape)
+        return whole
 
     def raise_missing(self) -> None:
         if not self.missing:

@@ -73,7 +73,7 @@ class PerformanceResult(float):
                 return float(self) + other
             if not isinstance(other, _NUMBER):
                 return NotImplemented
-            other = PerformanceResult(other, energy=0.0, origin=ORIGINS[0])
+            other = PerformanceResult(float(other), energy=0.0, origin=ORIGINS[0])
         total = float(self) + float(other)
         spread = numpy.hypot(self.uncertainty * float(self), other.uncertainty * float(other))
         unknown = self.energy is None or other.energy is None
@@ -91,9 +91,10 @@ class PerformanceResult(float):
             return float(self) * factor
         if isinstance(factor, PerformanceResult) or not isinstance(factor, _NUMBER):
             return float.__mul__(self, factor)
+        times = float(factor)
         return PerformanceResult(
-            float(self) * factor,
-            energy=None if self.energy is None else float(self.energy * factor),
+            float(self) * times,
+            energy=None if self.energy is None else self.energy * times,
             origin=self.origin,
             uncertainty=self.uncertainty,
         )
