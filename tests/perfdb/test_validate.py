@@ -107,3 +107,15 @@ def test_models_are_of_their_features():
             place = numpy.ones((1, len(one.coordinates)))
             assert features_of(place, model.features, one.coordinates).shape[1] in lengths
     assert models_of(kind("pointwise"))[0].features == kind("pointwise").coordinates
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [(["--seed", "-3"], "seed"), (["--most", "0"], "most"), (["--fold", "leap"], "frontier")],
+)
+def test_a_number_or_fold_that_is_none_is_one_line(table, arguments, word, capsys):
+    where = ["--data", str(table.parents[4]), "--system", "h200_sxm", "--backend", "toy"]
+    assert validate.main([*where, "--table", "gemm", "--json", *arguments]) == 2
+    printed = capsys.readouterr()
+    assert word in json.loads(printed.out)["error"]["message"]
+    assert len(printed.err.splitlines()) == 1
