@@ -24,7 +24,9 @@ Json = dict[str, Any]  # Any: an object that becomes JSON
 
 
 def kv_cache(
-    traced: Traced, spreads: Mapping[str, Spread], matched: Mapping[str, Matched] = MappingProxyType({})
+    traced: Traced,
+    spreads: Mapping[str, Spread],
+    matched: Mapping[str, Matched] = MappingProxyType({}),
 ) -> Json:
     """Bytes of the whole model's cache: per token where it grows, per sequence where it is bounded; and its tensors,
     one entry for all layers that a representative stands for. `matched` are the claims of each phase.
@@ -81,7 +83,9 @@ def _shards(leaf: Leaf, spreads: Mapping[str, Spread], matched: Mapping[str, Mat
     return {}
 
 
-def _dealt(leaf: Leaf, parts: Mapping[int, Any], total: int) -> Json:  # Any: numbers, of sympy or not
+def _dealt(
+    leaf: Leaf, parts: Mapping[int, Any], total: int
+) -> Json:  # Any: numbers, of sympy or not
     return {
         str(units): format_expr(leaf.bytes * sympy.Rational(size, total))
         for units, size in parts.items()
