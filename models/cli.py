@@ -15,7 +15,9 @@ from oplib.command_line import Parser, Progress, check_writable, run_command
 from oplib.errors import InvalidInputError, PerfDataNotAvailableError
 
 if TYPE_CHECKING:
+    from models.layout import Layout
     from models.outcome import Outcome
+    from models.source import Source
 
 Json = dict[str, Any]  # Any: an object that becomes JSON
 LAYOUT = ("tp", "pp", "ep", "dp")
@@ -112,7 +114,7 @@ def _run(argv: list[str]) -> int:
     progress = Progress()
     try:
         outcomes = _price(arguments, progress)
-        others = _price(_changed(arguments), progress) if arguments.versus else []
+        others = _price(_changed(arguments), progress) if arguments.versus is not None else []
     finally:
         progress.done()
     _write(outcomes, others, arguments)
@@ -148,7 +150,6 @@ def _one_size(name: str, value: str) -> tuple[int, ...]:
 
 
 def _price(arguments: argparse.Namespace, progress: Progress) -> list[Outcome]:
-    from models.layout import Layout
     from models.outcome import run
     from models.source import read_source
     from models.workload import grid
@@ -165,13 +166,32 @@ def _price(arguments: argparse.Namespace, progress: Progress) -> list[Outcome]:
         mode=arguments.mode,
         data=arguments.data,
     )
-    layouts = [
-        Layout(**dict(zip(LAYOUT, sizes, strict=True)))
-        for sizes in product(*(getattr(arguments, name) for name in LAYOUT))
-    ]
     source = read_source(arguments.model, lambda path: _trace(path, arguments, progress))
     progress("price")
-    return run(source, db, layouts, workload)
+    return run(source, db, _layouts(arguments, source), workload)
+
+
+def _layouts(arguments: argparse.Namespace, source: Source) -> list[Layout]:
+    """The layouts of every combination of sizes. A lone one that does not divide is an error; of several, those that
+    do not are left out, which stderr says, unless none is left.
+    """
+    from models.layout import Layout
+    from models.outcome import stages_of
+
+    found, refused = [], []
+    for sizes in product(*(getattr(arguments, name) for name in LAYOUT)):
+        try:
+            layout = Layout(**dict(zip(LAYOUT, sizes, strict=True)))
+            stages_of(source, layout)
+            found.append(layout)
+        except InvalidInputError as error:
+            words = " ".join(f"{name} {size}" for name, size in zip(LAYOUT, sizes, strict=True))
+            refused.append((words, error))
+    if not found:
+        raise refused[0][1]
+    for words, why in refused:
+        print(f"price-model: {words} is left out: {why.message}", file=sys.stderr)
+    return found
 
 
 def _version(arguments: argparse.Namespace) -> str:

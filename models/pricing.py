@@ -23,7 +23,7 @@ from oplib.op import Op
 from oplib.oplist import OpList
 from perfdb.arrays import Floats, Ints
 from perfdb.database import PerfDatabase
-from perfdb.performance import PerformanceArray, PerformanceResult, origin_rank
+from perfdb.performance import PerformanceArray, spread
 
 _NAMED = 3  # ops without data that an error names
 _ROWS = 2_000_000  # places of a function of the cached length that are held at once
@@ -71,7 +71,8 @@ class Price:
     def ttft(self) -> PerformanceArray:
         """ms of the context pass through all stages."""
         shape = numpy.broadcast_shapes(self.workload.shape, (1,))
-        return _spread(_sum([stage.context() for stage in self.stages]), shape)
+        found: PerformanceArray = spread(_sum([stage.context() for stage in self.stages]), shape)
+        return found
 
     @property
     def tpot(self) -> PerformanceArray:
@@ -150,7 +151,8 @@ class _Asker:
         except PerfDataNotAvailableError as error:
             self.missing.setdefault(f"{op.name} ({op.op})", error)
             return _nothing(shape)
-        return _spread(found, shape)
+        whole: PerformanceArray = spread(found, shape)
+        return whole
 
     def raise_missing(self) -> None:
         if not self.missing:
@@ -248,28 +250,6 @@ def _where(runs: NDArray[numpy.bool_], found: PerformanceArray) -> PerformanceAr
         energy=numpy.where(runs, found.energy, 0.0),
         ranks=numpy.where(runs, found.ranks, 0).astype(numpy.int8),
         uncertainty=numpy.where(runs, found.uncertainty, 0.0),
-    )
-
-
-def _spread(
-    found: PerformanceArray | PerformanceResult, shape: tuple[int, ...]
-) -> PerformanceArray:
-    """A result, or an array of them, over a shape."""
-    if isinstance(found, PerformanceResult):
-        energy = numpy.nan if found.energy is None else found.energy
-        return PerformanceArray(
-            numpy.full(shape, float(found)),
-            energy=numpy.full(shape, energy),
-            ranks=numpy.full(shape, origin_rank(found.origin), dtype=numpy.int8),
-            uncertainty=numpy.full(shape, found.uncertainty),
-        )
-    if found.shape == shape:
-        return found
-    return PerformanceArray(
-        numpy.broadcast_to(found.latency, shape),
-        energy=numpy.broadcast_to(found.energy, shape),
-        ranks=numpy.broadcast_to(found.ranks, shape),
-        uncertainty=numpy.broadcast_to(found.uncertainty, shape),
     )
 
 

@@ -12,11 +12,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from oplib.errors import (
-    InvalidInputError,
-    PerfDataNotAvailableError,
-    TraceModelError,
-)
+from oplib.command_line import Parser, run_command
+from oplib.errors import InvalidInputError, PerfDataNotAvailableError
 from oplib.kind import OpKind
 from oplib.op import kind, op_kinds
 from perfdb.foreign import all_tables, find_tables
@@ -88,7 +85,12 @@ def _described(found: Checked) -> list[Json]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse, check, print; 0, or 1 and 2 as the error says. Findings are an answer and not a failure."""
-    parser = argparse.ArgumentParser(prog="python -m perfdb.check", description=__doc__)
+    argv = None if arguments is None else list(arguments)
+    return run_command("perfdb.check", _run, argv)
+
+
+def _run(argv: list[str]) -> int:
+    parser = Parser(prog="python -m perfdb.check", description=__doc__)
     parser.add_argument("--system", required=True)
     parser.add_argument("--backend", required=True, help="trtllm, vllm, sglang, nccl")
     parser.add_argument("--version", default="", help="of the backend; the main one if not given")
@@ -99,14 +101,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--data", type=Path, help="a folder of tables instead of ours and the package's"
     )
     parser.add_argument("--json", action="store_true")
-    options = parser.parse_args(arguments)
-    try:
-        report = _report(options)
-    except TraceModelError as error:
-        if options.json:
-            print(json.dumps({"error": error.to_json()}))
-        print(f"perfdb.check: {error}", file=sys.stderr)
-        return error.exit_code
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    options = parser.parse_args(argv)
+    report = _report(options)
     if options.json:
         print(json.dumps(report))
     else:

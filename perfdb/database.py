@@ -24,7 +24,7 @@ from perfdb.efficiency import Group, groups_of
 from perfdb.empirical import efficiency_of
 from perfdb.estimator import Estimator
 from perfdb.foreign import find_tables
-from perfdb.performance import PerformanceArray, PerformanceResult, Ranks, origin_rank
+from perfdb.performance import PerformanceArray, PerformanceResult, Ranks, origin_rank, spread
 from perfdb.response import Response
 from perfdb.speed_of_light import busy_ms
 from perfdb.substitutes import runnable
@@ -132,14 +132,21 @@ class PerfDatabase:
         )
 
     def query(self, op: Op, *, b: Amount, s: Amount = 1, p: Amount = 0) -> Any:  # Any: by mode
-        """All occurrences of an op at a workload; under `sol_full` a triple of results, as `sides`."""
+        """All occurrences of an op at a workload; under `sol_full` a triple of results, as `sides`.
+
+        Where b, s or p is an array, so is what comes back, in the shape of the three, whichever the op varies with.
+        Raises InvalidInputError where one is negative.
+        """
+        shape = _shape_of(b=b, s=s, p=p)
         dims = op.dims_at(b=b, s=s, p=p)
         if self.mode == "sol_full":
-            return tuple(side * op.count for side in self.sides(op.kind, op.params, dims))
-        return self.price(op.kind, op.params, dims) * op.count
+            sides = self.sides(op.kind, op.params, dims)
+            return tuple(spread(side * op.count, shape) for side in sides)
+        return spread(self.price(op.kind, op.params, dims) * op.count, shape)
 
     def coverage(self, op: Op, *, b: Amount, s: Amount = 1, p: Amount = 0) -> str:
         """How the tables cover an op at a workload: one of COVERAGES, the worst where it is an array."""
+        _shape_of(b=b, s=s, p=p)
         dims = op.dims_at(b=b, s=s, p=p)
         entry = self.entry(op.kind, op.params, dims)
         if entry.latency is None:
@@ -250,6 +257,14 @@ def _result(
     return array if latency.shape else array[()]
 
 
+def _shape_of(**sizes: Amount) -> tuple[int, ...]:
+    """The common shape of the sizes of a workload; a negative one is refused."""
+    for name, size in sizes.items():
+        if (numpy.asarray(size) < 0).any():
+            raise InvalidInputError(f"{name} is {size}.", "No size of a workload is negative.")
+    return numpy.broadcast_shapes(*(numpy.shape(size) for size in sizes.values()))
+
+
 def _matching(kind: OpKind) -> list[str]:
     """Parameters in which a row and an op have to agree."""
     skipped = {*kind.coordinates, *kind.immaterial}
@@ -291,6 +306,8 @@ def _nearest(table: Table, params: Params) -> str:
     best = table.take(same.sum(axis=0) == same.sum(axis=0).max())
     differs = [name for name in names if (best.columns[name] != params[name]).all()]
     found = {name: sorted({str(value) for value in best.columns[name]}) for name in differs}
+    if not found:  # their sizes or times are none
+        return "Its rows of these parameters have no usable times."
     return "Nearest: " + "; ".join(f"{name} {', '.join(v[:8])}" for name, v in found.items()) + "."
 
 

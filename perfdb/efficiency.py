@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy
+from numpy.typing import NDArray
 
 from oplib.errors import InvalidInputError
 from oplib.kind import OpKind
@@ -44,9 +45,13 @@ class Group:
 
 
 def groups_of(table: Table, system: System) -> Iterator[Group]:
-    """The groups of a table, rows in the order of the file. Rows whose parameters describe no op of the kind, or that
-    took no time, are left out; of several rows at one place the one that counts stays (`perfdb.row_choice`)."""
+    """The groups of a table, rows in the order of the file. Rows whose parameters or sizes describe no op of the kind,
+    or whose time is no positive number, are left out; of several rows at one place the one that counts stays
+    (`perfdb.row_choice`)."""
     kind = table.kind
+    timed = numpy.isfinite(table.latency) & (table.latency > 0) & sized(table)
+    if not timed.all():
+        table = table.take(timed)
     names = [param.name for param in kind.params if param.name not in kind.coordinates]
     for shared, places in table.split(names):
         rows = table.take(places)
@@ -54,7 +59,7 @@ def groups_of(table: Table, system: System) -> Iterator[Group]:
         if len(numpy.unique(codes)) < len(codes):
             rows = rows.take(rows_that_count(rows))
         bounds = bounds_of(rows, system)
-        known = numpy.isfinite(bounds) & (rows.latency > 0)
+        known = numpy.isfinite(bounds)
         if known.any():
             kept = rows.take(known)
             launch = _launch_ms(kept.latency)
@@ -71,6 +76,14 @@ def groups_of(table: Table, system: System) -> Iterator[Group]:
 def _launch_ms(latency: Floats) -> float:
     """Just under the shortest times of a group, but for a few that may be mistakes."""
     return max(0.9 * float(numpy.quantile(latency, 0.01)), _LEAST_LAUNCH_MS)
+
+
+def sized(table: Table) -> NDArray[numpy.bool_]:
+    """Which rows have sizes of an op: every coordinate above 0, cached tokens at least 0."""
+    found = numpy.ones(len(table), dtype=bool)
+    for name in table.kind.coordinates:
+        found &= table.columns[name] + (name == "p") > 0
+    return found
 
 
 def coordinates(kind: OpKind, columns: Mapping[str, Any]) -> Floats:  # Any: numbers or arrays

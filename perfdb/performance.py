@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from oplib.errors import InvalidInputError
 from perfdb.arrays import Floats
 
+_NUMBER = (int, float, numpy.integer, numpy.floating)
+
 #: Where a number comes from, best first.
 ORIGINS = ("measured", "interpolated", "extrapolated", "empirical", "sol")
 
@@ -30,11 +32,12 @@ def origin_rank(origin: str) -> int:
 class PerformanceResult(float):
     """Latency in ms, as a float, with energy in W*ms (None where unknown), origin and relative uncertainty (one sigma).
 
-    Adding a result or a number, multiplying and dividing by a number give results; all else a float can do gives
-    plain floats.
+    Adding a result or a number, multiplying and dividing by a number give results, numpy's numbers included; all else
+    a float can do gives plain floats, and an array of numbers gives a plain array.
     """
 
     __slots__ = ("energy", "origin", "uncertainty")
+    __array_priority__ = 1000  # numpy leaves `number + result` to this class
     energy: float | None
     origin: str
     uncertainty: float
@@ -66,9 +69,11 @@ class PerformanceResult(float):
         self, other: Any
     ) -> Any:  # Any: a number or a result; arrays of results add themselves
         if not isinstance(other, PerformanceResult):
-            if not isinstance(other, int | float):
+            if isinstance(other, numpy.ndarray):
+                return float(self) + other
+            if not isinstance(other, _NUMBER):
                 return NotImplemented
-            other = PerformanceResult(other, energy=0.0, origin=ORIGINS[0])
+            other = PerformanceResult(float(other), energy=0.0, origin=ORIGINS[0])
         total = float(self) + float(other)
         spread = numpy.hypot(self.uncertainty * float(self), other.uncertainty * float(other))
         unknown = self.energy is None or other.energy is None
@@ -82,11 +87,14 @@ class PerformanceResult(float):
     __radd__ = __add__
 
     def __mul__(self, factor: Any) -> Any:  # Any: as above
-        if isinstance(factor, PerformanceResult) or not isinstance(factor, int | float):
+        if isinstance(factor, numpy.ndarray):
+            return float(self) * factor
+        if isinstance(factor, PerformanceResult) or not isinstance(factor, _NUMBER):
             return float.__mul__(self, factor)
+        times = float(factor)
         return PerformanceResult(
-            float(self) * factor,
-            energy=None if self.energy is None else self.energy * factor,
+            float(self) * times,
+            energy=None if self.energy is None else self.energy * times,
             origin=self.origin,
             uncertainty=self.uncertainty,
         )
@@ -94,9 +102,11 @@ class PerformanceResult(float):
     __rmul__ = __mul__
 
     def __truediv__(self, divisor: Any) -> Any:  # Any: as above
-        if isinstance(divisor, PerformanceResult) or not isinstance(divisor, int | float):
+        if isinstance(divisor, numpy.ndarray):
+            return float(self) / divisor
+        if isinstance(divisor, PerformanceResult) or not isinstance(divisor, _NUMBER):
             return float.__truediv__(self, divisor)
-        return self * (1 / divisor)
+        return self * (1 / float(divisor))
 
     def __repr__(self) -> str:
         energy = "" if self.energy is None else f", energy={self.energy:.6g}"
@@ -125,8 +135,11 @@ class PerformanceArray:
     ) -> None:
         self.latency = latency
         self.energy = numpy.full(latency.shape, numpy.nan) if energy is None else energy
-        self.ranks = ranks
-        self.uncertainty = uncertainty
+        self.ranks, self.uncertainty = ranks, uncertainty
+        for name in ("energy", "ranks", "uncertainty"):  # a sum with an array of more dimensions
+            held = getattr(self, name)  # its own fields
+            if held.shape != latency.shape:
+                setattr(self, name, numpy.broadcast_to(held, latency.shape))
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -146,6 +159,18 @@ class PerformanceArray:
 
     def __len__(self) -> int:
         return len(self.latency)
+
+    def __lt__(self, other: Any) -> Any:  # Any: numbers; arrays of truths, as below
+        return self.latency < numpy.asarray(other)
+
+    def __le__(self, other: Any) -> Any:  # Any: as above
+        return self.latency <= numpy.asarray(other)
+
+    def __gt__(self, other: Any) -> Any:  # Any: as above
+        return self.latency > numpy.asarray(other)
+
+    def __ge__(self, other: Any) -> Any:  # Any: as above
+        return self.latency >= numpy.asarray(other)
 
     def __array__(
         self, dtype: Any = None, copy: bool | None = None
@@ -200,14 +225,46 @@ class PerformanceArray:
     def __truediv__(self, divisor: Any) -> Any:  # Any: as above
         return self * (1 / divisor)
 
-    def sum(self) -> PerformanceResult:
-        """All of them as one result."""
-        total = float(self.latency.sum())
-        energy = float(self.energy.sum())
-        spread = float(numpy.sqrt(numpy.square(self.uncertainty * self.latency).sum()))
-        return PerformanceResult(
+    def sum(
+        self, axis: int | None = None, out: None = None
+    ) -> Any:  # Any: a result, or an array of them
+        """All of them as one result, or those along an axis. `out` is what `numpy.sum` hands on, and stays None."""
+        if out is not None:
+            raise InvalidInputError("Results do not sum up into an array of numbers.", "Leave out.")
+        total = numpy.asarray(self.latency.sum(axis=axis))
+        spread = numpy.sqrt(numpy.square(self.uncertainty * self.latency).sum(axis=axis))
+        relative = numpy.divide(spread, abs(total), out=numpy.zeros(total.shape), where=total != 0)
+        found = PerformanceArray(
             total,
-            energy=None if numpy.isnan(energy) else energy,
-            origin=ORIGINS[int(self.ranks.max(initial=0))],
-            uncertainty=spread / abs(total) if total else 0.0,
+            energy=numpy.asarray(self.energy.sum(axis=axis)),
+            ranks=numpy.asarray(self.ranks.max(axis=axis, initial=0)),
+            uncertainty=relative,
         )
+        return found if total.shape else found[()]
+
+    def __repr__(self) -> str:
+        return f"PerformanceArray({self.latency} ms, {', '.join(numpy.unique(self.origin))})"
+
+
+def spread(
+    found: PerformanceArray | PerformanceResult, shape: tuple[int, ...]
+) -> Any:  # Any: as it was where the shape is (), else an array
+    """A result, or an array of them, over a shape."""
+    if isinstance(found, PerformanceResult):
+        if not shape:
+            return found
+        energy = numpy.nan if found.energy is None else found.energy
+        return PerformanceArray(
+            numpy.full(shape, float(found)),
+            energy=numpy.full(shape, energy),
+            ranks=numpy.full(shape, origin_rank(found.origin), dtype=numpy.int8),
+            uncertainty=numpy.full(shape, found.uncertainty),
+        )
+    if found.shape == shape:
+        return found
+    return PerformanceArray(
+        numpy.broadcast_to(found.latency, shape),
+        energy=numpy.broadcast_to(found.energy, shape),
+        ranks=numpy.broadcast_to(found.ranks, shape),
+        uncertainty=numpy.broadcast_to(found.uncertainty, shape),
+    )

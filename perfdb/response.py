@@ -24,6 +24,7 @@ from perfdb.performance import Ranks, origin_rank
 WIDEST_GAP = 0.5  # octaves between knots
 BEYOND = 8  # octaves of knots past the measured range; further out the last of them holds
 _SAME = 1e-9  # octaves within which two places are one
+_NOTHING = 2.0**-64  # what stands for a size of 0, which has no logarithm
 
 MEASURED, INTERPOLATED, EXTRAPOLATED = map(
     origin_rank, ("measured", "interpolated", "extrapolated")
@@ -86,7 +87,7 @@ class Response:
             numpy.asarray(dims[name], dtype=numpy.float64) + (name == "p") for name in self._dims
         ]
         places = numpy.stack(numpy.broadcast_arrays(*sizes), axis=-1).astype(numpy.float64)
-        places = numpy.log2(places)  # [..., dims]
+        places = numpy.log2(numpy.maximum(places, _NOTHING))  # [..., dims]
         lower, upper = self._estimator.lower, self._estimator.upper
         fixed = numpy.setdiff1d(numpy.arange(len(self._place)), self._column)
         measured = self._estimator.group.points
@@ -138,7 +139,8 @@ class Response:
     def _locate(self, name: str, sizes: Amount) -> tuple[Ints, Floats]:
         """The knot below each size, and how far the size lies from it towards the next, 0 to below 1."""
         knots = self.knots[self._dims.index(name)]
-        place = numpy.log2(numpy.asarray(sizes, dtype=numpy.float64) + (name == "p"))
+        place = numpy.asarray(sizes, dtype=numpy.float64) + (name == "p")
+        place = numpy.log2(numpy.maximum(place, _NOTHING))
         place = numpy.clip(place, knots[0], knots[-1])
         low = numpy.clip(knots.searchsorted(place, side="right") - 1, 0, len(knots) - 2)
         share = (place - knots[low]) / (knots[low + 1] - knots[low])

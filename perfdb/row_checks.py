@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from oplib.params import ParamValue
 from perfdb.arrays import Floats, Ints
-from perfdb.efficiency import LAUNCH_MS, bounds_of
+from perfdb.efficiency import LAUNCH_MS, bounds_of, sized
 from perfdb.row_choice import fingerprint_of, key_of, keys_of, rows_that_count
 from perfdb.systems import System
 from perfdb.tables import Table
@@ -103,12 +103,16 @@ def _findings(
 
 
 def _no_op(subject: Subject) -> tuple[Mask, Floats]:
-    return numpy.isnan(subject.bounds), numpy.ones(len(subject.table))
+    return numpy.isnan(subject.bounds) | ~sized(subject.table), numpy.ones(len(subject.table))
 
 
 def _not_positive(subject: Subject) -> tuple[Mask, Floats]:
     latency = subject.table.latency
-    return ~(latency > 0) | ~numpy.isfinite(latency), numpy.ones(len(latency))
+    return ~_timed(latency), numpy.ones(len(latency))
+
+
+def _timed(latency: Floats) -> Mask:
+    return numpy.isfinite(latency) & (latency > 0)
 
 
 def _below_bound(subject: Subject) -> tuple[Mask, Floats]:
@@ -134,7 +138,7 @@ def _several_kernels(subject: Subject) -> tuple[Mask, Floats]:
 def _several(keys: Ints, latency: Floats) -> tuple[Mask, Floats]:
     counts = numpy.bincount(numpy.unique(keys, return_inverse=True)[1])
     several = counts[numpy.unique(keys, return_inverse=True)[1]] > 1
-    return several, _spread_of(keys, numpy.maximum(latency, 1e-30))
+    return several, _spread_of(keys, numpy.clip(latency, 1e-30, 1e30))
 
 
 def _spread_of(keys: Ints, values: Floats) -> Floats:
@@ -168,7 +172,10 @@ def _falling(subject: Subject) -> tuple[Mask, Floats]:
     table = subject.table
     order, starts = _lines(subject)
     size = numpy.ones(len(table))
-    for line in numpy.split(order, starts[1:]):
+    for whole in numpy.split(order, starts[1:]):
+        line = whole[_timed(table.latency[whole])]
+        if not len(line):
+            continue
         latency = table.latency[line]
         later = numpy.minimum.accumulate(latency[::-1])[::-1]
         size[line[:-1]] = latency[:-1] / numpy.maximum(later[1:], 1e-30)
@@ -185,7 +192,7 @@ def _far_from_neighbours(subject: Subject) -> tuple[Mask, Floats]:
     log = numpy.log(numpy.maximum(table.latency, 1e-30) / (subject.bounds + LAUNCH_MS))
     order, starts = _lines(subject)
     for whole in numpy.split(order, starts[1:]):
-        line = whole[numpy.isfinite(log[whole])]
+        line = whole[numpy.isfinite(log[whole]) & _timed(table.latency[whole])]
         if len(line) <= _NEAR:
             continue
         padded = numpy.pad(log[line], _NEAR, constant_values=numpy.nan)
@@ -262,7 +269,7 @@ def _against(
 Check = Callable[[Subject], tuple[Mask, Floats]]
 CHECKS: Mapping[str, tuple[Check, str]] = MappingProxyType(
     {
-        "no_op": (_no_op, "the parameters describe no op of this kind"),
+        "no_op": (_no_op, "the parameters or sizes describe no op of this kind"),
         "not_positive": (_not_positive, "the time is no positive number: {ms} ms in row {row}"),
         "below_speed_of_light": (
             _below_bound,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     import pyarrow
 
 FINGERPRINT = ("framework", "version", "device", "kernel_source")
+OPTIONAL = ("power", "spread")  # numbers that a row may lack
 
 
 class RawColumns:
@@ -85,13 +87,21 @@ def read_columns(path: Path, wanted: list[str] | None = None) -> RawColumns:
     try:
         table, names = (_read_parquet if path.suffix == ".parquet" else _read_csv)(path, wanted)
     except (OSError, pyarrow.ArrowInvalid) as error:
-        raise InvalidInputError(f"{path} cannot be read as a table: {error}") from error
+        why = " ".join(str(error).split())[:200]  # a file that is no text spells lines of it
+        raise InvalidInputError(f"{path} cannot be read as a table: {why}") from error
     columns = {
         name: column.combine_chunks()
         for name, column in zip(table.column_names, table.columns, strict=True)
     }
+    if wanted and not columns:
+        raise InvalidInputError(
+            f"{path} has none of the columns that are asked.",
+            f"It has: {', '.join(names)}. Cells are separated by commas.",
+        )
     for name, column in columns.items():
-        if column.null_count:
+        if column.null_count and name in OPTIONAL:
+            columns[name] = column.cast(pyarrow.float64()).fill_null(numpy.nan)
+        elif column.null_count:
             raise InvalidInputError(
                 f"Column {name!r} of {path} is empty in {column.null_count} rows.",
                 "Every row states all that it was measured with.",
@@ -113,9 +123,12 @@ def _read_csv(path: Path, wanted: list[str] | None) -> tuple[pyarrow.Table, list
     import pyarrow
     from pyarrow import csv, types
 
-    texts = dict.fromkeys(FINGERPRINT, pyarrow.string())
-    options = csv.ConvertOptions(strings_can_be_null=False, column_types=texts)
+    given = dict.fromkeys(FINGERPRINT, pyarrow.string())
+    given |= dict.fromkeys(OPTIONAL, pyarrow.float64())
+    options = csv.ConvertOptions(strings_can_be_null=False, column_types=given)
     table = csv.read_csv(path, convert_options=options)
+    if twice := [name for name, times in Counter(table.column_names).items() if times > 1]:
+        raise InvalidInputError(f"{path} has the column {twice[0]!r} several times.")
     for place, name in enumerate(table.column_names):  # empty in every row: a text that is empty
         if types.is_null(table.column(name).type):
             empty = pyarrow.array([""] * len(table), type=pyarrow.string())

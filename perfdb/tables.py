@@ -155,12 +155,14 @@ def _parameter(raw: RawColumns, param: Param, kind: OpKind, form: TableFormat) -
     """A parameter over all rows: its column in our spelling, or what it is where the file lacks the column."""
     if param.name in form.derived:
         found = form.derived[param.name].read(raw)
-        return found if isinstance(found, Coded) else _typed(Coded.of(found), param)
+        if isinstance(found, Coded):
+            return found
+        return _typed(Coded.of(found), param, f"{raw.path}, for {param.name!r},")
     if form.column(param.name) in raw:
         spellings = form.spellings.get(param.name, {})
         column = raw.coded(form.column(param.name))
         spelled = column.each(lambda text: spellings.get(text, text)) if spellings else column
-        return _typed(spelled, param)
+        return _typed(spelled, param, f"Column {form.column(param.name)!r} of {raw.path}")
     value = form.absent.get(param.name, param.default)
     if isinstance(value, Required):
         raise InvalidInputError(
@@ -170,19 +172,34 @@ def _parameter(raw: RawColumns, param: Param, kind: OpKind, form: TableFormat) -
     return Coded.constant(0 if isinstance(value, SameAs) else value, len(raw))
 
 
-def _typed(column: Coded, param: Param) -> Coded:
-    """Numbers of a file in the type of the parameter: 1 is true where it is a bool, 2.0 is 2 where it is an int."""
+def _typed(column: Coded, param: Param, where: str) -> Coded:
+    """Numbers of a file in the type of the parameter: 1 is true where it is a bool, 2.0 is 2 where it is an int.
+
+    InvalidInputError where one is of no such type.
+    """
 
     def convert(value: Any) -> Value:  # Any: what a file has there
+        if isinstance(value, str) and param.type in (int, float):
+            value = _number(value)  # beside a text all cells of a column are texts
         if param.type is bool and value in (0, 1, "True", "False", "true", "false"):
             return value in (1, "True", "true")
         if param.type is int and isinstance(value, float) and value.is_integer():
             return int(value)
         if param.type is float and isinstance(value, int) and not isinstance(value, bool):
             return float(value)
+        if param.type in (bool, int, float) and type(value) is not param.type:
+            raise InvalidInputError(f"{where} has {value!r}.", f"It takes {param.type.__name__}.")
         return cast(Value, value)
 
     return column.each(convert)
+
+
+def _number(text: str) -> Value:
+    """The number that a text is, else the text."""
+    try:
+        return float(text)
+    except ValueError:
+        return text
 
 
 def _value_at(column: Coded, place: int) -> ParamValue:

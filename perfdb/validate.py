@@ -15,7 +15,8 @@ from typing import Any, TypeAlias
 
 import numpy
 
-from oplib.errors import InvalidInputError, TraceModelError
+from oplib.command_line import Parser, run_command
+from oplib.errors import InvalidInputError
 from oplib.op import kind, op_kinds
 from perfdb.arrays import Floats, Ints
 from perfdb.efficiency import Group, groups_of
@@ -113,7 +114,12 @@ def validate(groups: Sequence[Group], fold: str, *, seed: int, most: int) -> lis
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse, validate, print; 0, or 1 and 2 as the error says."""
-    parser = argparse.ArgumentParser(prog="python -m perfdb.validate", description=__doc__)
+    argv = None if arguments is None else list(arguments)
+    return run_command("perfdb.validate", _run, argv)
+
+
+def _run(argv: list[str]) -> int:
+    parser = Parser(prog="python -m perfdb.validate", description=__doc__)
     parser.add_argument("--system", required=True)
     parser.add_argument("--backend", required=True, help="trtllm, vllm, sglang")
     parser.add_argument("--version", default="", help="of the backend; the newest where not given")
@@ -123,16 +129,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--most", type=int, default=4000, help="rows to ask at most")
     parser.add_argument("--data", type=Path, help="a folder of tables instead of the package's")
     parser.add_argument("--json", action="store_true")
-    options = parser.parse_args(arguments)
-    try:
-        path = _path(options)
-        groups = large_groups(path, options.table, options.system)
-        found = validate(groups, options.fold, seed=options.seed, most=options.most)
-    except TraceModelError as error:
-        if options.json:
-            print(json.dumps({"error": error.to_json()}))
-        print(f"perfdb.validate: {error}", file=sys.stderr)
-        return error.exit_code
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    options = parser.parse_args(argv)
+    path = _path(options)
+    groups = large_groups(path, options.table, options.system)
+    found = validate(groups, options.fold, seed=options.seed, most=options.most)
     if options.json:
         print(json.dumps({"table": str(path), "fold": options.fold, "scores": found}))
         return 0
@@ -150,8 +151,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _path(options: argparse.Namespace) -> Path:
-    if options.most < 1:
-        raise InvalidInputError(f"--most is {options.most}.", "It is at least 1.")
+    for name, least in (("most", 1), ("seed", 0)):
+        if getattr(options, name) < least:
+            raise InvalidInputError(
+                f"--{name} is {getattr(options, name)}.", f"It is at least {least}."
+            )
     if options.table not in op_kinds():
         raise InvalidInputError(
             f"{options.table!r} is no op kind.", f"Known: {', '.join(op_kinds())}."

@@ -305,7 +305,7 @@ def report(
     fired = list(dict.fromkeys(r for m in lowered.values() for r in m.rewrites))
     with clock.measure("match"):
         found = _describe(traced, options, weights, system, op_list, unsupported)
-        found["kv_cache"] = held.kv_cache(traced, spreads)
+        found["kv_cache"] = held.kv_cache(traced, spreads, lowered)
         found["activations"] = live.activations(lowered, spreads)
     clock.seconds["total"] = sum(clock.seconds.values())
     found |= {"conservation": conservation, "rewrites": fired}

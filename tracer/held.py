@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import sympy
+from torch import fx
 
 from oplib.symbols import B, P, format_expr
 from tracer.cache import Leaf, Path
+from tracer.match.claim import Claim, Matched
+from tracer.parallel.shards import split
 from tracer.parallel.spread import Spread
 from tracer.parallel.state import Split
 
@@ -19,9 +23,13 @@ if TYPE_CHECKING:
 Json = dict[str, Any]  # Any: an object that becomes JSON
 
 
-def kv_cache(traced: Traced, spreads: Mapping[str, Spread]) -> Json:
+def kv_cache(
+    traced: Traced,
+    spreads: Mapping[str, Spread],
+    matched: Mapping[str, Matched] = MappingProxyType({}),
+) -> Json:
     """Bytes of the whole model's cache: per token where it grows, per sequence where it is bounded; and its tensors,
-    one entry for all layers that a representative stands for.
+    one entry for all layers that a representative stands for. `matched` are the claims of each phase.
     """
     leaves = [
         (leaf, layer, count)
@@ -47,16 +55,19 @@ def kv_cache(traced: Traced, spreads: Mapping[str, Spread]) -> Json:
                 "bytes": format_expr(leaf.bytes),
                 "dtype": str(leaf.dtype).removeprefix("torch."),
                 "grows": any(size.has(P) for size in leaf.shape),
-                "shards": _shards(leaf, spreads),
+                "shards": _shards(leaf, spreads, matched),
             }
             for leaf, layer, count in leaves
         ],
     }
 
 
-def _shards(leaf: Leaf, spreads: Mapping[str, Spread]) -> Json:
-    """Of the bytes of a tensor, how much is dealt to ranks in how many parts, by the first phase that splits it."""
-    for spread in spreads.values():
+def _shards(leaf: Leaf, spreads: Mapping[str, Spread], matched: Mapping[str, Matched]) -> Json:
+    """Of the bytes of a tensor, how much is dealt to ranks in how many parts, by the first phase that splits it.
+
+    What is computed whole on each rank, but read by heads that are dealt, is kept for the heads of the rank alone.
+    """
+    for phase, spread in spreads.items():
         trace = spread.flow.trace
         if leaf.path not in trace.cache:
             continue
@@ -64,13 +75,27 @@ def _shards(leaf: Leaf, spreads: Mapping[str, Spread]) -> Json:
         state = spread.of(value)
         if isinstance(state, Split):
             parts = spread.parts(state)
-            total = sum(parts.values())
-            return {
-                str(units): format_expr(leaf.bytes * sympy.Rational(size, total))
-                for units, size in parts.items()
-                if units > 1
-            }
+            return _dealt(leaf, parts, sum(parts.values()))
+        for claim in matched[phase].claims if phase in matched else ():
+            if "num_kv_heads" in claim.axes and _reads(spread, claim, value):
+                found = split(spread, claim, 0).shards.get("num_kv_heads", {})
+                return _dealt(leaf, found, claim.params["num_kv_heads"])
     return {}
+
+
+def _dealt(
+    leaf: Leaf, parts: Mapping[int, Any], total: int
+) -> Json:  # Any: numbers, of sympy or not
+    return {
+        str(units): format_expr(leaf.bytes * sympy.Rational(size, total))
+        for units, size in parts.items()
+        if units > 1
+    }
+
+
+def _reads(spread: Spread, claim: Claim, value: fx.Node) -> bool:
+    source = spread.flow.source
+    return any(source(node) is source(value) for node in claim.inputs)
 
 
 def _layer_of(path: Path, traced: Traced) -> tuple[str, int]:

@@ -87,6 +87,18 @@ def test_a_sweep_is_a_list_of_runs(capsys):
     assert [op["name"] for op in same["ops"]] == [op["name"] for op in alone["ops"]]
 
 
+def test_a_sweep_leaves_out_layouts_that_do_not_divide(capsys):
+    """Each is named with its reason; where none is left the first one's is the error."""
+    assert main([*RUN, "--tp", "1,2,3", "--ep", "1,2", "--json"]) == 0
+    out, err = capsys.readouterr()
+    places = [(r["layout"]["tp"], r["layout"]["ep"]) for r in json.loads(out)]
+    assert places == [(1, 1), (2, 1), (2, 2)]
+    assert len(err.splitlines()) == 3
+    assert re.search("tp 1 pp 1 ep 2 dp 1 is left out: ep 2 does not divide", err)
+    assert main([*RUN, "--tp", "3,5", "--json"]) == 2
+    assert "3 does not divide" in json.loads(capsys.readouterr().out)["error"]["message"]
+
+
 def test_versus(capsys):
     """Differences of the ops add up to that of the requests, and turn round with the runs."""
     there = run_json(capsys, "--versus", "tp=2,system=b200_sxm")
@@ -168,6 +180,7 @@ def test_text_of_a_run(capsys):
         (["--isl", "99999999999"], "isl"),
         (["--versus", "colour=red"], "colour"),
         (["--versus", "tp=many"], "tp"),
+        (["--versus", ""], "empty"),
         (["--batch", "1,2", "--versus", "tp=2"], "sweep"),
         (["--batch", "1,2", "--trace", "t.json"], "sweep"),
         (["--html", "no/such/folder/x.html"], "no folder"),

@@ -46,6 +46,7 @@ def test_text_and_json(where, capsys):
         (["--backend", "other"], 2, "unknown_backend"),
         (["--version", "9"], 2, "unknown_version"),
         (["--system", "h900"], 2, "unknown_system"),
+        (["--seed", "3"], 2, "invalid_input"),
     ],
 )
 def test_mistakes(where, arguments, status, error, capsys):

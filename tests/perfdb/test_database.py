@@ -274,3 +274,33 @@ def test_a_file_without_rows_of_a_kind_is_no_data(tmp_path):
     with pytest.raises(PerfDataNotAvailableError):
         op.query(database(tmp_path, mode="silicon"))
     assert op.query(database(tmp_path)).origin == "empirical"
+
+
+@pytest.mark.parametrize("mode", ["sol", "empirical", "silicon", "hybrid", "sol_full"])
+def test_an_array_of_any_size_gives_an_array(data, mode):
+    """In the shape of all sizes, of those too that the op does not vary with."""
+    db, cached = database(data, mode), numpy.array([[0, 10, 1000]])
+    found = gemm().query(db, batch_size=numpy.array([[3], [64]]), prefix=cached)
+    alone = gemm().query(db, batch_size=64)
+    if mode != "sol_full":
+        found, alone = (found,), (alone,)
+    for many, one in zip(found, alone, strict=True):
+        assert many.shape == (2, 3)
+        assert many[1, 0] == many[1, 2] == one
+        assert many[1, 2].origin == one.origin
+
+
+@pytest.mark.parametrize("mode", ["sol", "empirical", "silicon", "hybrid"])
+@pytest.mark.parametrize("sizes", [{"batch_size": -1}, {"x": -8}, {"s": numpy.array([1, -1])}])
+def test_a_negative_size_is_refused(data, mode, sizes):
+    with pytest.raises(InvalidInputError, match="negative"):
+        gemm().query(database(data, mode), **sizes)
+
+
+@pytest.mark.parametrize("mode", ["sol", "empirical", "silicon", "hybrid"])
+def test_nothing_to_do_takes_no_longer_than_one_row(data, mode):
+    """No batch is a number too, alone and in an array, and no warning of a logarithm."""
+    db = database(data, mode)
+    found = gemm().query(db, batch_size=numpy.array([0, 1]))
+    assert 0 <= found[0] <= found[1]
+    assert gemm().query(db, batch_size=0) == found[0]

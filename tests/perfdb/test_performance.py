@@ -98,3 +98,37 @@ def test_an_unknown_origin_is_refused():
     """The list of origins is closed, and the message shows it."""
     with pytest.raises(InvalidInputError, match="'guessed'"):
         PerformanceResult(1.0, origin="guessed")
+
+
+@pytest.mark.parametrize("number", [numpy.int64(3), numpy.float32(3), numpy.float64(3), 3, 3.0])
+def test_numbers_of_numpy_keep_origin_and_uncertainty(number):
+    """On either side of a sum or a product, as Python's own do."""
+    one = PerformanceResult(2.0, energy=10.0, origin="empirical", uncertainty=0.1)
+    for scaled in (one * number, number * one):
+        assert same(scaled, one * 3)
+    for total in (one + number, number + one):
+        assert same(total, one + 3)
+    assert same(one / number, one / 3)
+    assert type(numpy.arange(3) * one) is numpy.ndarray
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_arrays_of_more_dimensions_spread_every_field(turned):
+    """A sum or product with a column of numbers: each result has an origin and an uncertainty."""
+    row = array_of([PerformanceResult(i, origin=ORIGINS[i], uncertainty=i / 10) for i in (1, 2, 3)])
+    column = numpy.array([[1.0], [2.0]])
+    product, total = (column * row, column + row) if turned else (row * column, row + column)
+    assert same(product[1, 2], row[2] * 2)
+    assert same(total[1, 2], row[2] + 2.0)
+    assert product.origin.shape == total.energy.shape == (2, 3)
+
+
+def test_numpy_s_sum_keeps_the_books():
+    items = [PerformanceResult(i, origin=ORIGINS[i], uncertainty=i / 10) for i in (1, 2, 3, 4)]
+    found = array_of(items)
+    square = found[numpy.arange(4).reshape(2, 2)]
+    assert same(numpy.sum(found), found.sum())
+    assert same(square.sum(axis=0)[1], items[1] + items[3])
+    assert same(numpy.sum(square, axis=1)[0], items[0] + items[1])
+    assert (found > 2).tolist() == [False, False, True, True]
+    assert (found <= found).all()

@@ -101,6 +101,23 @@ def test_power_is_optional(tmp_path):
     assert read_table(path, kind("gemm")).power is None
 
 
+def test_rows_without_power_beside_rows_with_it_come_back(tmp_path):
+    one = kind("gemm")
+    path = tmp_path / "gemm_perf.txt"
+    rows = [
+        Measurement(
+            params=params_of(one, 1),
+            dims={"m": m},
+            latency=0.1,
+            power=400.0 if m > 1 else None,
+            **RUN,
+        )
+        for m in (1, 2)
+    ]
+    write_table(path, one, rows)
+    assert numpy.array_equal(read_table(path, one).power, [numpy.nan, 400.0], equal_nan=True)
+
+
 @pytest.mark.parametrize(
     ("file", "op", "message"),
     [

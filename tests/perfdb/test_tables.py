@@ -5,7 +5,10 @@ import pytest
 
 from oplib.errors import InvalidInputError, PerfDataNotAvailableError, UnknownVersionError
 from oplib.op import kind, op_kinds
+from perfdb.efficiency import groups_of
 from perfdb.foreign import find_table
+from perfdb.row_checks import check_rows
+from perfdb.systems import load_system
 from perfdb.tables import read_table
 from tests.perfdb import gemm_table
 
@@ -189,3 +192,64 @@ def test_split_gives_each_combination_once(tmp_path):
         assert (table.columns["n"][places] == shared["n"]).all()
         assert (numpy.diff(places) > 0).all()
     assert sum(len(places) for _, places in groups) == len(table)
+
+
+def edited(tmp_path, old, new, count=1):
+    path = gemm_table.write(tmp_path)
+    path.write_text(path.read_text().replace(old, new, count))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        (",512,512,", ",abc,512,", r"Column 'n' of .* has 'abc'\. It takes int"),
+        (",512,512,", ",512.5,512,", r"Column 'n' of .* has 512\.5\. It takes int"),
+        ("kernel_source,", "kernel_source,latency,", "column"),
+        ("op_name", "latency", "the column 'latency' several times"),
+    ],
+)
+def test_a_damaged_cell_or_header_is_one_error(tmp_path, old, new, message):
+    with pytest.raises(InvalidInputError, match=message):
+        read_table(edited(tmp_path, old, new), kind("gemm"))
+
+
+def test_a_file_with_another_separator_is_refused(tmp_path):
+    """It is no table without rows."""
+    with pytest.raises(InvalidInputError, match="none of the columns"):
+        read_table(edited(tmp_path, ",", ";", -1), kind("gemm"))
+
+
+def test_a_file_that_is_no_text_is_one_line(tmp_path):
+    path = tmp_path / "gemm_perf.txt"
+    path.write_bytes(b"a,b\n\x00\x01\n\n,,,\n1,2\n")
+    with pytest.raises(InvalidInputError) as caught:
+        read_table(path, kind("gemm"))
+    assert "\n" not in str(caught.value)
+
+
+def test_bytes_before_and_behind_lines_do_not_matter(tmp_path):
+    """A byte order mark, lines that end as on Windows, columns in another order and columns of others."""
+    path = gemm_table.write(tmp_path)
+    before = read_table(path, kind("gemm"))
+    lines = [",".join([*line.split(",")[::-1], "more"]) for line in path.read_text().split()]
+    path.write_bytes(b"\xef\xbb\xbf" + "\r\n".join(lines).encode())
+    after = read_table(path, kind("gemm"))
+    assert after.latency.tolist() == before.latency.tolist()
+    assert all((after.columns[name] == before.columns[name]).all() for name in before.columns)
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [("m", "0"), ("m", "-8"), ("n", "0"), ("k", "-1"), ("latency", "inf"), ("latency", "0")],
+)
+def test_a_row_of_no_size_or_time_is_found_and_not_estimated_from(tmp_path, column, value):
+    path = gemm_table.write(tmp_path)
+    lines = path.read_text().splitlines()
+    cells = dict(zip(lines[0].split(","), lines[5].split(","), strict=True)) | {column: value}
+    path.write_text("\n".join([*lines[:5], ",".join(cells.values()), *lines[6:]]) + "\n")
+    table, system = read_table(path, kind("gemm")), load_system("h200_sxm")
+    assert numpy.flatnonzero(check_rows(table, system).doubtful).tolist() == [4]
+    (group,) = groups_of(table, system)
+    assert len(group.ratios) == len(table) - 1
+    assert numpy.isfinite(group.points).all()

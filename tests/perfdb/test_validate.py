@@ -52,7 +52,9 @@ def test_a_seed_draws_the_same_rows(group):
 def test_bounds_and_ratios_give_the_latency(group):
     """latency = (bound + launch) · exp(ratio), row by row, no bound lies above its time, and the launch is just below
     the shortest times."""
-    assert numpy.allclose((group.bounds + group.launch) * numpy.exp(group.ratios), group.rows.latency)
+    assert numpy.allclose(
+        (group.bounds + group.launch) * numpy.exp(group.ratios), group.rows.latency
+    )
     assert (group.bounds < group.rows.latency).all()
     assert 0.8 * group.rows.latency.min() < group.launch < numpy.quantile(group.rows.latency, 0.01)
 
@@ -109,3 +111,15 @@ def test_models_are_of_their_features():
             place = numpy.ones((1, len(one.coordinates)))
             assert features_of(place, model.features, one.coordinates).shape[1] in lengths
     assert models_of(kind("pointwise"))[0].features == kind("pointwise").coordinates
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [(["--seed", "-3"], "seed"), (["--most", "0"], "most"), (["--fold", "leap"], "frontier")],
+)
+def test_a_number_or_fold_that_is_none_is_one_line(table, arguments, word, capsys):
+    where = ["--data", str(table.parents[4]), "--system", "h200_sxm", "--backend", "toy"]
+    assert validate.main([*where, "--table", "gemm", "--json", *arguments]) == 2
+    printed = capsys.readouterr()
+    assert word in json.loads(printed.out)["error"]["message"]
+    assert len(printed.err.splitlines()) == 1

@@ -21,6 +21,8 @@ from tracer.parallel.state import Piece, Split, joined, reshaped, section
 
 #: Sizes without a common divisor, or blocks of a quantised weight that any split would cut.
 INDIVISIBLE = {"kimi_linear", "mixtral_fp8", "qwen3_5_moe", "qwen3_next"}
+#: Fields of a small Llama that another type has not.
+PLACED = {"model_type", "head_dim"}
 
 
 def of(name: str, lowering: str = "serving") -> dict[str, dict]:
@@ -316,3 +318,14 @@ def test_a_sum_is_not_scaled_by_what_is_split():
     found = ways(spread_of(gated, **parts(), gate=toy.linear(toy.WIDTH)))
     assert found["down"] == ("row", "all_reduce")
     assert found["gate"] == ("", "")
+
+
+def test_keys_normed_over_all_heads_are_cached_by_head():
+    """A norm over the features of all heads needs them on every rank; the rank keeps those of its heads."""
+    small_models.BROUGHT["olmo2"] = {
+        "model_type": "olmo2",
+        **{k: v for k, v in small_models.SMALL["llama"].items() if k not in PLACED},
+    }
+    found = small_models.report("olmo2")["kv_cache"]
+    assert found["leaves"]
+    assert all(leaf["shards"] == {"2": leaf["bytes"]} for leaf in found["leaves"])
