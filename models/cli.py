@@ -39,7 +39,11 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument(
         "--backend", default="", help="whose measured tables: trtllm, vllm, sglang (default none)"
     )
-    found.add_argument("--version", default="", help="version of the backend (default newest)")
+    found.add_argument(
+        "--version",
+        default="",
+        help="version of the backend's tables (default: the one with most tables)",
+    )
     found.add_argument(
         "--mode",
         type=str.lower,

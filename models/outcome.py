@@ -256,11 +256,11 @@ def _doubts(ops: Sequence[Json]) -> list[str]:
     found = []
     for words, names in (
         (
-            "faster than their speed of light",
+            "faster than the speed of light",
             [op["name"] for op in ops if op["achieved"] > FASTEST],
         ),
         (
-            f"below {SLOWEST:.0%} of their speed of light",
+            f"below {SLOWEST:.0%} of the speed of light",
             [
                 op["name"]
                 for op in ops
@@ -269,6 +269,7 @@ def _doubts(ops: Sequence[Json]) -> list[str]:
         ),
     ):
         if distinct := list(dict.fromkeys(names)):
+            verb = "is" if len(distinct) == 1 else "are"
             more = f" and {len(distinct) - 3} more" if len(distinct) > 3 else ""
-            found.append(f"Doubtful rows: {', '.join(distinct[:3])}{more} are {words}.")
+            found.append(f"Doubtful prices: {', '.join(distinct[:3])}{more} {verb} {words}.")
     return found

@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from oplib.errors import InvalidInputError
-from oplib.oplist import Layer, OpList, read_report
+from oplib.oplist import MARKS, Layer, OpList, read_report
 
 Json = dict[str, Any]  # Any: an object decoded from JSON
-_MARKS = ("op_list", "phases", "lowering")  # fields of a report or an op list that no config has
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,4 +53,4 @@ def _is_saved(path: Path) -> bool:
         data = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return path.name != "config.json"
-    return not isinstance(data, dict) or any(mark in data for mark in _MARKS)
+    return not isinstance(data, dict) or any(mark in data for mark in MARKS)

@@ -18,7 +18,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Raise instead of printing the usage."""
-        raise InvalidInputError(message, f"See {self.prog} --help.")
+        raise InvalidInputError(f"{message}.", f"See {self.prog} --help.")
 
 
 class Progress:

@@ -19,6 +19,7 @@ from oplib.op import Op
 SCHEMA = 1
 PHASES = ("context", "generation")
 LOWERINGS = ("eager", "torch", "serving")
+MARKS = ("op_list", "phases", "lowering")  # fields of a report or an op list that no config has
 
 Json = dict[str, Any]  # Any: an object decoded from JSON
 

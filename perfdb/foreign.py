@@ -159,6 +159,8 @@ def all_tables(system: str, data: Path | None = None) -> list[Location]:
         {s.name for f in folders for s in _folders(f) if any(_locations(f, s.name))}
     )
     hint = f"Systems with tables: {', '.join(with_tables) or 'none'}."
+    if not with_tables:
+        hint = f"A folder of tables holds {system}/BACKEND/VERSION/TABLE.txt; docs/tables.md describes it."
     if system not in list_systems() and system not in with_tables:
         raise UnknownSystemError(f"Unknown system {system!r}.", hint)
     raise PerfDataNotAvailableError(f"No tables of {system}.", hint)

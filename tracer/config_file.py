@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from oplib.errors import InvalidInputError, ModelNotFoundError
+from oplib.oplist import MARKS
 
 CONFIG_NAME = "config.json"
 QUANT_NAME = "hf_quant_config.json"
@@ -114,10 +115,16 @@ def _read_single(path: Path) -> ConfigFile:
             f"{path} is neither a folder nor a regular file.",
             hint="Give a Hub id (owner/name), a folder, or a config.json.",
         )
+    config = read_json_object(path)
+    if any(mark in config for mark in MARKS):
+        raise InvalidInputError(
+            f"{path} is a saved report or op list, not a config.",
+            hint="price-model reads it; give trace-model the model that it was made from.",
+        )
     # A sibling belongs to this config only under its usual name; a folder may hold many other JSON files.
     sibling = path.parent / QUANT_NAME
     quant = _read_optional(sibling) if path.name == CONFIG_NAME else {}
-    return ConfigFile(source=str(path), config=read_json_object(path), quant=quant)
+    return ConfigFile(source=str(path), config=config, quant=quant)
 
 
 def _read_optional(path: Path) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from models.outcome import Outcome, reports, run
 from models.report import plots
 from models.report.words import (
     PHASES,
+    four_digits,
     layout_words,
     machine_words,
     memory_words,
@@ -118,11 +119,11 @@ def _cards(report: Report) -> str:
         _card("time per output token", report["tpot_ms"], report["phases"].get("generation") or {}),
         _box(duration(report["request_ms"]), "request", f"± {report['uncertainty']:.0%}"),
         _box(
-            f"{report['tokens_per_s_per_gpu']:.4g}",
+            four_digits(report["tokens_per_s_per_gpu"]),
             "tokens/s per GPU",
             ""
             if report["tokens_per_s_per_user"] is None
-            else f"{report['tokens_per_s_per_user']:.4g} per user",
+            else f"{four_digits(report['tokens_per_s_per_user'])} per user",
         ),
     ]
     memory = report["memory"]
@@ -242,7 +243,7 @@ def _versus(first: Report, second: Report, changed: Sequence[Mapping[str, Any]])
     ):
         one, other = first[key], second[key]
         ratio = f"{other / one:.3g}" if one and other is not None else "-"
-        values = (("n", "-" if value is None else f"{value:.4g}") for value in (one, other))
+        values = (("n", "-" if value is None else four_digits(value)) for value in (one, other))
         rows.append(_row(("", label), *values, ("n", ratio)))
     rows.append(
         _row(("", "memory"), *(("n", r["memory"]["verdict"]) for r in (first, second)), ("", ""))

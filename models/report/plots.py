@@ -165,21 +165,30 @@ def changes(found: Sequence[Mapping[str, Any]], *, most: int = 16) -> str:
     if not shown:
         return '<p class="hint">The runs take the same time, op by op.</p>'
     widest = max(abs(item["ms"]) for item in shown)
-    middle, row = WIDTH * 0.62, 20
+    longest = max(len(_change_label(item)) for item in shown)
+    # From the left: labels (a letter takes 6 pixels at most), bars to the left, bars to the right, their numbers.
+    bars, row = 150, 20
+    middle = longest * 6 + bars + 12
     parts = []
     for place, item in enumerate(shown):
-        width = abs(item["ms"]) / widest * WIDTH * 0.3
+        width = abs(item["ms"]) / widest * bars
         at = TOP + place * row
         start = middle if item["ms"] > 0 else middle - width
         style = "more" if item["ms"] > 0 else "less"
-        label = f"{item['phase']} {item['name']}"
+        label = _change_label(item)
         said = f"{label}: {item['ms']:+.4g} ms of a request"
         parts.append(
             element("rect", titled(said), x=start, y=at, width=width, height=14, class_=style)
         )
-        parts.append(text(label[-44:], 0, at + 11, "tick"))
+        parts.append(text(label, 0, at + 11, "tick"))
         beside = middle + width + 4 if item["ms"] > 0 else middle + 4
         parts.append(text(f"{item['ms']:+.3g} ms", beside, at + 11, "tick"))
     height = TOP + len(shown) * row + 6
     parts.append(element("line", x1=middle, x2=middle, y1=TOP - 4, y2=height - 4, class_="axis"))
-    return figure("".join(parts), label="Differences by op", height=height)
+    return figure(
+        "".join(parts), label="Differences by op", width=middle + bars + 80, height=height
+    )
+
+
+def _change_label(item: Mapping[str, Any]) -> str:
+    return f"{item['phase']} {item['name']}"

@@ -24,13 +24,14 @@ def render_csv(reports: Sequence[Report]) -> str:
 
 
 def render_ops(report: Report) -> str:
-    """A row per op; its parameters as columns of their own."""
+    """A row per op; its parameters as columns of their own, `param_phase` where the op itself has a `phase`."""
     params = list(dict.fromkeys(name for op in report["ops"] for name in op["params"]))
+    titles = [f"param_{name}" if name in OP else name for name in params]
     rows = [
         [*(op[field] for field in OP), *(op["params"].get(name) for name in params)]
         for op in report["ops"]
     ]
-    return _csv([*OP, *params], rows)
+    return _csv([*OP, *titles], rows)
 
 
 def render_runs(reports: Sequence[Report]) -> str:

@@ -13,6 +13,7 @@ from models.compare import by_kind, frontier
 from models.report.words import (
     PHASES,
     SHORT_ORIGINS,
+    four_digits,
     layout_words,
     machine_words,
     memory_words,
@@ -45,9 +46,9 @@ def render_run(report: Report, source: Source, console: Console) -> None:
 
 def _totals(report: Report, console: Console) -> None:
     console.print()
-    rate = f"{report['tokens_per_s_per_gpu']:.4g} tokens/s per GPU"
+    rate = f"{four_digits(report['tokens_per_s_per_gpu'])} tokens/s per GPU"
     if report["tokens_per_s_per_user"] is not None:
-        rate += f", {report['tokens_per_s_per_user']:.4g} per user"
+        rate += f", {four_digits(report['tokens_per_s_per_user'])} per user"
     memory = report["memory"]
     table = plain_table(show_header=False)
     columns(table, _=10, __=14, ___=console.width - 27)
@@ -210,7 +211,7 @@ def render_versus(
     ):
         one, other = first[key], second[key]
         ratio = f"{other / one:.3g}" if one and other is not None else "-"
-        cells = ("-" if value is None else f"{value:.4g}" for value in (one, other))
+        cells = ("-" if value is None else four_digits(value) for value in (one, other))
         table.add_row(label, *cells, ratio)
     console.print(table)
     for label, report in (("first", first), ("second", second)):

@@ -45,6 +45,11 @@ def workload_words(report: Report) -> str:
     return ", ".join(sizes if report["workload"]["prefix"] else sizes[:-1])
 
 
+def four_digits(value: float) -> str:
+    """Four digits, or all those before the point: `404.5`, `12880`."""
+    return f"{value:.4g}" if value < 9999.5 else f"{value:.0f}"
+
+
 def memory_words(memory: Mapping[str, Any]) -> str:
     """`weights 65.5 GB, cache 18.2 GB, ...`: what is known and not empty."""
     names = {

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from models.cli import main
+from models.report import plots
+from models.report.words import four_digits
 from oplib.op import kind
 from perfdb.speed_of_light import bound_ms
 from perfdb.systems import load_system
@@ -118,6 +120,9 @@ def test_outputs(capsys, tmp_path):
     found = run_json(capsys, *files, "--tp", "2", "--pp", "2")
     rows = read_rows(sheet)
     assert [float(row["ms"]) for row in rows] == [op["ms"] for op in found["ops"]]
+    assert [row["phase"] for row in rows] == [op["phase"] for op in found["ops"]]
+    head = sheet.read_text().splitlines()[0].split(",")
+    assert len(set(head)) == len(head)
     check_page(page.read_text())
     events = [e for e in json.loads(trace.read_text())["traceEvents"] if e["ph"] == "X"]
     for process, key in enumerate(("ttft_ms", "tpot_ms")):
@@ -150,6 +155,27 @@ def test_pages_and_sheets_of_several_runs(capsys, tmp_path, more):
     assert len(read_rows(sheet)) == (6 if "--batch" in more else 2)
     shown = capsys.readouterr().out
     assert max(map(len, shown.splitlines())) <= 80
+
+
+def test_bars_and_their_labels_stay_inside_the_picture():
+    """Long names are whole, and the number beside the longest bar ends before the edge."""
+    name = "mlp.shared_experts.down_proj.all_reduce"
+    found = [
+        {"phase": "generation", "name": name, "ms": ms, "first": 0.0, "second": 0.0}
+        for ms in (-123.4, 123.4)
+    ]
+    picture = plots.changes(found)
+    assert f">generation {name}</text>" in picture
+    edge = float(re.search(r'viewBox="0 0 ([\d.]+)', picture)[1])
+    texts = re.findall(r'<text x="([\d.]+)"[^>]*>([^<]*)</text>', picture)
+    assert len(texts) == 4
+    assert all(float(x) + 6 * len(words) <= edge for x, words in texts)
+    bars = [float(x) for x in re.findall(r'<rect x="([\d.]+)"', picture)]
+    assert min(bars) >= 6 * len(f"generation {name}")
+
+
+def test_large_rates_have_no_exponent():
+    assert [four_digits(v) for v in (404.53, 9999.4, 10086.2)] == ["404.5", "9999", "10086"]
 
 
 def test_text_of_a_run(capsys):

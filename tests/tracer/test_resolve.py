@@ -202,6 +202,7 @@ def test_absurd_values_in_a_nested_section(write):
         ("null", "a JSON NoneType, not an object"),
         ("[" * 100_000, "not valid JSON"),
         ("{}", "has no model_type"),
+        ('{"model_type": "llama", "op_list": {}}', "a saved report or op list, not a config"),
         ('{"model_type": null}', "has no model_type"),
         ('{"model_type": ["llama"]}', "is not a string"),
         ('{"model_type": "qwen3_5", "text_config": {"model_type": {"a": 1}}}', "is not a string"),
