@@ -31,6 +31,7 @@ from oplib.wording import duration, scaled, short_params
 from perfdb.systems import load_system
 
 Report = Mapping[str, Any]  # an object that `price-model --json` prints
+_NO_BREAK = "\u00a0"  # a space that keeps a size and its unit in one line
 _BATCHES = tuple(2**n for n in range(11))  # of the batch curve
 
 
@@ -128,7 +129,8 @@ def _cards(report: Report) -> str:
     ]
     memory = report["memory"]
     style = "bad" if memory["fits"] is False else ""
-    cards.append(_box(scaled(memory["total"], "B"), "memory per GPU", memory_words(memory), style))
+    parts = memory_words(memory).replace(" ", _NO_BREAK).replace(f",{_NO_BREAK}", ", ")
+    cards.append(_box(scaled(memory["total"], "B"), "memory per GPU", parts, style))
     if report["joules_per_token"] is not None:
         cards.append(_box(f"{report['joules_per_token']:.3g} J", "energy per token", ""))
     return "".join(cards)
