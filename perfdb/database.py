@@ -25,7 +25,7 @@ from perfdb.empirical import efficiency_of
 from perfdb.estimator import Estimator
 from perfdb.foreign import find_tables
 from perfdb.performance import PerformanceArray, PerformanceResult, Ranks, origin_rank, spread
-from perfdb.response import Response
+from perfdb.response import EXTRAPOLATED, Response
 from perfdb.speed_of_light import busy_ms
 from perfdb.substitutes import runnable
 from perfdb.systems import System, load_system
@@ -242,6 +242,8 @@ class PerfDatabase:
         assert entry.latency is not None
         ratio, deviation, rank = entry.latency.at(dims)
         latency = numpy.exp(ratio) * (bound + entry.launch)
+        # Rows may beat a bound whose bytes a cache keeps; nothing says that an op beyond all rows does.
+        latency = numpy.where(rank == EXTRAPOLATED, numpy.maximum(latency, bound), latency)
         energy = None
         if entry.power is not None:
             energy = latency * numpy.exp(entry.power.at(dims)[0])

@@ -90,6 +90,24 @@ def test_uncertainty_grows_outside(data):
     assert inside < edge < far
 
 
+def test_beyond_the_rows_no_price_is_below_the_bound(tmp_path):
+    """Rows at half their bound come back as they are; further out the bound holds."""
+    path = gemm_table.write(tmp_path)
+    header, *lines = path.read_text().splitlines()
+    place = header.split(",").index("latency")
+    cells = [line.split(",") for line in lines]
+    for row in cells:
+        row[place] = str(float(row[place]) / 4)
+    path.write_text("\n".join([header, *(",".join(row) for row in cells)]) + "\n")
+    fast, sol = database(tmp_path), database(tmp_path, "sol")
+    inside, outside = 2048, 2**17
+    assert gemm().query(fast, x=inside) < gemm().query(sol, x=inside)
+    found = gemm().query(fast, x=numpy.array([inside, outside]))
+    assert found[0].origin == "measured"
+    assert float(found[0]) == float(gemm().query(fast, x=inside))
+    assert float(found[1]) == float(gemm().query(sol, x=outside))
+
+
 def test_arrays_equal_numbers(data):
     """One call with arrays gives what a call each gives, whatever the shapes that broadcast."""
     db, op = database(data), gemm(count=3)
