@@ -34,6 +34,8 @@ from perfdb.tables import Table, read_table
 MODES = ("sol", "sol_full", "empirical", "silicon", "hybrid")
 COVERAGES = ("exact", "interpolable", "outside", "missing")
 
+_ROUNDING = 1e-12  # of a measured time that becomes a ratio and a time again
+
 Result: TypeAlias = PerformanceResult | PerformanceArray
 Key: TypeAlias = tuple[str, tuple[ParamValue, ...]]  # a kind and values of its parameters
 
@@ -42,12 +44,14 @@ Key: TypeAlias = tuple[str, tuple[ParamValue, ...]]  # a kind and values of its 
 class Entry:
     """What the database knows of one op: the parameters it is priced with, its responses, and why it has none.
 
-    `power` is the response of log W, where the table has power.
+    `power` is the response of log W, where the table has power; `fastest` the share of the bound below which no
+    estimate goes.
     """
 
     params: Params
     latency: Response | None = None
     power: Response | None = None
+    fastest: float = 0.0
     missing: str = ""
     nearest: str = ""
 
@@ -58,6 +62,13 @@ class Fit:
 
     latency: Estimator
     power: Estimator | None
+
+    @property
+    def fastest(self) -> float:
+        """The bound, or less of it where a measured row takes less: what lies between rows is no faster than both."""
+        group = self.latency.group
+        share = group.rows.latency / numpy.maximum(group.bounds, 1e-30)
+        return min(1.0, float(share.min()) * (1 - _ROUNDING))
 
 
 class PerfDatabase:
@@ -210,6 +221,7 @@ class PerfDatabase:
             params=params,
             latency=Response(kind, params, fit.latency),
             power=None if fit.power is None else Response(kind, params, fit.power),
+            fastest=fit.fastest,
         )
 
     def _fit(self, table: Table, params: Params) -> Fit | None:
@@ -238,6 +250,7 @@ class PerfDatabase:
         assert entry.latency is not None
         ratio, deviation, rank = entry.latency.at(dims)
         latency = numpy.exp(ratio) * (bound + LAUNCH_MS)
+        latency = numpy.maximum(latency, entry.fastest * bound)
         energy = None
         if entry.power is not None:
             energy = latency * numpy.exp(entry.power.at(dims)[0])
