@@ -34,6 +34,8 @@ from perfdb.tables import Table, read_table
 MODES = ("sol", "sol_full", "empirical", "silicon", "hybrid")
 COVERAGES = ("exact", "interpolable", "outside", "missing")
 
+_ROUNDING = 1e-12  # of a measured time that becomes a ratio and a time again
+
 Result: TypeAlias = PerformanceResult | PerformanceArray
 Key: TypeAlias = tuple[str, tuple[ParamValue, ...]]  # a kind and values of its parameters
 
@@ -42,13 +44,15 @@ Key: TypeAlias = tuple[str, tuple[ParamValue, ...]]  # a kind and values of its 
 class Entry:
     """What the database knows of one op: the parameters it is priced with, its responses, and why it has none.
 
-    `power` is the response of log W, where the table has power.
+    `power` is the response of log W, where the table has power; `fastest` the share of the bound below which no
+    estimate goes.
     """
 
     params: Params
     latency: Response | None = None
     power: Response | None = None
     launch: float = 0.0
+    fastest: float = 0.0
     missing: str = ""
     nearest: str = ""
 
@@ -60,6 +64,13 @@ class Fit:
     latency: Estimator
     power: Estimator | None
     launch: float
+
+    @property
+    def fastest(self) -> float:
+        """The bound, or less of it where a measured row takes less: what lies between rows is no faster than both."""
+        group = self.latency.group
+        share = group.rows.latency / numpy.maximum(group.bounds, 1e-30)
+        return min(1.0, float(share.min()) * (1 - _ROUNDING))
 
 
 class PerfDatabase:
@@ -213,6 +224,7 @@ class PerfDatabase:
             latency=Response(kind, params, fit.latency),
             power=None if fit.power is None else Response(kind, params, fit.power),
             launch=fit.launch,
+            fastest=fit.fastest,
         )
 
     def _fit(self, table: Table, params: Params) -> Fit | None:
@@ -243,7 +255,8 @@ class PerfDatabase:
         ratio, deviation, rank = entry.latency.at(dims)
         latency = numpy.exp(ratio) * (bound + entry.launch)
         # Rows may beat a bound whose bytes a cache keeps; nothing says that an op beyond all rows does.
-        latency = numpy.where(rank == EXTRAPOLATED, numpy.maximum(latency, bound), latency)
+        fastest = numpy.where(rank == EXTRAPOLATED, 1.0, entry.fastest)
+        latency = numpy.maximum(latency, fastest * bound)
         energy = None
         if entry.power is not None:
             energy = latency * numpy.exp(entry.power.at(dims)[0])

@@ -5,9 +5,11 @@ import pytest
 
 from oplib.errors import PerfDataNotAvailableError
 from oplib.op import kind, op_kinds
+from perfdb.database import PerfDatabase
 from perfdb.efficiency import bounds_of
 from perfdb.foreign import available, find_table, find_tables
 from perfdb.row_checks import check_rows
+from perfdb.speed_of_light import bound_ms
 from perfdb.systems import list_systems, load_system
 from perfdb.tables import read_table
 
@@ -79,3 +81,19 @@ def test_no_rows_of_a_kind_are_said_to_be_none():
     path = find_table(op_kinds()["mamba2"], system="h200_sxm", backend="trtllm")
     with pytest.raises(PerfDataNotAvailableError, match="no rows of mamba2"):
         read_table(path, kind("mamba2"))
+
+
+@pytest.mark.parametrize(
+    ("system", "heads", "kv_heads", "batch"), [("h200_sxm", 48, 8, 256), ("b200_sxm", 8, 8, 2048)]
+)
+def test_no_estimate_is_faster_than_light(system, heads, kv_heads, batch):
+    """Of no row of this table is less than the bound; nor of the corner of large batches and caches that it lacks."""
+    pytest.importorskip("scipy")
+    db = PerfDatabase.load(system=system, backend="trtllm", mode="silicon")
+    one = kind("generation_attention")
+    sizes = {"num_heads": heads, "num_kv_heads": kv_heads, "head_dim": 128, "v_head_dim": 128}
+    params = one.complete({**sizes, "dtype": "bfloat16", "kv_dtype": "bfloat16"})
+    dims = {"b": batch, "s": 1, "p": numpy.arange(1, 200_000, 997)}
+    found, bound = db.price(one, params, dims), bound_ms(one, params, dims, db.system)
+    assert (found.latency >= bound * (1 - 1e-9)).all()
+    assert "measured" not in found.origin[1:]
