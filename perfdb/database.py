@@ -111,7 +111,13 @@ class PerfDatabase:
         return cls(load_system(system), backend=backend, version=version, mode=mode, data=data)
 
     def price(self, kind: OpKind, params: Params, dims: Dims) -> Result:
-        """One occurrence: a result, or an array of them where a dim is an array. `params` complete."""
+        """One occurrence: a result, or an array of them where a dim is an array. `params` complete.
+
+        A lone GPU has nobody to send to: it takes no time, in every mode.
+        """
+        if kind.role == "communication" and params["num_gpus"] == 1:
+            nothing = numpy.zeros(numpy.shape(dims["bytes"]))
+            return _result(nothing, nothing, origin_rank("measured"), nothing)
         entry = self.entry(kind, params, dims)
         compute, memory = busy_ms(kind, entry.params, dims, self.system)
         bound = numpy.asarray(numpy.maximum(compute, memory), dtype=numpy.float64)

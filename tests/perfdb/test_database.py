@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from oplib.errors import InvalidInputError, PerfDataNotAvailableError
-from oplib.op import Op, kind
+from oplib.op import Op, kind, op_kinds
 from oplib.symbols import B, P, S
 from perfdb.database import PerfDatabase
 from perfdb.empirical import efficiency_of
@@ -322,3 +322,14 @@ def test_nothing_to_do_takes_no_longer_than_one_row(data, mode):
     found = gemm().query(db, batch_size=numpy.array([0, 1]))
     assert 0 <= found[0] <= found[1]
     assert gemm().query(db, batch_size=0) == found[0]
+
+
+@pytest.mark.parametrize("mode", ["sol", "empirical", "silicon", "hybrid"])
+@pytest.mark.parametrize("name", [k.name for k in op_kinds().values() if k.role == "communication"])
+def test_a_lone_gpu_sends_nothing(data, mode, name):
+    params = {"num_gpus": 1, "dtype": "bfloat16"}
+    op = Op(op=name, name="alone", params=params, dims={"bytes": B * S * 8192})
+    found = op.query(database(data, mode), batch_size=numpy.array([1, 4096]))
+    assert found.latency.tolist() == found.energy.tolist() == found.uncertainty.tolist() == [0, 0]
+    beside = gemm().query(database(data, mode), x=64)
+    assert (op.query(database(data, mode), x=64) + beside).origin == beside.origin
