@@ -246,6 +246,14 @@ def notes(outcome: Outcome, ops: Sequence[Json]) -> list[str]:
     elif outcome.db.mode == "hybrid" and any(op["origin"] == "empirical" for op in ops):
         kinds = sorted({op["op"] for op in ops if op["origin"] == "empirical"})
         found.append(f"Empirical, for want of a table: {', '.join(kinds)}.")
+    system, layout = outcome.db.system, outcome.layout
+    widest = max((op["params"].get("num_gpus", 1) for op in ops), default=1)
+    widest = max(widest, layout.num_gpus if layout.pp > 1 else 1)
+    if 0 < system.joins < widest:
+        found.append(
+            f"{widest} GPUs send to each other, and the {system.interconnect} of {system.id} joins {system.joins}: "
+            "the network between servers is taken to be as fast."
+        )
     return found + _doubts(
         [op for op in ops if op["origin"] in ORIGINS[: origin_rank("empirical")]]
     )

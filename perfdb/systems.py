@@ -46,7 +46,8 @@ class Quantity:
 class System:
     """One GPU in its server. `peak` is dense FLOP/s by compute dtype; links are per direction.
 
-    `switch_reduces` says that the switch between GPUs adds and copies what it passes on (NVLink SHARP).
+    `switch_reduces` says that the switch between GPUs adds and copies what it passes on (NVLink SHARP); `joins` how
+    many GPUs the interconnect reaches, 0 where that depends on the server.
     """
 
     id: str
@@ -62,6 +63,7 @@ class System:
     interconnect: str
     interconnect_bw_one_way: Quantity
     switch_reduces: bool
+    joins: int
     host_link: str
     host_bw_one_way: Quantity
 
@@ -125,6 +127,7 @@ def parse_system(name: str, data: Mapping[str, Any]) -> System:  # Any: what a T
         interconnect=data["interconnect"]["kind"],
         interconnect_bw_one_way=read("interconnect", "bw_one_way"),
         switch_reduces=data["interconnect"].get("switch_reduces", False),
+        joins=data["interconnect"].get("joins", 0),
         host_link=data["host_link"]["kind"],
         host_bw_one_way=read("host_link", "bw_one_way"),
     )

@@ -320,6 +320,15 @@ def test_silicon_without_data(capsys, tmp_path):
     assert re.search(r"ops have no data\..* And \d+ more", error["message"])
 
 
+def test_a_group_beyond_the_links_is_said(capsys):
+    """32 H200 are four servers; on a GB200 they are one domain."""
+    said = "network between servers"
+    layout = ["--tp", "2", "--dp", "8", "--pp", "2"]
+    assert any(said in note for note in run_json(capsys, *layout)["notes"])
+    assert not any(said in note for note in run_json(capsys, "--tp", "2")["notes"])
+    assert not any(said in n for n in run_json(capsys, *layout, "--system", "gb200")["notes"])
+
+
 def test_what_does_not_fit(capsys):
     """A cache beyond the GPU's memory is said, by how much, in every form."""
     found = run_json(capsys, "--batch", "4096", "--isl", "4096")
