@@ -11,7 +11,8 @@ PHASES = ("context", "generation")
 
 # Its fused and its communicating ops have no counterpart at one GPU, or are fused differently.
 REFERENCE_LEFT_OUT = {"ElementWise", "MoEDispatch", "CustomAllReduce", "NCCL", "P2P"}
-OURS_LEFT_OUT = {"pointwise", "all_reduce", "all_gather", "reduce_scatter", "all_to_all", "p2p"}
+OURS_LEFT_OUT = {"pointwise"}
+SENT = {"all_reduce", "all_gather", "reduce_scatter", "all_to_all", "p2p"}
 PRECISIONS = {"fp8_static": "fp8", "w4a16_mxfp4": "mxfp4", "w4a8_mxfp4_mxfp8": "w4a8_mxfp4"}
 
 
@@ -43,12 +44,13 @@ class Line:
         return dict(self.shape)[name]
 
 
-def ours(report: Json) -> list[Line]:
-    """The lines of a report of `trace-model`, primitives included."""
+def ours(report: Json, *, sent: bool = False) -> list[Line]:
+    """The lines of a report of `trace-model`, primitives included; what ranks send where `sent` asks for it."""
+    left_out = OURS_LEFT_OUT if sent else OURS_LEFT_OUT | SENT
     found = []
     for phase in PHASES:
         for op in report["op_list"]["phases"][phase]:
-            if op["op"] not in OURS_LEFT_OUT:
+            if op["op"] not in left_out:
                 found.append(_our_line(phase, op))
     for entry in report["unsupported"]:
         found.append(

@@ -34,7 +34,7 @@ def local_report(report: Json, layout: Layout) -> Json:
 
 def our_lines(report: Json) -> list[Line]:
     """The lines of ours, as they are compared by price."""
-    return [_alike(line) for line in ours(report)]
+    return [_alike(line) for line in ours(report, sent=True)]
 
 
 def reference_lines(entry: Json) -> list[Line]:
