@@ -1,8 +1,8 @@
 """Efficiency: the measured times of a table next to the bound of each, on coordinates where both are smooth.
 
 What is interpolated is log(latency / (bound + launch)). The bound carries the work, so the ratio changes slowly; the
-launch floor, that of the group's own shortest rows, keeps it near 1 where a kernel is too small to be bound by
-anything. Coordinates are base-2 logarithms,
+launch floor keeps it near 1 where a kernel is too small to be bound by anything. It is that of the group's own shortest
+rows where the kind shows it. Coordinates are base-2 logarithms,
 of p + 1 where a size may be 0.
 """
 
@@ -62,7 +62,7 @@ def groups_of(table: Table, system: System) -> Iterator[Group]:
         known = numpy.isfinite(bounds)
         if known.any():
             kept = rows.take(known)
-            launch = _launch_ms(kept.latency)
+            launch = _floor_ms(kept.latency) if kind.shows_floor else LAUNCH_MS
             yield Group(
                 rows=kept,
                 shared=shared,
@@ -73,7 +73,7 @@ def groups_of(table: Table, system: System) -> Iterator[Group]:
             )
 
 
-def _launch_ms(latency: Floats) -> float:
+def _floor_ms(latency: Floats) -> float:
     """Just under the shortest times of a group, but for a few that may be mistakes."""
     return max(0.9 * float(numpy.quantile(latency, 0.01)), _LEAST_LAUNCH_MS)
 

@@ -49,6 +49,7 @@ class Gemm(OpKind):
     )
     dims: ClassVar[tuple[str, ...]] = ("m",)
     coordinates: ClassVar[tuple[str, ...]] = ("m", "n", "k")
+    shows_floor: ClassVar[bool] = True
     immaterial: ClassVar[tuple[str, ...]] = ("bias", "tied", "group_size")
 
     @property
