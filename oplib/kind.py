@@ -44,7 +44,7 @@ class OpKind(ABC):
     #: Parameters and dims between whose measured values times are interpolated; the other parameters must match.
     #: A kind that names none has its dims.
     coordinates: ClassVar[tuple[str, ...]] = ()
-    #: Whether a call is one kernel whose time is a floor plus its work, so that the shortest rows of a table show the floor.
+    #: Whether a call is one kernel whose time is a floor plus its work: the shortest rows of a table show the floor.
     shows_floor: ClassVar[bool] = False
     #: Parameters that hardly change the time: a table without their column, or with another value, still answers.
     immaterial: ClassVar[tuple[str, ...]] = ()

@@ -17,6 +17,9 @@ INTERPOLATION = "interpolation"
 FORMULA = "formula"
 SIDES = (REFERENCE, INTERPOLATION, GRANULARITY, FORMULA, OURS, UNEXPLAINED)
 RECOMPUTED = 0.001  # a guess of how the reference got to a number has to give it this closely
+SMOOTHED = (
+    0.1  # what an estimate at the end of a lane, smoothed over rows, may be off its last rows
+)
 CONSTANT_MS = 0.001
 WIDEST = 1.5  # neighbours further apart than this say nothing of what lies between them
 
@@ -165,10 +168,11 @@ def beyond_the_last_row(pair: Pair, view: View) -> Cause | None:
 
 def _steeper(pair: Pair, evidence: Evidence, tail: Tail) -> Cause | None:
     """Past the last row by a way that is not known: the time per unit, next to that of the last rows, where ours goes
-    on as they do."""
+    on as they do, as far as it says it knows."""
     size = evidence.dims[tail.dim]
     units = [ms / size / pair.repetitions * 1e6 for ms in (pair.ours, pair.theirs)]
-    if not min(tail.each_ns) * (1 - CLOSE) <= units[0] <= max(tail.each_ns) * (1 + CLOSE):
+    slack = min(max(cost.uncertainty for cost in pair.costs), SMOOTHED)
+    if not min(tail.each_ns) * (1 - slack) <= units[0] <= max(tail.each_ns) * (1 + slack):
         return None
     rows = ", ".join(f"{each:.4g}" for each in tail.each_ns)
     text = f"past the last row ({tail.dim} = {tail.last:,.0f}): the last rows take {rows} ns per {tail.dim}, "
