@@ -16,10 +16,11 @@ from perfdb.arrays import Floats, Ints
 from perfdb.covariances import Model, models_of
 from perfdb.efficiency import Group
 from perfdb.features import features_of
-from perfdb.folds import site_of
+from perfdb.folds import line_of, site_of
 from perfdb.kriging import Estimate, Field, join
 from perfdb.memo import key_of, remember, text_of
 from perfdb.places import Places
+from perfdb.row_checks import NEIGHBOURS
 
 _CHOOSING, _CALIBRATING = (
     32,
@@ -43,7 +44,8 @@ _NEAR, _FAR = 0.70, 0.93  # shares of truths meant to lie within one deviation a
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Estimator:
     """Estimates of one group. `lower` and `upper` [d] are the measured range of each coordinate, `places` the row
-    at each measured place, `width` what deviations are multiplied by."""
+    at each measured place, `gaps` how far off a row is from the rows beside it where that is out of all proportion, else 0,
+    `width` what deviations are multiplied by."""
 
     group: Group
     model: Model
@@ -51,6 +53,7 @@ class Estimator:
     lower: Floats
     upper: Floats
     places: Places
+    gaps: Floats
     width: float = 1.0
 
     @classmethod
@@ -69,6 +72,7 @@ class Estimator:
             lower=group.points.min(axis=0),
             upper=group.points.max(axis=0),
             places=places,
+            gaps=gaps_of(group),
             width=width,
         )
 
@@ -90,7 +94,8 @@ class Estimator:
         row = self.known(points)
         at = row >= 0
         value[at] = self.group.ratios[row[at]]
-        deviation[at] = self.field.covariance.noise * self.width
+        noise = self.field.covariance.noise * self.width
+        deviation[at] = numpy.maximum(noise, self.gaps[row[at]])
         return Estimate(value=value, deviation=deviation)
 
     def leave_out(self, asked: Ints, hidden: Ints) -> Estimate:
@@ -102,6 +107,25 @@ class Estimator:
     def extent(self) -> tuple[Floats, Floats]:
         """The least and the largest measured value of each feature [f]."""
         return self.field.points.min(axis=0), self.field.points.max(axis=0)
+
+
+def gaps_of(group: Group) -> Floats:
+    """Log ratio of each row against the median of up to two rows on either side along its line: its size where that is
+    above a factor of `perfdb.row_checks.NEIGHBOURS`, else 0."""
+    along, line = line_of(group)
+    order = numpy.lexsort((group.points[:, along], line))
+    ratios, lines, count = group.ratios[order], line[order], len(order)
+    near = numpy.full((4, count), numpy.nan)
+    for beside, shift in zip(near, (-2, -1, 1, 2), strict=True):
+        there = numpy.arange(count) + shift
+        same = (there >= 0) & (there < count)
+        same[same] = lines[there[same]] == lines[same]
+        beside[same] = ratios[there[same]]
+    enough = numpy.isfinite(near).sum(axis=0) >= 2
+    gaps = numpy.zeros(count)
+    off = numpy.abs(ratios[enough] - numpy.nanmedian(near[:, enough], axis=0))
+    gaps[order[enough]] = numpy.where(off > numpy.log(NEIGHBOURS), off, 0.0)
+    return gaps
 
 
 def subset(group: Group, places: Ints) -> Group:

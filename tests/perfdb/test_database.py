@@ -108,6 +108,24 @@ def test_beyond_the_rows_no_price_is_below_the_bound(tmp_path):
     assert float(found[1]) == float(gemm().query(sol, x=outside))
 
 
+def test_a_row_out_of_all_proportion_says_so(tmp_path):
+    """Forty times its neighbours: it is returned as it is, with an uncertainty that covers them; others are calm."""
+    path = gemm_table.write(tmp_path)
+    header, *lines = path.read_text().splitlines()
+    place = header.split(",").index("latency")
+    for number, line in enumerate(lines):
+        cells = line.split(",")
+        if cells[6:9] == ["64", "2048", "4096"]:
+            cells[place] = str(40 * float(cells[place]))
+            lines[number] = ",".join(cells)
+    path.write_text("\n".join([header, *lines]) + "\n")
+    off, calm = (gemm().query(database(tmp_path), x=m) for m in (64, 128))
+    assert (off.origin, calm.origin) == ("measured", "measured")
+    assert off > 20 * calm
+    assert 30 < off.uncertainty < 60
+    assert calm.uncertainty < 0.1
+
+
 def test_arrays_equal_numbers(data):
     """One call with arrays gives what a call each gives, whatever the shapes that broadcast."""
     db, op = database(data), gemm(count=3)
