@@ -44,8 +44,8 @@ _NEAR, _FAR = 0.70, 0.93  # shares of truths meant to lie within one deviation a
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Estimator:
     """Estimates of one group. `lower` and `upper` [d] are the measured range of each coordinate, `places` the row
-    at each measured place, `gaps` how far off a row is from the rows beside it where that is out of all proportion, else 0,
-    `width` what deviations are multiplied by."""
+    at each measured place, `gaps` how far off a row is from the rows beside it where that is out of all proportion
+    (else 0), `width` what deviations are multiplied by."""
 
     group: Group
     model: Model
