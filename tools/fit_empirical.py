@@ -34,6 +34,7 @@ from perfdb.tables import read_table  # noqa: E402
 
 SYSTEMS = ("h200_sxm", "b200_sxm")
 BACKENDS = ("trtllm", "vllm", "sglang")
+OURS = (("h100_sxm", "torch"),)  # kinds that the published tables lack
 FILE = ROOT / "perfdb" / "empirical.toml"
 HEADER = "# Shares of peak and bandwidth, and ms of a launch; tools/fit_empirical.py writes those fitted to tables.\n"
 
