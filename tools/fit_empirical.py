@@ -2,9 +2,10 @@
 
     python tools/fit_empirical.py [--most ROWS] [--kinds NAMES]
 
-Rows are those of the newest published tables of each backend below, and for kinds that these lack our own; per kind the three numbers minimise the typical error of log
-latency over `--most` rows drawn evenly from the tables. Kinds that no table has keep their entries, which name their
-own source; `other` is the median of the fitted kinds.
+Rows are those of the newest published tables of each backend below, and for kinds that these lack our own; per kind the
+three numbers minimise the typical error of log latency over `--most` rows drawn evenly from the tables. Kinds that no
+table has, or that `--kinds` leaves out, keep their entries, which name their own source; `other` is the median of the
+fitted kinds.
 """
 
 from __future__ import annotations
