@@ -2,8 +2,8 @@
 
     python tools/efficiency_pictures.py [--system h100_sxm] [--backend torch]
 
-A point is a row of the newest tables of ours: across, the bound in us, logarithmic; upwards, bound over measured time. Prints
-the median share by kernel, of all rows and of those whose bound is 50 us or more.
+A point is a row of the newest tables of ours: across, the bound in us, logarithmic; upwards, bound over measured time.
+Prints the median share by kernel, of all rows and of those whose bound is 50 us or more.
 """
 
 from __future__ import annotations
@@ -46,11 +46,14 @@ def panels(system: str, backend: str) -> Iterator[tuple[str, dict[str, tuple[Flo
         bounds = bounds_of(table, facts)
         known = numpy.isfinite(bounds) & (bounds > 0) & (table.latency > 0)
         kernels = table.kernel.astype(str)
-        yield name, {
-            kernel: (bounds[chosen], bounds[chosen] / table.latency[chosen])
-            for kernel in sorted(set(kernels))
-            if (chosen := known & (kernels == kernel)).any()
-        }
+        yield (
+            name,
+            {
+                kernel: (bounds[chosen], bounds[chosen] / table.latency[chosen])
+                for kernel in sorted(set(kernels))
+                if (chosen := known & (kernels == kernel)).any()
+            },
+        )
 
 
 def draw(title: str, kernels: dict[str, tuple[Floats, Floats]], left: float, top: float) -> str:
