@@ -35,6 +35,7 @@ MODES = ("sol", "sol_full", "empirical", "silicon", "hybrid")
 COVERAGES = ("exact", "interpolable", "outside", "missing")
 
 _ROUNDING = 1e-12  # of a measured time that becomes a ratio and a time again
+_FEWEST_POWERS = 4  # rows with power that say something of the others
 
 Result: TypeAlias = PerformanceResult | PerformanceArray
 Key: TypeAlias = tuple[str, tuple[ParamValue, ...]]  # a kind and values of its parameters
@@ -313,11 +314,23 @@ def _closest(groups: list[Group], params: Params) -> int:
 
 
 def _powers(group: Group) -> Group | None:
-    """The group with log W in place of log ratios, where its table has power."""
+    """The rows of the group that have power, log W in place of log ratios; None where too few have it.
+
+    Power takes seconds to measure, so that a table has it for a sparse part of its rows.
+    """
     power = group.rows.power
-    if power is None or not (power > 0).all():
+    if power is None:
         return None
-    return replace(group, ratios=numpy.log(power))
+    known = numpy.isfinite(power) & (power > 0)
+    if known.sum() < min(_FEWEST_POWERS, len(known)):
+        return None
+    return replace(
+        group,
+        rows=group.rows.take(known),
+        points=group.points[known],
+        ratios=numpy.log(power[known]),
+        bounds=group.bounds[known],
+    )
 
 
 def _nearest(table: Table, params: Params) -> str:

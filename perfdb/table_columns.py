@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import pyarrow
 
 FINGERPRINT = ("framework", "version", "device", "kernel_source")
-OPTIONAL = ("power", "spread")  # numbers that a row may lack
+OPTIONAL = ("power", "energy", "idle_power", "spread")  # numbers that a row may lack
 
 
 class RawColumns:

@@ -1,10 +1,11 @@
 """Fit perfdb/empirical.toml: what share of peak and bandwidth, and what launch time, measured kernels of a kind show.
 
-    python tools/fit_empirical.py [--most ROWS]
+    python tools/fit_empirical.py [--most ROWS] [--kinds NAMES]
 
-Rows are those of the newest tables of each backend below; per kind the three numbers minimise the typical error of log
-latency over `--most` rows drawn evenly from the tables. Kinds that no table has keep their entries, which name their
-own source; `other` is the median of the fitted kinds.
+Rows are those of the newest published tables of each backend below, and for kinds that these lack our own; per kind the
+three numbers minimise the typical error of log latency over `--most` rows drawn evenly from the tables. Kinds that no
+table has, or that `--kinds` leaves out, keep their entries, which name their own source; `other` is the median of the
+fitted kinds.
 """
 
 from __future__ import annotations
@@ -34,25 +35,33 @@ from perfdb.tables import read_table  # noqa: E402
 
 SYSTEMS = ("h200_sxm", "b200_sxm")
 BACKENDS = ("trtllm", "vllm", "sglang")
+OURS = (("h100_sxm", "torch"),)  # kinds that the published tables lack
+LEAST_ROWS = 100  # of our own, that three numbers are fitted to
 FILE = ROOT / "perfdb" / "empirical.toml"
 HEADER = "# Shares of peak and bandwidth, and ms of a launch; tools/fit_empirical.py writes those fitted to tables.\n"
 
 
 def tables(kind: OpKind, most: int) -> Iterator[tuple[str, Floats]]:
     """Label, and columns compute ms, memory ms and latency [n, 3], of each table of a kind."""
-    for system in SYSTEMS:
-        for backend in BACKENDS:
-            try:
-                path = find_table(kind, system=system, backend=backend)
-                table = read_table(path, kind)
-            except TraceModelError:  # no such table, or none of its rows
-                continue
-            random = numpy.random.default_rng(0)
-            if len(table) > most:
-                table = table.take(random.choice(len(table), most, replace=False))
-            compute, memory = row_sides(table, load_system(system))
-            columns = numpy.stack([compute, memory, table.latency], axis=1)
-            yield f"{system} {backend} {path.parent.name}", columns[numpy.isfinite(columns).all(1)]
+    published = [(system, backend) for system in SYSTEMS for backend in BACKENDS]
+    found = [one for pair in published for one in _table(kind, *pair, most)]
+    own = [one for pair in OURS for one in _table(kind, *pair, most)]
+    yield from found or (one for one in own if len(one[1]) >= LEAST_ROWS)
+
+
+def _table(kind: OpKind, system: str, backend: str, most: int) -> Iterator[tuple[str, Floats]]:
+    """What `tables` yields of one system and backend, where there is a table."""
+    try:
+        path = find_table(kind, system=system, backend=backend)
+        table = read_table(path, kind)
+    except TraceModelError:  # no such table, or none of its rows
+        return
+    random = numpy.random.default_rng(0)
+    if len(table) > most:
+        table = table.take(random.choice(len(table), most, replace=False))
+    compute, memory = row_sides(table, load_system(system))
+    columns = numpy.stack([compute, memory, table.latency], axis=1)
+    yield f"{system} {backend} {path.parent.name}", columns[numpy.isfinite(columns).all(1)]
 
 
 def fit(rows: Floats) -> dict[str, float]:
@@ -79,11 +88,14 @@ def fit(rows: Floats) -> dict[str, float]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--most", type=int, default=20_000, help="rows of a table at most")
-    most = parser.parse_args().most
+    parser.add_argument("--kinds", default="", help="these alone, joined by commas; `other` stays")
+    options = parser.parse_args()
+    most, wanted = options.most, set(filter(None, options.kinds.split(",")))
     entries: dict[str, Any] = tomllib.loads(FILE.read_text(encoding="utf-8"))
     fitted = {}
     for name, kind in op_kinds().items():
-        found = list(tables(kind, most)) if kind.coordinates else []
+        chosen = kind.coordinates and (not wanted or name in wanted)
+        found = list(tables(kind, most)) if chosen else []
         if found:
             numbers = fit(numpy.concatenate([rows for _, rows in found]))
             source = f"{', '.join(label for label, _ in found)}; {date.today()}"
@@ -93,7 +105,9 @@ def main() -> int:
         key: float(numpy.median([entry[key] for entry in fitted.values()]))
         for key in ("compute", "memory", "launch_ms", "uncertainty")
     }
-    entries |= fitted | {"other": {**middle, "source": "the median of the fitted kinds"}}
+    entries |= fitted
+    if not wanted:
+        entries["other"] = {**middle, "source": "the median of the fitted kinds"}
     parts = [HEADER]
     for name in sorted(entries):
         lines = [

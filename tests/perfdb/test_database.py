@@ -239,6 +239,25 @@ def test_energy_comes_with_a_table_of_power(tmp_path):
         assert found.energy == pytest.approx(500 * float(found))
 
 
+def test_a_few_rows_with_power_serve_all(tmp_path):
+    """Rows without power, nan or an empty cell, keep their times; fewer than four with it say nothing."""
+    path = gemm_table.write(tmp_path)
+    header, *lines = path.read_text().splitlines()
+    known = {count: [len(lines) * i // count for i in range(count)] for count in (3, 8)}
+    times = [float(gemm().query(database(tmp_path), x=m)) for m in (64, 100)]
+    for count, places in known.items():
+        power = [str(400 + i) if i in places else ("nan", "")[i % 2] for i in range(len(lines))]
+        rows = [f"{line},{watts}" for line, watts in zip(lines, power, strict=True)]
+        path.write_text("\n".join([header + ",power", *rows]) + "\n")
+        for m, time in zip((64, 100), times, strict=True):
+            found = gemm().query(database(tmp_path), x=m)
+            assert float(found) == time
+            if count == 3:
+                assert found.energy is None
+            else:
+                assert 300 < found.power < 400 + len(lines) + 100
+
+
 def test_results_survive_json(data):
     """A result is a float: json writes its latency."""
     assert json.loads(json.dumps(gemm().query(database(data), x=64))) > 0
