@@ -26,6 +26,7 @@ from tracer.recorder import (
     Answers,
     Call,
     CallCount,
+    EndlessError,
     Recorder,
     busiest_line,
     too_many_calls,
@@ -88,13 +89,18 @@ def alone(model: nn.Module) -> Iterator[None]:
 
 
 def setting_of(model: nn.Module) -> Setting:
-    """The first setting in which three tokens of one sequence run; raises what the last one raised."""
+    """The first setting in which three tokens of one sequence run; raises what the last one raised. Where the model's
+    code loops without end on as few, that is an error at once, with the line."""
     errors = []
     for kind in KINDS:
         for rows in dict.fromkeys((1, _tables(model))):
             setting = Setting(tensors=kind, rows=rows)
             try:
-                setting.fill(model, 1, 3)
+                with CallCount(MOST_CALLS):
+                    setting.fill(model, 1, 3)
+            except EndlessError:
+                _calls(model, setting, 1, 3)  # raises the error that names the line
+                raise
             except Exception as error:  # noqa: BLE001 - any failure of the model's own code: another setting may run
                 errors.append(error)
             else:

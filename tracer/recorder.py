@@ -58,8 +58,8 @@ class Call:
 def too_many_calls(line: str) -> UnsupportedModelError:
     """The error for a pass that would never end: most of its calls come from `line`."""
     return UnsupportedModelError(
-        f"a forward pass over a long sequence makes over {MOST_CALLS} operator calls, most of them at "
-        f"{line or 'lines outside the model'}: it loops over the tokens in Python.",
+        f"a forward pass makes over {MOST_CALLS} operator calls, most of them at "
+        f"{line or 'lines outside the model'}: it loops in Python, over the tokens or as often as the config says.",
         hint="Such a loop needs a boundary, see tracer/boundaries/.",
     )
 
@@ -78,12 +78,16 @@ def busiest_line(calls: Sequence[Call]) -> str:
     return Counter(c.origin.source for c in calls).most_common(1)[0][0] if calls else ""
 
 
-class CallCount(TorchDispatchMode):
-    """Counts the operator calls made inside it."""
+class EndlessError(Exception):
+    """A pass that only counts its calls made too many of them."""
 
-    def __init__(self) -> None:
+
+class CallCount(TorchDispatchMode):
+    """Counts the operator calls made inside it; EndlessError where they are more than `most`."""
+
+    def __init__(self, most: int | None = None) -> None:
         super().__init__()
-        self.calls = 0
+        self.calls, self._most = 0, most
 
     def __torch_dispatch__(
         self,
@@ -93,6 +97,8 @@ class CallCount(TorchDispatchMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         self.calls += 1
+        if self._most is not None and self.calls > self._most:
+            raise EndlessError
         return func(*args, **(kwargs or {}))
 
 

@@ -67,5 +67,5 @@ def test_a_branch_of_one_length_is_an_error():
 def test_a_cell_per_token_is_one_error(kind):
     """A recurrence that torch runs token by token is named with its line, at once."""
     parts = {"device": "meta", "dtype": torch.bfloat16, "batch_first": True}
-    with pytest.raises(Exception, match=r"test_masks.py:\d+: it loops over the tokens"):
+    with pytest.raises(Exception, match=r"test_masks.py:\d+: it loops in Python, over the tokens"):
         toy.matched(lambda m, x: m.cell(x)[0], cell=kind(toy.WIDTH, toy.WIDTH, **parts))

@@ -13,7 +13,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 from oplib.errors import UnsupportedModelError
 from oplib.symbols import B, P, S, evaluate, parse_expr
 from tests.tracer import small_models, toy
-from tracer import analysis
+from tracer import analysis, passes, recorder
 from tracer import trace as trace_module
 from tracer.cache import run
 from tracer.carried import Carried
@@ -267,7 +267,7 @@ def loop(_self, x):
 def test_a_loop_over_tokens_is_refused_with_its_line():
     """Long workloads would never end: refused from two short passes, with the line that loops."""
     with pytest.raises(
-        UnsupportedModelError, match=r"test_passes\.py:\d+: it loops over the tokens"
+        UnsupportedModelError, match=r"test_passes\.py:\d+: it loops in Python, over the tokens"
     ):
         capture(toy.Toy(loop).eval())
 
@@ -275,6 +275,20 @@ def test_a_loop_over_tokens_is_refused_with_its_line():
 def each_sequence(_self, x):
     """A call for each sequence of the batch."""
     return torch.stack([row * 2 for row in x])
+
+
+def test_a_loop_as_long_as_the_config_says_is_refused_with_its_line(monkeypatch):
+    """A count of two thousand millions in a config ends in an error at once, not in hours."""
+
+    def body(_m, x):
+        for _ in range(2**31):
+            x = x + 1
+        return x
+
+    for module in (passes, recorder):
+        monkeypatch.setattr(module, "MOST_CALLS", 500)
+    with pytest.raises(UnsupportedModelError, match=r"500 operator calls.* at test_passes\.py:\d+"):
+        capture(toy.Toy(body).eval())
 
 
 def test_a_loop_over_the_batch_is_refused_with_its_line():
