@@ -19,12 +19,13 @@ from oplib.errors import InvalidInputError, PerfDataNotAvailableError
 from oplib.kind import Dims, OpKind
 from oplib.op import Op
 from oplib.params import Params, ParamValue
-from perfdb.arrays import Floats
-from perfdb.efficiency import Group, groups_of
+from perfdb.arrays import Floats, Ints
+from perfdb.efficiency import Group, coordinates, groups_of, sized
 from perfdb.empirical import efficiency_of
 from perfdb.estimator import Estimator
 from perfdb.foreign import find_tables
 from perfdb.performance import PerformanceArray, PerformanceResult, Ranks, origin_rank, spread
+from perfdb.places import Places
 from perfdb.response import EXTRAPOLATED, Response
 from perfdb.speed_of_light import busy_ms
 from perfdb.substitutes import runnable
@@ -96,6 +97,7 @@ class PerfDatabase:
         self._tables: dict[str, list[Table] | str] = {}
         self._entries: dict[Key, Entry] = {}
         self._groups: dict[Key, list[Group]] = {}
+        self._told: dict[str, list[str]] = {}  # parameters in which rows of a kind are told apart
         self._fits: dict[tuple[Key, int], Fit] = {}
 
     @classmethod
@@ -236,10 +238,13 @@ class PerfDatabase:
 
     def _fit(self, table: Table, params: Params) -> Fit | None:
         """The estimators of the rows that agree with `params`: one pair for all ops between these rows."""
-        key = (table.kind.name, tuple(params[name] for name in _matching(table.kind)))
+        tables = self._tables[table.kind.name]
+        assert not isinstance(tables, str)
+        if table.kind.name not in self._told:
+            self._told[table.kind.name] = [*_matching(table.kind), *_told_apart(tables)]
+        told = self._told[table.kind.name]
+        key = (table.kind.name, tuple(params[name] for name in told))
         if key not in self._groups:
-            tables = self._tables[table.kind.name]
-            assert not isinstance(tables, str)
             self._groups[key] = [
                 group for one in tables for group in _groups(one, params, self.system)
             ]
@@ -293,22 +298,53 @@ def _matching(kind: OpKind) -> list[str]:
     return [param.name for param in kind.params if param.name not in skipped]
 
 
+def _told_apart(tables: list[Table]) -> list[str]:
+    """Immaterial parameters in which rows of the tables differ."""
+    return [
+        name
+        for name in tables[0].kind.immaterial
+        if len({_plain(value) for table in tables for value in table.params[name].values}) > 1
+    ]
+
+
+def _plain(value: Any) -> Any:  # Any: a number or text of numpy, or a plain one
+    return value.item() if isinstance(value, numpy.generic) else value
+
+
 def _groups(table: Table, params: Params, system: System) -> list[Group]:
-    """The rows that answer an op with these parameters; the groups differ in what is immaterial."""
+    """The rows that answer an op with these parameters; at each place those that agree in most of what is
+    immaterial."""
+    kind = table.kind
     chosen = numpy.ones(len(table), dtype=bool)
-    for name in _matching(table.kind):
+    for name in _matching(kind):
         chosen &= table.columns[name] == params[name]
-    return list(groups_of(table.take(chosen), system)) if chosen.any() else []
+    if not chosen.any():
+        return []
+    rows = table.take(chosen)
+    if _told_apart([rows]):
+        rows = rows.take(sized(rows))
+        agreed = _agreement(rows, params)
+        codes = numpy.unique(Places(coordinates(kind, rows.columns)).codes, return_inverse=True)[1]
+        most = numpy.zeros(len(rows), dtype=agreed.dtype)
+        numpy.maximum.at(most, codes, agreed)
+        rows = rows.take(agreed == most[codes])
+    return list(groups_of(rows, system, _matching(kind)))
+
+
+def _agreement(rows: Table, params: Params) -> Ints:
+    """In how many immaterial parameters each row agrees."""
+    agreed: Ints = numpy.zeros(len(rows), dtype=numpy.intp)
+    for name in rows.kind.immaterial:
+        agreed += rows.columns[name] == params[name]
+    return agreed
 
 
 def _closest(groups: list[Group], params: Params) -> int:
-    """The place of the group that agrees with `params` in most of what is immaterial; of several, of the largest."""
+    """The place of the group whose rows agree most with `params` in what is immaterial; of equals, of the largest."""
 
-    def fits(place: int) -> tuple[int, int]:
+    def fits(place: int) -> tuple[float, int]:
         group = groups[place]
-        names = group.rows.kind.immaterial
-        agreed = sum(group.shared.get(name) == params[name] for name in names)
-        return agreed, len(group.ratios)
+        return float(_agreement(group.rows, params).mean()), len(group.ratios)
 
     return max(range(len(groups)), key=fits)
 

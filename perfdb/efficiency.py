@@ -8,7 +8,7 @@ of p + 1 where a size may be 0.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,16 +44,17 @@ class Group:
     launch: float
 
 
-def groups_of(table: Table, system: System) -> Iterator[Group]:
+def groups_of(table: Table, system: System, names: Sequence[str] | None = None) -> Iterator[Group]:
     """The groups of a table, rows in the order of the file. Rows whose parameters or sizes describe no op of the kind,
     or whose time is no positive number, are left out; of several rows at one place the one that counts stays
-    (`perfdb.row_choice`)."""
+    (`perfdb.row_choice`). `names` are the parameters that tell groups apart, all but coordinates where not given."""
     kind = table.kind
     timed = numpy.isfinite(table.latency) & (table.latency > 0) & sized(table)
     if not timed.all():
         table = table.take(timed)
-    names = [param.name for param in kind.params if param.name not in kind.coordinates]
-    for shared, places in table.split(names):
+    if names is None:
+        names = [param.name for param in kind.params if param.name not in kind.coordinates]
+    for shared, places in table.split(list(names)):
         rows = table.take(places)
         codes = Places(coordinates(kind, rows.columns)).codes
         if len(numpy.unique(codes)) < len(codes):

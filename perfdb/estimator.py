@@ -121,10 +121,13 @@ def gaps_of(group: Group) -> Floats:
         same = (there >= 0) & (there < count)
         same[same] = lines[there[same]] == lines[same]
         beside[same] = ratios[there[same]]
-    enough = numpy.isfinite(near).sum(axis=0) >= 2
+    found = numpy.isfinite(near).sum(axis=0)
+    near.sort(axis=0)  # what is not there comes last
+    rows = numpy.flatnonzero(found >= 2)
+    middle = (near[(found[rows] - 1) // 2, rows] + near[found[rows] // 2, rows]) / 2
+    off = numpy.abs(ratios[rows] - middle)
     gaps = numpy.zeros(count)
-    off = numpy.abs(ratios[enough] - numpy.nanmedian(near[:, enough], axis=0))
-    gaps[order[enough]] = numpy.where(off > numpy.log(NEIGHBOURS), off, 0.0)
+    gaps[order[rows]] = numpy.where(off > numpy.log(NEIGHBOURS), off, 0.0)
     return gaps
 
 

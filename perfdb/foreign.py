@@ -25,6 +25,9 @@ from perfdb.systems import list_systems
 
 PACKAGE = "aiconfigurator_core"
 OWN_DATA = Path(__file__).with_name("data")
+_INSTALL = (
+    "Install it (pip install 'trace-model[foreign]'), or name a folder of tables with --data."
+)
 _ENDINGS = (".txt", ".parquet")
 
 
@@ -45,7 +48,7 @@ def data_folder() -> Path:
     if found is None or not found.submodule_search_locations:
         raise PerfDataNotAvailableError(
             "The package aiconfigurator-core is not installed, so its tables cannot be read.",
-            "Install it (pip install 'trace-model[foreign]'), or name a folder of tables with --data.",
+            _INSTALL,
         )
     return Path(next(iter(found.submodule_search_locations))) / "systems" / "data"
 
@@ -163,6 +166,8 @@ def all_tables(system: str, data: Path | None = None) -> list[Location]:
         hint = f"A folder of tables holds {system}/BACKEND/VERSION/TABLE.txt; docs/tables.md describes it."
     if system not in list_systems() and system not in with_tables:
         raise UnknownSystemError(f"Unknown system {system!r}.", hint)
+    if importlib.util.find_spec(PACKAGE) is None:
+        hint += f" The package aiconfigurator-core has more. {_INSTALL}"
     raise PerfDataNotAvailableError(f"No tables of {system}.", hint)
 
 
