@@ -6,28 +6,20 @@ import argparse
 import json
 import random
 import sys
-import traceback
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, NoReturn, TypeAlias
+from typing import Any, TypeAlias
 
 import oplib
 from collector.log import OK, Json, latest, read_log, verify
 from oplib.case import Case
-from oplib.errors import InvalidInputError, TraceModelError
+from oplib.command_line import Parser, run_command
+from oplib.errors import InvalidInputError
 from oplib.op import kind
 
 _GPU_SECONDS, _CPU_SECONDS = 0.25, 0.02  # for the samples of a case; a CPU's times are for tests
 WHATS = ("time", "power", "check", "names")
 Options: TypeAlias = argparse.Namespace
-
-
-class Parser(argparse.ArgumentParser):
-    """An argument parser whose errors are this project's errors."""
-
-    def error(self, message: str) -> NoReturn:
-        """Raise instead of printing the usage."""
-        raise InvalidInputError(message, "See collect-ops --help.")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -150,17 +142,7 @@ def _add_results(found: argparse.ArgumentParser) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; the exit status."""
-    given = sys.argv[1:] if arguments is None else arguments
-    try:
-        options = parser().parse_args(given)
-        return _act(options)
-    except TraceModelError as error:
-        if "--debug" in given:
-            traceback.print_exc()
-        print(f"collect-ops: {error}", file=sys.stderr)
-        if "--json" in given:
-            print(json.dumps({"error": error.to_json()}))
-        return error.exit_code
+    return run_command("collect-ops", lambda given: _act(parser().parse_args(given)), arguments)
 
 
 def _act(options: Options) -> int:
