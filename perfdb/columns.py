@@ -57,7 +57,7 @@ class Coded:
 
     def each(self, value: Callable[[Any], Value]) -> Coded:
         """`value` of what each row has; values that become equal share a code."""
-        found = [value(_plain(one)) for one in self.values]
+        found = [value(plain(one)) for one in self.values]
         distinct = list(dict.fromkeys(found))
         place = numpy.array([distinct.index(one) for one in found], dtype=numpy.int32)
         return Coded(values=_array(distinct), codes=place[self.codes])
@@ -109,5 +109,6 @@ def _array(values: list[Any]) -> Column:  # Any: parameter values
     return numpy.array(values, dtype=None if types <= {int, float} or types == {bool} else object)
 
 
-def _plain(value: Any) -> Any:  # Any: a numpy scalar or an object
+def plain(value: Any) -> Any:  # Any: a numpy scalar or an object
+    """A number or text of numpy as one of Python."""
     return value.item() if isinstance(value, numpy.generic) else value

@@ -20,6 +20,7 @@ from oplib.kind import Dims, OpKind
 from oplib.op import Op
 from oplib.params import Params, ParamValue
 from perfdb.arrays import Floats, Ints
+from perfdb.columns import plain
 from perfdb.efficiency import Group, coordinates, groups_of, sized
 from perfdb.empirical import efficiency_of
 from perfdb.estimator import Estimator
@@ -61,11 +62,15 @@ class Entry:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fit:
-    """The estimators of one group of rows: of latency, and of log W where the table has power; its `launch` in ms."""
+    """The estimators of one group of rows: of latency, and of log W where the table has power."""
 
     latency: Estimator
     power: Estimator | None
-    launch: float
+
+    @property
+    def launch(self) -> float:
+        """ms of a kernel of these rows that has nothing to do."""
+        return self.latency.group.launch
 
     @property
     def fastest(self) -> float:
@@ -96,9 +101,8 @@ class PerfDatabase:
         self.notes: dict[str, None] = {}  # a set that keeps the order
         self._tables: dict[str, list[Table] | str] = {}
         self._entries: dict[Key, Entry] = {}
-        self._groups: dict[Key, list[Group]] = {}
         self._told: dict[str, list[str]] = {}  # parameters in which rows of a kind are told apart
-        self._fits: dict[tuple[Key, int], Fit] = {}
+        self._fits: dict[Key, Fit | None] = {}
 
     @classmethod
     def load(
@@ -244,23 +248,10 @@ class PerfDatabase:
             self._told[table.kind.name] = [*_matching(table.kind), *_told_apart(tables)]
         told = self._told[table.kind.name]
         key = (table.kind.name, tuple(params[name] for name in told))
-        if key not in self._groups:
-            self._groups[key] = [
-                group for one in tables for group in _groups(one, params, self.system)
-            ]
-        groups = self._groups[key]
-        if not groups:
-            return None
-        chosen = _closest(groups, params)
-        if (key, chosen) not in self._fits:
-            group = groups[chosen]
-            power = _powers(group)
-            self._fits[key, chosen] = Fit(
-                latency=Estimator.fit(group),
-                power=None if power is None else Estimator.fit(power),
-                launch=group.launch,
-            )
-        return self._fits[key, chosen]
+        if key not in self._fits:
+            groups = [group for one in tables for group in _groups(one, params, self.system)]
+            self._fits[key] = _fit_of(_closest(groups, params)) if groups else None
+        return self._fits[key]
 
     def _silicon(self, entry: Entry, dims: Dims, bound: Floats) -> Result:
         assert entry.latency is not None
@@ -303,12 +294,8 @@ def _told_apart(tables: list[Table]) -> list[str]:
     return [
         name
         for name in tables[0].kind.immaterial
-        if len({_plain(value) for table in tables for value in table.params[name].values}) > 1
+        if len({plain(value) for table in tables for value in table.params[name].values}) > 1
     ]
-
-
-def _plain(value: Any) -> Any:  # Any: a number or text of numpy, or a plain one
-    return value.item() if isinstance(value, numpy.generic) else value
 
 
 def _groups(table: Table, params: Params, system: System) -> list[Group]:
@@ -339,14 +326,18 @@ def _agreement(rows: Table, params: Params) -> Ints:
     return agreed
 
 
-def _closest(groups: list[Group], params: Params) -> int:
-    """The place of the group whose rows agree most with `params` in what is immaterial; of equals, of the largest."""
+def _closest(groups: list[Group], params: Params) -> Group:
+    """The group whose rows agree most with `params` in what is immaterial; of equals, the largest."""
 
-    def fits(place: int) -> tuple[float, int]:
-        group = groups[place]
+    def fits(group: Group) -> tuple[float, int]:
         return float(_agreement(group.rows, params).mean()), len(group.ratios)
 
-    return max(range(len(groups)), key=fits)
+    return max(groups, key=fits)
+
+
+def _fit_of(group: Group) -> Fit:
+    power = _powers(group)
+    return Fit(latency=Estimator.fit(group), power=None if power is None else Estimator.fit(power))
 
 
 def _powers(group: Group) -> Group | None:
