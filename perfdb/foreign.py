@@ -167,7 +167,7 @@ def all_tables(system: str, data: Path | None = None) -> list[Location]:
     if system not in list_systems() and system not in with_tables:
         raise UnknownSystemError(f"Unknown system {system!r}.", hint)
     if importlib.util.find_spec(PACKAGE) is None:
-        hint += f" The package aiconfigurator-core has more. {_INSTALL}"
+        hint += f" The package aiconfigurator-core, which has more, is not installed. {_INSTALL}"
     raise PerfDataNotAvailableError(f"No tables of {system}.", hint)
 
 
