@@ -55,6 +55,18 @@ class Coded:
         """The rows that a mask or an index array chooses."""
         return Coded(values=self.values, codes=self.codes[chosen])
 
+    def equal(self, value: Any) -> NDArray[numpy.bool_]:  # Any: a parameter value
+        """Which rows have `value`."""
+        same = numpy.array([bool(one == value) for one in self.values], dtype=bool)
+        return same[self.codes]
+
+    @property
+    def used(self) -> list[Any]:  # Any: parameter values
+        """The values that occur, as plain ones."""
+        there = numpy.zeros(len(self.values), dtype=bool)
+        there[self.codes] = True
+        return [plain(value) for value in self.values[there]]
+
     def each(self, value: Callable[[Any], Value]) -> Coded:
         """`value` of what each row has; values that become equal share a code."""
         found = [value(plain(one)) for one in self.values]

@@ -6,7 +6,7 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from importlib.resources import files
+from pathlib import Path
 from itertools import product
 from types import MappingProxyType
 from typing import Any
@@ -34,7 +34,7 @@ class Model:
 
 @cache
 def _entries() -> Mapping[str, Any]:  # Any: a TOML file
-    text = (files("perfdb") / FILE).read_text(encoding="utf-8")
+    text = Path(__file__).with_name(FILE).read_text(encoding="utf-8")
     return MappingProxyType(tomllib.loads(text))
 
 

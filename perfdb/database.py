@@ -24,7 +24,7 @@ from perfdb.columns import plain
 from perfdb.efficiency import Group, coordinates, groups_of, sized
 from perfdb.empirical import efficiency_of
 from perfdb.estimator import Estimator
-from perfdb.foreign import find_tables
+from perfdb.foreign import Shelf
 from perfdb.performance import PerformanceArray, PerformanceResult, Ranks, origin_rank, spread
 from perfdb.places import Places
 from perfdb.response import EXTRAPOLATED, Response
@@ -99,6 +99,7 @@ class PerfDatabase:
         self.system, self.backend, self.version, self.data = system, backend, version, data
         self.mode = mode.lower()
         self.notes: dict[str, None] = {}  # a set that keeps the order
+        self._shelf: Shelf | None = None
         self._tables: dict[str, list[Table] | str] = {}
         self._entries: dict[Key, Entry] = {}
         self._told: dict[str, list[str]] = {}  # parameters in which rows of a kind are told apart
@@ -196,8 +197,7 @@ class PerfDatabase:
         if not self.backend:
             return "no backend was named"
         try:
-            paths = find_tables(
-                kind,
+            shelf = self._shelf = self._shelf or Shelf.of(
                 system=self.system.id,
                 backend=self.backend,
                 version=self.version,
@@ -205,8 +205,9 @@ class PerfDatabase:
             )
         except PerfDataNotAvailableError as error:
             return error.message
+        paths = shelf.tables(kind)
         found: list[Table] = []
-        missing = ""
+        missing = "" if paths else shelf.lack(kind)
         for path in paths:
             if found and path.parent != found[0].path.parent:
                 continue
@@ -304,7 +305,7 @@ def _groups(table: Table, params: Params, system: System) -> list[Group]:
     kind = table.kind
     chosen = numpy.ones(len(table), dtype=bool)
     for name in _matching(kind):
-        chosen &= table.columns[name] == params[name]
+        chosen &= table.params[name].equal(params[name])
     if not chosen.any():
         return []
     rows = table.take(chosen)
@@ -322,7 +323,7 @@ def _agreement(rows: Table, params: Params) -> Ints:
     """In how many immaterial parameters each row agrees."""
     agreed: Ints = numpy.zeros(len(rows), dtype=numpy.intp)
     for name in rows.kind.immaterial:
-        agreed += rows.columns[name] == params[name]
+        agreed += rows.params[name].equal(params[name])
     return agreed
 
 
@@ -363,10 +364,10 @@ def _powers(group: Group) -> Group | None:
 def _nearest(table: Table, params: Params) -> str:
     """What the rows have that agree with `params` in most: the values in which they differ."""
     names = _matching(table.kind)
-    same = numpy.stack([table.columns[name] == params[name] for name in names])
+    same = numpy.stack([table.params[name].equal(params[name]) for name in names])
     best = table.take(same.sum(axis=0) == same.sum(axis=0).max())
-    differs = [name for name in names if (best.columns[name] != params[name]).all()]
-    found = {name: sorted({str(value) for value in best.columns[name]}) for name in differs}
+    differs = [name for name in names if not best.params[name].equal(params[name]).any()]
+    found = {name: sorted(map(str, best.params[name].used)) for name in differs}
     if not found:  # their sizes or times are none
         return "Its rows of these parameters have no usable times."
     return "Nearest: " + "; ".join(f"{name} {', '.join(v[:8])}" for name, v in found.items()) + "."

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from oplib.errors import InvalidInputError
 from oplib.kind import OpKind
 from oplib.params import ParamValue
-from perfdb.arrays import Floats
+from perfdb.arrays import Floats, distinct
 from perfdb.places import Places
 from perfdb.row_choice import rows_that_count
 from perfdb.speed_of_light import busy_ms
@@ -57,7 +57,7 @@ def groups_of(table: Table, system: System, names: Sequence[str] | None = None) 
     for shared, places in table.split(list(names)):
         rows = table.take(places)
         codes = Places(coordinates(kind, rows.columns)).codes
-        if len(numpy.unique(codes)) < len(codes):
+        if len(distinct(codes)) < len(codes):
             rows = rows.take(rows_that_count(rows))
         bounds = bounds_of(rows, system)
         known = numpy.isfinite(bounds)
@@ -76,7 +76,10 @@ def groups_of(table: Table, system: System, names: Sequence[str] | None = None) 
 
 def _floor_ms(latency: Floats) -> float:
     """Just under the shortest times of a group, but for a few that may be mistakes."""
-    return max(0.9 * float(numpy.quantile(latency, 0.01)), _LEAST_LAUNCH_MS)
+    place = 0.01 * (len(latency) - 1)  # the first hundredth, as numpy.quantile has it for more
+    below, above = int(place), min(int(place) + 1, len(latency) - 1)
+    ends = numpy.partition(latency, (below, above))[[below, above]]
+    return max(0.9 * float(ends[0] + (ends[1] - ends[0]) * (place - below)), _LEAST_LAUNCH_MS)
 
 
 def sized(table: Table) -> NDArray[numpy.bool_]:

@@ -10,7 +10,7 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
-from importlib.resources import files
+from pathlib import Path
 from types import MappingProxyType
 
 from oplib.arithmetic import Amount, maximum
@@ -37,7 +37,7 @@ class Efficiency:
 @cache
 def efficiencies() -> Mapping[str, Efficiency]:
     """The stated efficiency per op kind, and `other` for the rest."""
-    text = (files("perfdb") / FILE).read_text(encoding="utf-8")
+    text = Path(__file__).with_name(FILE).read_text(encoding="utf-8")
     return MappingProxyType(
         {name: Efficiency(**entry) for name, entry in tomllib.loads(text).items()}
     )

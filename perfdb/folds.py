@@ -10,7 +10,7 @@ from typing import TypeAlias
 import numpy
 from numpy.typing import NDArray
 
-from perfdb.arrays import Ints
+from perfdb.arrays import Ints, distinct
 from perfdb.efficiency import Group
 from perfdb.places import Places
 
@@ -40,7 +40,7 @@ def line_of(group: Group) -> tuple[int, Ints]:
     """The coordinate with most values among the dims, and a number per combination of all others."""
     kind = group.rows.kind
     dims = [i for i, name in enumerate(kind.coordinates) if name in kind.dims]
-    along = max(dims, key=lambda i: len(numpy.unique(group.points[:, i])))
+    along = max(dims, key=lambda i: len(distinct(group.points[:, i])))
     others = numpy.delete(group.points, along, axis=1)
     return along, numpy.unique(Places(others).codes, return_inverse=True)[1]
 
@@ -77,7 +77,7 @@ def _beyond(group: Group, coordinates: list[int]) -> Mask:
     """Rows in the uppermost fifth of the values of each of these coordinates."""
     beyond = numpy.ones(len(group.points), dtype=bool)
     for i in coordinates:
-        values = numpy.unique(group.points[:, i])
+        values = distinct(group.points[:, i])
         beyond &= group.points[:, i] > values[max(int(len(values) * 0.8) - 1, 0)]
     return beyond
 

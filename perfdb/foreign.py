@@ -79,6 +79,62 @@ def available(data: Path | None = None) -> list[tuple[str, str, str, list[str]]]
     return [(*key, sorted(found[key])) for key in keys]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shelf:
+    """The tables of a system as one backend asks them: those of `version` first, and of no other where it is `named`.
+
+    A table that belongs to another backend (NCCL's) goes by the newest version of its own.
+    """
+
+    system: str
+    backend: str
+    version: str
+    named: bool
+    there: tuple[Location, ...]
+
+    @classmethod
+    def of(
+        cls, *, system: str, backend: str, version: str = "", data: Path | None = None
+    ) -> Shelf:
+        """That of a backend; without a version its main one (`main_version`) is asked first."""
+        there = all_tables(system, data)
+        main = settle_version(there, system=system, backend=backend, version=version)
+        return cls(
+            system=system, backend=backend, version=main, named=bool(version), there=tuple(there)
+        )
+
+    def tables(self, kind: OpKind) -> list[Path]:
+        """Every file with measurements of a kind, the one that counts most in front.
+
+        The formats of the kind in their order, then versions: the named one alone, or the main one, then older ones
+        from new to old, then newer ones. Of two folders with the same file the first of `data_folders` counts.
+        """
+        paths: list[Path] = []
+        for form in kind.table_formats:
+            owner = form.backend or self.backend
+            of_stem = [
+                one for one in self.there if one.backend == owner and one.path.stem == form.stem
+            ]
+            found: dict[str, Path] = {}
+            for one in sorted(of_stem, key=lambda one: one.root):
+                found.setdefault(one.version, one.path)
+            if self.named and owner == self.backend:
+                paths += [found[self.version]] if self.version in found else []
+            else:
+                newest = max(found, key=release, default="")
+                wanted = self.version if owner == self.backend else newest
+                paths.extend(found[name] for name in _by_closeness(found, wanted))
+        return paths
+
+    def lack(self, kind: OpKind) -> str:
+        """The sentence that says of a kind that it has no table here."""
+        stems = " or ".join(form.stem for form in kind.table_formats)
+        return (
+            f"No table {stems} of {self.system}/{self.backend}/{self.version}, so {kind.name} has no measurements "
+            "there."
+        )
+
+
 def find_table(
     kind: OpKind, *, system: str, backend: str, version: str = "", data: Path | None = None
 ) -> Path:
@@ -89,32 +145,15 @@ def find_table(
 def find_tables(
     kind: OpKind, *, system: str, backend: str, version: str = "", data: Path | None = None
 ) -> list[Path]:
-    """Every file with measurements of a kind, the one that counts most in front.
-
-    The formats of the kind in their order, then versions: the named one alone, or, where none is named, the main
-    version (`main_version`), then older ones from new to old, then newer ones. A table that belongs to another
-    backend (NCCL's) goes by the newest version of its own. Of two folders with the same file the first of
-    `data_folders` counts.
-    """
-    there = all_tables(system, data)
-    main = settle_version(there, system=system, backend=backend, version=version)
-    paths: list[Path] = []
-    for form in kind.table_formats:
-        owner = form.backend or backend
-        of_stem = [one for one in there if one.backend == owner and one.path.stem == form.stem]
-        found: dict[str, Path] = {}
-        for one in sorted(of_stem, key=lambda one: one.root):
-            found.setdefault(one.version, one.path)
-        if version and owner == backend:
-            found = {version: found[version]} if version in found else {}
-            paths.extend(found.values())
-        else:
-            newest = max(found, key=release, default="")
-            wanted = main if owner == backend else newest
-            paths.extend(found[name] for name in _by_closeness(found, wanted))
-    if not paths:
-        raise _no_table(kind, system, backend, main, data)
-    return paths
+    """`Shelf.tables`; where there are none, an error that lists who has the kind."""
+    shelf = Shelf.of(system=system, backend=backend, version=version, data=data)
+    if paths := shelf.tables(kind):
+        return paths
+    stems = {form.stem for form in kind.table_formats}
+    owners = [f"{at[0]}/{at[1]}/{at[2]}" for at in available(data) if stems & set(at[3])]
+    raise PerfDataNotAvailableError(
+        shelf.lack(kind), f"There are: {', '.join(owners) or 'none of this op'}."
+    )
 
 
 def settle_version(there: list[Location], *, system: str, backend: str, version: str = "") -> str:
@@ -217,18 +256,3 @@ def _locations(folder: Path, system: str, root: int = 0) -> Iterator[Location]:
 
 def _folders(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if path.is_dir())
-
-
-def _no_table(
-    kind: OpKind, system: str, backend: str, version: str, data: Path | None
-) -> PerfDataNotAvailableError:
-    stems = [form.stem for form in kind.table_formats]
-    there = [
-        f"{place[0]}/{place[1]}/{place[2]}"
-        for place in available(data)
-        if set(stems) & set(place[3])
-    ]
-    return PerfDataNotAvailableError(
-        f"No table {' or '.join(stems)} of {system}/{backend}/{version}, so {kind.name} has no measurements there.",
-        f"There are: {', '.join(there) or 'none of this op'}.",
-    )

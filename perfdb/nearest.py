@@ -8,6 +8,7 @@ too small to matter and large enough to decide.
 from __future__ import annotations
 
 import sys
+from functools import lru_cache
 from typing import Any
 
 import numpy
@@ -20,14 +21,18 @@ _MOVE = 1e-6  # in units of the coordinates
 _GOLDEN = 0.618_033_988_749_895  # multiples of it, modulo 1, never meet
 
 
+@lru_cache(maxsize=4)
+def _moves(count: int, dims: int) -> Floats:
+    """By how much each of `count` points is moved in each of `dims`."""
+    moves: Floats = _MOVE * (numpy.arange(count)[:, None] * _GOLDEN ** numpy.arange(1, dims + 1) % 1)
+    return moves
+
+
 class Nearest:
     """Points [n, d] among which neighbours are searched."""
 
     def __init__(self, points: Floats) -> None:
-        count, dims = points.shape
-        step = _GOLDEN ** numpy.arange(1, dims + 1)
-        moves = numpy.arange(count)[:, None] * step % 1.0
-        self._points: Floats = points + _MOVE * moves
+        self._points: Floats = points + _moves(*points.shape)
         self._compared = 0
         self._tree: Any = None  # scipy's, built when there are many places
 

@@ -13,12 +13,12 @@ class Places:
     """A number per place of points [n, d], the same for rows at one place."""
 
     def __init__(self, points: Floats) -> None:
-        self._values: list[Floats] = []
+        self.values: list[Floats] = []  # of each coordinate, ascending
         self.codes: Ints = numpy.zeros(len(points), dtype=numpy.intp)
         for column in points.T:
-            values = numpy.unique(column)
+            values = numpy.sort(column)
             values = values[numpy.diff(values, prepend=-numpy.inf) > _SAME]
-            self._values.append(values)
+            self.values.append(values)
             self.codes = self.codes * len(values) + self._nearest(values, column)
         self._order = numpy.argsort(self.codes, kind="stable")
         self._sorted = self.codes[self._order]
@@ -27,7 +27,7 @@ class Places:
         """The first row at each of `points` [q, d]; -1 where there is none."""
         codes = numpy.zeros(len(points), dtype=numpy.intp)
         there = numpy.ones(len(points), dtype=bool)
-        for values, column in zip(self._values, points.T, strict=True):
+        for values, column in zip(self.values, points.T, strict=True):
             nearest = self._nearest(values, column)
             there &= numpy.abs(values[nearest] - column) <= _SAME
             codes = codes * len(values) + nearest

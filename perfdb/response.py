@@ -17,7 +17,7 @@ import numpy
 from oplib.arithmetic import Amount
 from oplib.kind import OpKind
 from oplib.params import Params
-from perfdb.arrays import Floats, Ints
+from perfdb.arrays import Floats, Ints, distinct
 from perfdb.estimator import Estimator
 from perfdb.performance import Ranks, origin_rank
 
@@ -45,7 +45,7 @@ class Response:
             ]
         )
         self._column = [kind.coordinates.index(name) for name in self._dims]
-        self.knots = [_knots(numpy.unique(estimator.group.points[:, i])) for i in self._column]
+        self.knots = [_knots(estimator.places.values[i]) for i in self._column]
         shape = tuple(len(knots) for knots in self.knots)
         self._value = numpy.full(shape, numpy.nan)
         self._deviation = numpy.full(shape, numpy.nan)
@@ -132,7 +132,7 @@ class Response:
             nodes = nodes * count + more
         value = self._value.ravel()[nodes]
         if numpy.isnan(value).any():
-            self._fill(numpy.unique(nodes[numpy.isnan(value)]))
+            self._fill(distinct(nodes[numpy.isnan(value)]))
             value = self._value.ravel()[nodes]
         return value, self._deviation.ravel()[nodes], self._rank.ravel()[nodes]
 

@@ -29,13 +29,12 @@ def runnable(
         )
         params = {**params, "dtype": mode.nearest}
     mode = QUANT_MODES[text(params, "dtype")]
-    if table is None or mode.name in set(table.columns["dtype"]):
+    measured = [] if table is None else table.params["dtype"].used
+    if table is None or mode.name in measured:
         return params, notes
     for other in QUANT_MODES.values():
         widths = (other.weight_bits, other.activation_bits)
-        if widths == (mode.weight_bits, mode.activation_bits) and other.name in set(
-            table.columns["dtype"]
-        ):
+        if widths == (mode.weight_bits, mode.activation_bits) and other.name in measured:
             notes.append(f"{table.path} has no {mode.name} {kind.name}: {other.name} answers.")
             return {**params, "dtype": other.name}, notes
     return params, notes

@@ -6,7 +6,7 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
-from importlib.resources import files
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -25,6 +25,8 @@ UNITS: Mapping[str, float] = MappingProxyType(
         "count": 1.0,
     }
 )
+
+_FOLDER = Path(__file__).with_name("systems")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,8 +78,7 @@ class System:
 
 def list_systems() -> list[str]:
     """The names that `load_system` knows, sorted."""
-    entries = (files("perfdb") / "systems").iterdir()
-    return sorted(entry.name[: -len(".toml")] for entry in entries if entry.name.endswith(".toml"))
+    return sorted(path.stem for path in _FOLDER.glob("*.toml"))
 
 
 @cache
@@ -86,7 +87,7 @@ def load_system(name: str) -> System:
     known = list_systems()
     if name not in known:
         raise UnknownSystemError(f"Unknown system {name!r}.", f"Known: {', '.join(known)}.")
-    text = (files("perfdb") / "systems" / f"{name}.toml").read_text(encoding="utf-8")
+    text = (_FOLDER / f"{name}.toml").read_text(encoding="utf-8")
     try:
         return parse_system(name, tomllib.loads(text))
     except (KeyError, ValueError) as error:

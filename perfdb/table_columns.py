@@ -89,8 +89,8 @@ def read_columns(path: Path, wanted: list[str] | None = None) -> RawColumns:
     except (OSError, pyarrow.ArrowInvalid) as error:
         why = " ".join(str(error).split())[:200]  # a file that is no text spells lines of it
         raise InvalidInputError(f"{path} cannot be read as a table: {why}") from error
-    columns = {
-        name: column.combine_chunks()
+    columns = {  # a lone chunk is as it is: to combine it is to copy it
+        name: column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
         for name, column in zip(table.column_names, table.columns, strict=True)
     }
     if wanted and not columns:
@@ -100,7 +100,7 @@ def read_columns(path: Path, wanted: list[str] | None = None) -> RawColumns:
         )
     for name, column in columns.items():
         if column.null_count and name in OPTIONAL:
-            columns[name] = column.cast(pyarrow.float64()).fill_null(numpy.nan)
+            columns[name] = numpy.array(column.to_pylist(), dtype=numpy.float64)  # None is nan
         elif column.null_count:
             raise InvalidInputError(
                 f"Column {name!r} of {path} is empty in {column.null_count} rows.",
@@ -114,7 +114,12 @@ def _read_parquet(path: Path, wanted: list[str] | None) -> tuple[pyarrow.Table, 
 
     schema = parquet.read_schema(path)
     kept = [name for name in schema.names if wanted is None or name in wanted]
-    texts = [name for name in kept if types.is_string(schema.field(name).type)]
+    # Texts come as codes: to find codes later pyarrow would load all that it can compute.
+    texts = [
+        name
+        for name in kept
+        if types.is_string(type_ := schema.field(name).type) or types.is_large_string(type_)
+    ]
     with parquet.ParquetFile(path, read_dictionary=texts) as file:
         return file.read(columns=kept, use_threads=False), schema.names
 
@@ -123,9 +128,14 @@ def _read_csv(path: Path, wanted: list[str] | None) -> tuple[pyarrow.Table, list
     import pyarrow
     from pyarrow import csv, types
 
-    given = dict.fromkeys(FINGERPRINT, pyarrow.string())
-    given |= dict.fromkeys(OPTIONAL, pyarrow.float64())
-    options = csv.ConvertOptions(strings_can_be_null=False, column_types=given)
+    coded = pyarrow.dictionary(pyarrow.int32(), pyarrow.string())
+    given = dict.fromkeys(FINGERPRINT, coded) | dict.fromkeys(OPTIONAL, pyarrow.float64())
+    options = csv.ConvertOptions(
+        strings_can_be_null=False,
+        column_types=given,
+        auto_dict_encode=True,
+        auto_dict_max_cardinality=2**31 - 1,
+    )
     table = csv.read_csv(path, convert_options=options)
     if twice := [name for name, times in Counter(table.column_names).items() if times > 1]:
         raise InvalidInputError(f"{path} has the column {twice[0]!r} several times.")

@@ -74,9 +74,12 @@ class Table:
         codes = code_of([self.params[name] for name in names], len(self))
         order = numpy.argsort(codes, kind="stable")
         starts = numpy.flatnonzero(numpy.diff(codes[order], prepend=-1))
-        for places in numpy.split(order, starts[1:]) if len(order) else []:
-            first = places[0]
-            yield {name: _value_at(self.params[name], first) for name in names}, places
+        first = order[starts]
+        values = [self.params[name].take(first).decode().tolist() for name in names]
+        ends = [*starts[1:].tolist(), len(order)]
+        for place, (start, end) in enumerate(zip(starts.tolist(), ends, strict=True)):
+            shared = {name: value[place] for name, value in zip(names, values, strict=True)}
+            yield shared, order[start:end]
 
 
 def read_table(path: Path, kind: OpKind) -> Table:
@@ -200,9 +203,3 @@ def _number(text: str) -> Value:
         return float(text)
     except ValueError:
         return text
-
-
-def _value_at(column: Coded, place: int) -> ParamValue:
-    value = column.values[column.codes[place]]
-    plain: ParamValue = value.item() if isinstance(value, numpy.generic) else value
-    return plain
