@@ -6,8 +6,8 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from itertools import product
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 

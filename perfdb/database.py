@@ -19,7 +19,7 @@ from oplib.errors import InvalidInputError, PerfDataNotAvailableError
 from oplib.kind import Dims, OpKind
 from oplib.op import Op
 from oplib.params import Params, ParamValue
-from perfdb.arrays import Floats, Ints
+from perfdb.arrays import Floats, Ints, numbered
 from perfdb.columns import plain
 from perfdb.efficiency import Group, coordinates, groups_of, sized
 from perfdb.empirical import efficiency_of
@@ -312,7 +312,7 @@ def _groups(table: Table, params: Params, system: System) -> list[Group]:
     if _told_apart([rows]):
         rows = rows.take(sized(rows))
         agreed = _agreement(rows, params)
-        codes = numpy.unique(Places(coordinates(kind, rows.columns)).codes, return_inverse=True)[1]
+        codes = numbered(Places(coordinates(kind, rows.columns)).codes)
         most = numpy.zeros(len(rows), dtype=agreed.dtype)
         numpy.maximum.at(most, codes, agreed)
         rows = rows.take(agreed == most[codes])

@@ -10,7 +10,7 @@ from typing import TypeAlias
 import numpy
 from numpy.typing import NDArray
 
-from perfdb.arrays import Ints, distinct
+from perfdb.arrays import Ints, distinct, numbered
 from perfdb.efficiency import Group
 from perfdb.places import Places
 
@@ -33,7 +33,7 @@ def site_of(group: Group) -> Ints:
     """A number per combination of the parameters among the coordinates: one shape, measured at many workloads."""
     kind = group.rows.kind
     shape = [i for i, name in enumerate(kind.coordinates) if name not in kind.dims]
-    return numpy.unique(Places(group.points[:, shape]).codes, return_inverse=True)[1]
+    return numbered(Places(group.points[:, shape]).codes)
 
 
 def line_of(group: Group) -> tuple[int, Ints]:
@@ -42,7 +42,7 @@ def line_of(group: Group) -> tuple[int, Ints]:
     dims = [i for i, name in enumerate(kind.coordinates) if name in kind.dims]
     along = max(dims, key=lambda i: len(distinct(group.points[:, i])))
     others = numpy.delete(group.points, along, axis=1)
-    return along, numpy.unique(Places(others).codes, return_inverse=True)[1]
+    return along, numbered(Places(others).codes)
 
 
 def _point(group: Group) -> Fold:

@@ -93,9 +93,7 @@ class Shelf:
     there: tuple[Location, ...]
 
     @classmethod
-    def of(
-        cls, *, system: str, backend: str, version: str = "", data: Path | None = None
-    ) -> Shelf:
+    def of(cls, *, system: str, backend: str, version: str = "", data: Path | None = None) -> Shelf:
         """That of a backend; without a version its main one (`main_version`) is asked first."""
         there = all_tables(system, data)
         main = settle_version(there, system=system, backend=backend, version=version)

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import numpy
 
-from perfdb.arrays import Ints
+from perfdb.arrays import Ints, numbered
 from perfdb.columns import Codes, code_of, codes_of
 from perfdb.tables import Table
 
@@ -25,18 +25,19 @@ def keys_of(tables: Sequence[Table], names: Sequence[str]) -> list[Ints]:
         column = numpy.concatenate([table.columns[name] for table in tables])
         codes, distinct = codes_of(column)
         if distinct > 1:
-            keys = numpy.unique(keys * distinct + codes, return_inverse=True)[1]
+            keys = numbered(keys * distinct + codes)
     return numpy.split(keys, numpy.cumsum(counts)[:-1])
 
 
 def key_of(table: Table) -> Ints:
     """A number per row, the same for rows of one key."""
     kind = table.kind
-    keys = code_of([table.params[param.name] for param in kind.params], len(table))
+    codes = code_of([table.params[param.name] for param in kind.params], len(table))
+    keys: Ints = codes.astype(numpy.intp)
     for dim in kind.dims:
         codes, distinct = codes_of(table.dims[dim])
-        keys = numpy.unique(keys.astype(numpy.intp) * distinct + codes, return_inverse=True)[1]
-    return keys.astype(numpy.intp)
+        keys = numbered(keys * distinct + codes)
+    return keys
 
 
 def fingerprint_of(table: Table) -> Codes:
