@@ -154,7 +154,7 @@ def _encode(column: Any) -> Coded:  # Any: an array of pyarrow, which has no typ
     if _is_number(column):
         return Coded.of(_plain(column))
     if not isinstance(column, pyarrow.DictionaryArray):
-        column = column.dictionary_encode()
+        return Coded.of(_plain(column))
     values = column.dictionary.to_pylist()
     numbers = all(type(value) in (int, float) for value in values)
     distinct = numpy.array(values, dtype=None if numbers else object)

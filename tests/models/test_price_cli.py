@@ -347,3 +347,16 @@ def test_torch_is_not_loaded():
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.stdout.strip() == "[]", done.stderr
+
+
+def test_measured_prices_load_little(tmp_path, monkeypatch):
+    """Tables are read and rows estimated without what would take longer to load than a price takes."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))  # nothing is kept from earlier runs
+    argv = [*RUN, "--json", "--system", "h100_sxm", "--backend", "torch"]
+    script = (
+        "import sys, io, contextlib; from models.cli import main\n"
+        f"with contextlib.redirect_stdout(io.StringIO()): main({argv!r})\n"
+        "print(sorted({'scipy', 'pyarrow.compute', 'pandas'} & sys.modules.keys()))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.stdout.strip() == "[]", done.stderr
