@@ -73,6 +73,13 @@ def parser() -> argparse.ArgumentParser:
             help=f"{meaning} (default {default})",
         )
     found.add_argument(
+        "--chunk",
+        metavar="TOKENS",
+        type=_size,
+        default=0,
+        help="most tokens of a context pass: longer prompts and batches are cut (default 0: all in one)",
+    )
+    found.add_argument(
         "--versus",
         metavar="CHANGES",
         help="compare with a second run: key=value,... of the options above, or another model",
@@ -107,6 +114,14 @@ def _sizes(text: str) -> tuple[int, ...]:
     return tuple(dict.fromkeys(int(part) for part in parts))
 
 
+def _size(text: str) -> int:
+    """One whole number."""
+    found = _sizes(text)
+    if len(found) > 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is several numbers, and one is asked")
+    return found[0]
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run the command; returns the exit status."""
     return run_command("price-model", _run, argv)
@@ -135,20 +150,22 @@ def _changed(arguments: argparse.Namespace) -> argparse.Namespace:
         if not equals:
             name, value = "model", part.strip()
         if name in (*LAYOUT, *WORKLOAD):
-            setattr(found, name, _one_size(name, value))
+            setattr(found, name, (_one_size(name, value),))
+        elif name == "chunk":
+            found.chunk = _one_size(name, value)
         elif name in CHANGEABLE:
             setattr(found, name, value.lower() if name == "mode" else value)
         else:
             raise InvalidInputError(
                 f"--versus changes {name!r}, which is no option of a run.",
-                f"It takes {', '.join((*CHANGEABLE, *LAYOUT, *WORKLOAD))}.",
+                f"It takes {', '.join((*CHANGEABLE, *LAYOUT, *WORKLOAD, 'chunk'))}.",
             )
     return found
 
 
-def _one_size(name: str, value: str) -> tuple[int, ...]:
+def _one_size(name: str, value: str) -> int:
     try:
-        return _sizes(value)
+        return _size(value)
     except argparse.ArgumentTypeError as error:
         raise InvalidInputError(f"--versus {name}: {error}.") from error
 
@@ -162,7 +179,8 @@ def _price(arguments: argparse.Namespace, progress: Progress) -> list[Outcome]:
 
     load_system(arguments.system)  # a wrong name is said before seconds of work
     version = _version(arguments)
-    workload = grid(**{name: getattr(arguments, name) for name in WORKLOAD})
+    sizes = {name: getattr(arguments, name) for name in WORKLOAD}
+    workload = grid(**sizes, chunk=arguments.chunk)
     db = PerfDatabase.load(
         system=arguments.system,
         backend=arguments.backend,

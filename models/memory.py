@@ -142,7 +142,7 @@ class Footprint:
 
     def _stage(self, number: int, stage: Stage, b: int, s: int, p: int, most: int) -> Memory:
         new = min(s, most) if most else s
-        rows = min(b, -(-most // new)) if most else b
+        rows = min(b, max(most // new, 1)) if most else b  # as `models.passes` deals them
         context = {"b": rows, "s": new, "p": p + s - new}
         decode = {"b": b, "s": 1, "p": p + s - 1}
         moments = [

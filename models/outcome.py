@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -75,7 +75,7 @@ def footprint_of(source: Source, layout: Layout, system: System) -> Footprint | 
 def reports(outcome: Outcome) -> Iterator[Json]:
     """The object of each workload, in the order of its flattened array."""
     found, workload = outcome.price, outcome.price.workload
-    per_gpu = numpy.ravel(outcome.per_gpu)
+    per_gpu, passes = numpy.ravel(outcome.per_gpu), workload.passes.count
     totals = {"ttft": found.ttft, "tpot": found.tpot, "request": found.request}
     totals = {name: flat(total, workload) for name, total in totals.items()}
     rows = [
@@ -102,6 +102,8 @@ def reports(outcome: Outcome) -> Iterator[Json]:
             "layout": outcome.layout.to_json(),
             "gpus": outcome.layout.num_gpus,
             "workload": workload.at(at if workload.shape else ()),
+            "chunk": workload.chunk or None,
+            "context_passes": int(passes[place]),
             "ttft_ms": float(totals["ttft"][place]),
             "tpot_ms": float(totals["tpot"][place]) if steps else None,
             "request_ms": float(request),
@@ -191,10 +193,12 @@ def _phase(total: PerformanceResult, rows: Sequence[_Rows], place: int) -> Json:
 
 
 def _memory(outcome: Outcome, at: Mapping[str, int]) -> Json:
-    """Once the last token is there, the context pass in one piece. Of a lone op list only the weights are known."""
+    """Once the last token is there, beside the largest context pass. Of a lone op list only the weights are known."""
     if outcome.footprint is not None:
         end = at["prefix"] + at["osl"] - 1
-        return dict(outcome.footprint.at(b=at["batch"], s=at["isl"], p=end).to_json())
+        most = outcome.price.workload.chunk
+        found = outcome.footprint.at(b=at["batch"], s=at["isl"], p=end, most_tokens=most)
+        return dict(found.to_json())
     weights = max(
         sum(op.get_weights() for op in ops.ops("context"))
         for ops in stages_of(outcome.source, outcome.layout)
@@ -246,6 +250,12 @@ def notes(outcome: Outcome, ops: Sequence[Json]) -> list[str]:
     elif outcome.db.mode == "hybrid" and any(op["origin"] == "empirical" for op in ops):
         kinds = sorted({op["op"] for op in ops if op["origin"] == "empirical"})
         found.append(f"Empirical, for want of a table: {', '.join(kinds)}.")
+    beyond = [op for op in ops if op["phase"] == "context" and op["origin"] == "extrapolated"]
+    if beyond and not outcome.price.workload.chunk:
+        found.append(
+            f"All prompts in one context pass go beyond measured rows ({_listed(op['name'] for op in beyond)}): "
+            "engines cut such a pass, and so does --chunk TOKENS."
+        )
     system, layout = outcome.db.system, outcome.layout
     widest = max((op["params"].get("num_gpus", 1) for op in ops), default=1)
     widest = max(widest, layout.num_gpus if layout.pp > 1 else 1)
@@ -276,8 +286,14 @@ def _doubts(ops: Sequence[Json]) -> list[str]:
             ],
         ),
     ):
-        if distinct := list(dict.fromkeys(names)):
-            verb = "is" if len(distinct) == 1 else "are"
-            more = f" and {len(distinct) - 3} more" if len(distinct) > 3 else ""
-            found.append(f"Doubtful prices: {', '.join(distinct[:3])}{more} {verb} {words}.")
+        if names:
+            verb = "is" if len(set(names)) == 1 else "are"
+            found.append(f"Doubtful prices: {_listed(names)} {verb} {words}.")
     return found
+
+
+def _listed(names: Iterable[str]) -> str:
+    """Up to three distinct ones, and how many more."""
+    distinct = list(dict.fromkeys(names))
+    more = f" and {len(distinct) - 3} more" if len(distinct) > 3 else ""
+    return f"{', '.join(distinct[:3])}{more}"

@@ -1,7 +1,8 @@
 """What a model costs to serve: an op list priced by a database, for one workload or for arrays of them.
 
-TTFT is one context pass. TPOT is the mean over the generation steps i = 1..osl-1, each one token per sequence over
-prefix + isl + i - 1 cached ones. A request is TTFT + (osl - 1)·TPOT. `docs/conventions.md` has the definitions.
+TTFT is the context pass, or the sum of those that it is cut into (`models.passes`). TPOT is the mean over the
+generation steps i = 1..osl-1, each one token per sequence over prefix + isl + i - 1 cached ones. A request is
+TTFT + (osl - 1)·TPOT. `docs/conventions.md` has the definitions.
 
 Each op is priced once per distinct workload of its phase: a context pass does not know osl, a generation step knows
 batch and cached length alone. The steps of one op err alike, so the mean keeps their mean deviation; ops err apart.
@@ -16,6 +17,7 @@ from functools import reduce
 import numpy
 from numpy.typing import NDArray
 
+from models.passes import Passes
 from models.steps import Nodes
 from models.workload import Points, Workload
 from oplib.errors import PerfDataNotAvailableError
@@ -31,7 +33,8 @@ _ROWS = 2_000_000  # places of a function of the cached length that are held at 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OpPrice:
-    """All occurrences of an op in one pass (a generation step: the mean), at the distinct points of its phase."""
+    """All occurrences of an op in the context passes, or in the mean generation step, at the distinct points of its
+    phase."""
 
     op: Op
     ms: PerformanceArray
@@ -69,7 +72,7 @@ class Price:
 
     @property
     def ttft(self) -> PerformanceArray:
-        """ms of the context pass through all stages."""
+        """ms of the context passes through all stages, one after the other."""
         shape = numpy.broadcast_shapes(self.workload.shape, (1,))
         found: PerformanceArray = spread(_sum([stage.context() for stage in self.stages]), shape)
         return found
@@ -126,7 +129,7 @@ def price(stages: Sequence[OpList], db: PerfDatabase, workload: Workload) -> Pri
     ask = _Asker(db)
     priced = [
         StagePrice(
-            context=_context(ops.ops("context"), ask, context),
+            context=_context(ops.ops("context"), ask, context, workload.chunk),
             generation=_generation(ops.ops("generation"), ask, workload)
             if numpy.max(workload.steps) > 0
             else None,
@@ -166,9 +169,13 @@ class _Asker:
         )
 
 
-def _context(ops: Sequence[Op], ask: _Asker, at: Points) -> PhasePrice:
-    b, s, p = at.sizes.values()
-    priced = tuple(OpPrice(op=op, ms=ask(op, b, s, p)) for op in ops)
+def _context(ops: Sequence[Op], ask: _Asker, at: Points, chunk: int) -> PhasePrice:
+    passes = Passes.of(**at.sizes, chunk=chunk)
+    distinct = Points.of(b=passes.b, s=passes.s, p=passes.p)
+    priced = tuple(
+        OpPrice(op=op, ms=passes.total(ask(op, *distinct.sizes.values())[distinct.place]))
+        for op in ops
+    )
     return PhasePrice(ops=priced, total=_sum([op.ms for op in priced]), place=at.place)
 
 

@@ -6,19 +6,19 @@ from dataclasses import dataclass
 
 import numpy
 
+from models.passes import Passes
 from models.pricing import OpPrice
 from models.workload import Workload
 from oplib.op import Op
-from perfdb.arrays import Floats, Ints
+from perfdb.arrays import Floats
 from perfdb.database import PerfDatabase
 from perfdb.performance import PerformanceArray, PerformanceResult
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Position:
-    """Arrays over workloads, of all occurrences in one pass: FLOPs, bytes, ms at the peak and at the bandwidths.
-
-    A generation step is the middle one. `achieved` is the bound over the price of the same step.
+    """Arrays over workloads, of all occurrences in the context passes or in one generation step, the middle one:
+    FLOPs, bytes, ms at the peak and at the bandwidths. `achieved` is the bound over the price of the same passes.
     """
 
     flops: Floats
@@ -44,29 +44,31 @@ class Position:
 
 def position(priced: OpPrice, phase: str, db: PerfDatabase, workload: Workload) -> Position:
     """Of one op of a phase at each of the flattened workloads."""
-    b, isl, prefix, steps = (
-        numpy.broadcast_to(size, workload.shape).ravel()
-        for size in (workload.batch, workload.isl, workload.prefix, workload.steps)
-    )
     if phase == "context":
-        return _position(priced.op, db, b=b, s=isl, p=prefix)
-    middle = prefix + isl + numpy.maximum(steps - 1, 0) // 2
-    return _position(priced.op, db, b=b, s=numpy.ones_like(b), p=middle)
-
-
-def _position(op: Op, db: PerfDatabase, *, b: Ints, s: Ints, p: Ints) -> Position:
-    dims = op.dims_at(b=b, s=s, p=p)
-    bound, compute, memory = (
-        _floats(side, b.shape) * op.count for side in db.sides(op.kind, op.params, dims)
+        return _position(priced.op, db, workload.passes)
+    b, cached, steps = (
+        numpy.broadcast_to(size, workload.shape).ravel()
+        for size in (workload.batch, workload.cached, workload.steps)
     )
-    price = _floats(db.price(op.kind, op.params, dims), b.shape) * op.count
+    middle = cached + numpy.maximum(steps - 1, 0) // 2
+    return _position(priced.op, db, Passes.of(b, numpy.ones_like(b), middle))
+
+
+def _position(op: Op, db: PerfDatabase, passes: Passes) -> Position:
+    dims = op.dims_at(b=passes.b, s=passes.s, p=passes.p)
+
+    def total(value: object) -> Floats:
+        return passes.sum(_floats(value, passes.b.shape)) * op.count
+
+    bound, compute, memory = map(total, db.sides(op.kind, op.params, dims))
+    price = total(db.price(op.kind, op.params, dims))
     return Position(
-        flops=_floats(op.kind.flops(op.params, dims), b.shape) * op.count,
-        bytes=_floats(op.kind.bytes(op.params, dims), b.shape) * op.count,
+        flops=total(op.kind.flops(op.params, dims)),
+        bytes=total(op.kind.bytes(op.params, dims)),
         compute_ms=compute,
         memory_ms=memory,
         bound_ms=bound,
-        achieved=numpy.divide(bound, price, out=numpy.ones(b.shape), where=price > 0),
+        achieved=numpy.divide(bound, price, out=numpy.ones(price.shape), where=price > 0),
     )
 
 

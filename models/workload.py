@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy
 
+from models.passes import Passes
 from oplib.arithmetic import Amount
 from oplib.errors import InvalidInputError
 from perfdb.arrays import Ints
@@ -17,12 +18,14 @@ LARGEST = 2**31  # of any length or batch
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Workload:
     """`batch` sequences on each data-parallel replica, each with `isl` new tokens over `prefix` cached ones, of which
-    the answer has `osl` tokens. Whole numbers, or arrays of them that broadcast."""
+    the answer has `osl` tokens. Whole numbers, or arrays of them that broadcast. A context pass has at most `chunk`
+    tokens of a replica (`models.passes`), all of them where it is 0."""
 
     batch: Amount
     isl: Amount
     osl: Amount
     prefix: Amount = 0
+    chunk: int = 0
 
     def __post_init__(self) -> None:
         for name, least in (("batch", 1), ("isl", 1), ("osl", 1), ("prefix", 0)):
@@ -40,6 +43,13 @@ class Workload:
         """That of the array of workloads; () for one."""
         sizes = (self.batch, self.isl, self.osl, self.prefix)
         return numpy.broadcast_shapes(*(numpy.shape(size) for size in sizes))
+
+    @property
+    def passes(self) -> Passes:
+        """The context passes of the flattened array of workloads."""
+        sizes = (self.batch, self.isl, self.prefix)
+        b, s, p = (numpy.broadcast_to(size, self.shape).ravel() for size in sizes)
+        return Passes.of(b, s, p, chunk=self.chunk)
 
     @property
     def cached(self) -> Amount:
@@ -88,10 +98,15 @@ class Points:
 
 
 def grid(
-    *, batch: Sequence[int], isl: Sequence[int], osl: Sequence[int], prefix: Sequence[int]
+    *,
+    batch: Sequence[int],
+    isl: Sequence[int],
+    osl: Sequence[int],
+    prefix: Sequence[int],
+    chunk: int = 0,
 ) -> Workload:
     """Every combination of the sizes, as an array [batch, isl, osl, prefix] of workloads."""
     axes = numpy.ix_(
         *(numpy.asarray(sizes, dtype=numpy.int64) for sizes in (batch, isl, osl, prefix))
     )
-    return Workload(batch=axes[0], isl=axes[1], osl=axes[2], prefix=axes[3])
+    return Workload(batch=axes[0], isl=axes[1], osl=axes[2], prefix=axes[3], chunk=chunk)

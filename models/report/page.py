@@ -109,7 +109,7 @@ def _batches(report: Report, outcome: Outcome) -> list[Report]:
     import numpy
 
     batches = numpy.array(sorted({*_BATCHES, report["workload"]["batch"]}))
-    workload = Workload(batch=batches, **sizes)
+    workload = Workload(batch=batches, **sizes, chunk=report["chunk"] or 0)
     curve = run(outcome.source, outcome.db, [outcome.layout], workload)
     return [dict(item) for item in reports(curve[0])]
 

@@ -38,7 +38,7 @@ def render_runs(reports: Sequence[Report]) -> str:
     """A row per run."""
     parts = ("layout", "workload", "memory")
     fields = [name for part in parts for name in reports[0][part]]
-    head = ["model", "system", "backend", "version", "mode", "gpus"]
+    head = ["model", "system", "backend", "version", "mode", "gpus", "chunk", "context_passes"]
     rows = [
         [
             *(report[field] for field in head),

@@ -145,6 +145,8 @@ def render_sweep(reports: Sequence[Report], console: Console) -> None:
     unfit = sum(report["memory"]["fits"] is False for report in reports)
     line(console, model_name(first), style="bold")
     line(console, tables_words(first))
+    if first["chunk"] is not None:
+        line(console, f"context passes of at most {first['chunk']:,} tokens")
     line(
         console,
         f"{len(reports)} runs, {unfit} do not fit; * best: none of these lengths beats it",

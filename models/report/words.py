@@ -40,9 +40,21 @@ def tables_words(report: Report) -> str:
 
 
 def workload_words(report: Report) -> str:
-    """The workload of a run."""
+    """The workload of a run, and how many context passes it is cut into."""
     sizes = [f"{name} {size}" for name, size in report["workload"].items()]
-    return ", ".join(sizes if report["workload"]["prefix"] else sizes[:-1])
+    return ", ".join(
+        [*(sizes if report["workload"]["prefix"] else sizes[:-1]), *pass_words(report)]
+    )
+
+
+def pass_words(report: Report) -> list[str]:
+    """`4 context passes of at most 8,192 tokens`, where the passes were limited."""
+    if report["chunk"] is None:
+        return []
+    several = "es" if report["context_passes"] > 1 else ""
+    return [
+        f"{report['context_passes']:,} context pass{several} of at most {report['chunk']:,} tokens"
+    ]
 
 
 def four_digits(value: float) -> str:

@@ -337,6 +337,29 @@ def test_what_does_not_fit(capsys):
     assert "GiB!" in capsys.readouterr().out
 
 
+def test_chunks(capsys):
+    """Passes of limited size: how many is said, their sum is TTFT, memory holds one of them, a sweep has them too."""
+    whole = run_json(capsys)
+    cut = run_json(capsys, "--chunk", "512")
+    assert (whole["chunk"], whole["context_passes"]) == (None, 1)
+    assert (cut["chunk"], cut["context_passes"]) == (512, 2)
+    one = run_json(capsys, "--batch", "2")
+    assert cut["ttft_ms"] == pytest.approx(2 * one["ttft_ms"])
+    assert cut["tpot_ms"] == whole["tpot_ms"]
+    assert cut["memory"]["activations"] <= whole["memory"]["activations"]
+    flops = [sum(op["flops"] for op in r["ops"] if op["phase"] == "context") for r in (whole, cut)]
+    assert flops[0] == pytest.approx(flops[1], rel=1e-12)
+    swept = run_json(capsys, "--chunk", "512", "--batch", "1,4")
+    assert [run["context_passes"] for run in swept] == [1, 2]
+    assert swept[1]["ttft_ms"] == pytest.approx(cut["ttft_ms"], rel=1e-12)
+    assert main([*RUN, "--chunk", "100"]) == 0
+    assert "12 context passes of at most 100 tokens" in " ".join(capsys.readouterr().out.split())
+    against = run_json(capsys, "--versus", "chunk=512")
+    assert against["versus"]["ttft_ms"] == pytest.approx(cut["ttft_ms"])
+    for wrong in ("-1", "1,2", "many"):
+        assert main([*RUN, "--chunk", wrong]) == 2
+
+
 def test_torch_is_not_loaded():
     """A saved report is priced, sharded and weighed without torch, sympy, rich or scipy."""
     heavy = {"torch", "transformers", "sympy", "rich", "scipy", "pandas", "pyarrow"}
