@@ -24,11 +24,11 @@ from oplib.dtypes import storage_bytes
 from oplib.errors import InvalidInputError, OpListFormatError
 from oplib.oplist import Layer, OpList
 from oplib.spelled import Term, light, value_of
+from oplib.wording import gib
 from perfdb.systems import System
 
 Json = Mapping[str, Any]  # Any: an object decoded from JSON
 
-GIB = 2**30
 #: NCCL keeps 4 MiB (NCCL_BUFFSIZE) for each of 16 channels in both directions. Source: NCCL 2.27 user guide,
 #: "Environment Variables", https://docs.nvidia.com/deeplearning/nccl/user-guide/docs/env.html; 16 channels is what
 #: it opens over NVLink by default on servers of 8 GPUs.
@@ -69,10 +69,10 @@ class Memory:
     def verdict(self) -> str:
         """One sentence: how much is free, or by how much it does not fit."""
         if not self.capacity:
-            return f"{self.total / GIB:.1f} GiB per GPU"
+            return f"{gib(self.total)} per GPU"
         if self.fits:
-            return f"fits with {(self.capacity - self.total) / GIB:.1f} GiB to spare"
-        return f"does not fit by {self.missing / GIB:.1f} GiB"
+            return f"fits with {gib(self.capacity - self.total)} to spare"
+        return f"does not fit by {gib(self.missing)}"
 
     def to_json(self) -> dict[str, int | bool | str]:
         """The `memory` object of a price."""

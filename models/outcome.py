@@ -16,6 +16,7 @@ from models.sharding import shard
 from models.source import Source
 from models.workload import Workload
 from oplib.oplist import PHASES, OpList
+from oplib.wording import gib
 from perfdb.arrays import Floats
 from perfdb.database import PerfDatabase
 from perfdb.performance import ORIGINS, PerformanceArray, PerformanceResult, origin_rank
@@ -210,7 +211,7 @@ def _memory(outcome: Outcome, at: Mapping[str, int]) -> Json:
         **dict.fromkeys(unknown),
         "capacity": capacity,
         "fits": None if weights <= capacity else False,
-        "verdict": "the weights alone do not fit"
+        "verdict": f"the weights alone do not fit by {gib(weights - capacity)}"
         if weights > capacity
         else "unknown: the file does not say what caches and passes hold",
     }

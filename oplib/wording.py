@@ -59,13 +59,23 @@ def short_params(params: Mapping[str, Any]) -> str:
 
 
 def scaled(value: float | None, unit: str, *, digits: int = 3) -> str:
-    """`1.6e10, "B"` as `16 GB`: decimal prefixes, as bandwidths and capacities use them."""
+    """`1.6e10, "B"` as `16 GB`: decimal prefixes, as data sheets use them."""
     if value is None:
         return "-"
     for factor, prefix in ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
         if abs(value) >= factor:
             return f"{value / factor:.{digits}g} {prefix}{unit}"
     return f"{value:.{digits}g} {unit}"
+
+
+def gib(size: float | None) -> str:
+    """Bytes of memory as `16.3 GiB`, as drivers count what a GPU holds."""
+    if size is None:
+        return "-"
+    found = size / 2**30
+    if 0 < found < 0.005:
+        return "<0.01 GiB"
+    return f"{found:.2f} GiB" if found < 9.995 else f"{found:.1f} GiB"
 
 
 def duration(ms: float | None) -> str:

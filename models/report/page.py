@@ -27,7 +27,7 @@ from models.report.words import (
 )
 from models.source import Source
 from models.workload import Workload
-from oplib.wording import duration, scaled, short_params
+from oplib.wording import duration, gib, short_params
 from perfdb.systems import load_system
 
 Report = Mapping[str, Any]  # an object that `price-model --json` prints
@@ -130,7 +130,7 @@ def _cards(report: Report) -> str:
     memory = report["memory"]
     style = "bad" if memory["fits"] is False else ""
     parts = memory_words(memory).replace(" ", _NO_BREAK).replace(f",{_NO_BREAK}", ", ")
-    cards.append(_box(scaled(memory["total"], "B"), "memory per GPU", parts, style))
+    cards.append(_box(gib(memory["total"]), "memory per GPU", parts, style))
     if report["joules_per_token"] is not None:
         cards.append(_box(f"{report['joules_per_token']:.3g} J", "energy per token", ""))
     return "".join(cards)

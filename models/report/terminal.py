@@ -25,7 +25,7 @@ from models.report.words import (
 )
 from models.source import Source
 from oplib.console import bar, columns, cut, heading, line, plain_table
-from oplib.wording import duration, scaled
+from oplib.wording import duration, gib
 
 Report = Mapping[str, Any]  # an object that `price-model --json` prints
 MOST_RUNS, MOST_OPS = 40, 15  # rows of a sweep and of a comparison
@@ -64,7 +64,7 @@ def _totals(report: Report, console: Console) -> None:
     table.add_row("request", request, rate)
     table.add_row(
         "memory",
-        scaled(memory["total"], "B"),
+        gib(memory["total"]),
         Text(memory["verdict"], "bold red" if memory["fits"] is False else ""),
     )
     console.print(table)
@@ -190,8 +190,8 @@ def _run_cells(report: Report, best: bool) -> list[str]:
 def _memory_cell(memory: Mapping[str, Any]) -> str:
     """The bytes, or how many too many."""
     if memory["fits"] is False and memory["total"] is not None:
-        return f"+{(memory['total'] - memory['capacity']) / 2**30:.1f} GiB!"
-    return "too much!" if memory["fits"] is False else scaled(memory["total"], "B")
+        return f"+{gib(memory['total'] - memory['capacity'])}!"
+    return "too much!" if memory["fits"] is False else gib(memory["total"])
 
 
 def render_versus(

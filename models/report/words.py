@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import PurePath
 from typing import Any
 
-from oplib.wording import scaled
+from oplib.wording import gib
 
 Report = Mapping[str, Any]  # an object that `price-model --json` prints
 
@@ -63,7 +63,7 @@ def four_digits(value: float) -> str:
 
 
 def memory_words(memory: Mapping[str, Any]) -> str:
-    """`weights 65.5 GB, cache 18.2 GB, ...`: what is known and not empty."""
+    """`weights 61.0, cache 16.9 GiB`: what is known and not empty."""
     names = {
         "weights": "weights",
         "kv_cache": "cache",
@@ -71,7 +71,7 @@ def memory_words(memory: Mapping[str, Any]) -> str:
         "buffers": "buffers",
     }
     found = {name: memory[part] for part, name in names.items() if memory[part]}
-    return ", ".join(f"{name} {scaled(size, 'B')}" for name, size in found.items())
+    return ", ".join(f"{name} {gib(size)}" for name, size in found.items()).replace(" GiB,", ",")
 
 
 def origin_words(origins: Mapping[str, float], *, short: bool = False) -> str:

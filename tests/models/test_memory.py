@@ -10,13 +10,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models.layout import Layout
-from models.memory import BUFFER_BYTES, GIB, Footprint, footprint
+from models.memory import BUFFER_BYTES, Footprint, footprint
 from oplib.errors import InvalidInputError, OpListFormatError
+from oplib.wording import gib
 from perfdb.systems import load_system
 from tests.models import op_lists
 from tests.models.op_lists import DENSE, LAYERS, MIXTURE
 
 KEYS = 2 * 4 * 16 * 2  # keys and values of 4 heads of 16 in bfloat16
+
+GIB = 2**30
 
 
 def report(**more: Any) -> dict[str, Any]:
@@ -148,7 +151,7 @@ def test_what_is_missing_is_said():
     found = fitting(100).at(b=1, s=10)
     assert not found.fits
     assert found.missing == found.total - 100
-    assert found.verdict == f"does not fit by {found.missing / GIB:.1f} GiB"
+    assert found.verdict == f"does not fit by {gib(found.missing)}"
     assert fitting(100).largest_batch(s=10) == 0
     assert "to spare" in fitting(2 * GIB).at(b=1, s=10).verdict
 

@@ -332,9 +332,30 @@ def test_a_group_beyond_the_links_is_said(capsys):
 def test_what_does_not_fit(capsys):
     """A cache beyond the GPU's memory is said, by how much, in every form."""
     found = run_json(capsys, "--batch", "4096", "--isl", "4096")
-    assert found["memory"]["fits"] is False
+    memory = found["memory"]
+    assert memory["fits"] is False
+    over = (memory["total"] - memory["capacity"]) / 2**30
+    assert memory["verdict"] == f"does not fit by {over:.1f} GiB"
     assert main([*RUN, "--batch", "1,4096", "--isl", "4096"]) == 0
-    assert "GiB!" in capsys.readouterr().out
+    assert f"+{over:.1f} GiB!" in capsys.readouterr().out
+
+
+def memory_lines(shown):
+    return shown[shown.index("memory ") : shown.index("energy ")]
+
+
+def test_memory_has_one_unit(capsys, tmp_path):
+    """What a GPU holds is in GiB wherever people read it, and its parts add up to it."""
+    page = tmp_path / "page.html"
+    assert main([*RUN, "--batch", "512", "--isl", "4096", "--html", str(page)]) == 0
+    shown = capsys.readouterr().out
+    for text in (memory_lines(shown), page.read_text()):
+        assert re.search(r"\d GiB", text.replace("\u00a0", " "))
+        assert not re.search(r"\d\s[kMGT]B\b", text)
+    total, _, *parts = (
+        float(size) for size in re.findall(r"(\d+\.\d+)(?= GiB|,)", memory_lines(shown))
+    )
+    assert sum(parts) == pytest.approx(total, abs=0.1)
 
 
 def test_chunks(capsys):
