@@ -99,6 +99,11 @@ def _local_experts(op: Op, layout: Layout) -> Op:
     experts, inner = op.params["num_experts"], op.params["intermediate_size"]
     assert isinstance(experts, int), op.params
     assert isinstance(inner, int), op.params
+    if layout.ep > 1 and op.shards and "num_experts" not in op.shards:
+        raise InvalidInputError(
+            f"ep {layout.ep}: the model's expert-parallel plan deals no experts of {op.layer}.{op.name}.",
+            "Use ep 1, and tp to split each expert.",
+        )
     if experts % layout.ep:
         raise InvalidInputError(
             f"ep {layout.ep} does not divide the {experts} experts of {op.layer}.{op.name}.",

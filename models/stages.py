@@ -2,7 +2,8 @@
 
 Layers are dealt in order of execution, each stage as many as any other or one more. The surplus goes to the stages
 before the last, from the back: the last has the norm and the logits on top, the first the embedding. The slowest stage
-decides the rate of the pipeline.
+decides the rate of the pipeline. What is outside the layers is where the model's pipeline plan puts it, else on the
+side of the layers on which it runs.
 """
 
 from __future__ import annotations
@@ -96,9 +97,14 @@ def _stage(
         op = ops[run[0]]
         if op.layer:
             taken += _occurrences([ops[i] for i in run], counts[op.layer], held.get(op.layer, 0))
-        elif first if run[0] < last_inside else last:
+        elif first if _before(op, run[0] < last_inside) else last:
             taken += [ops[i] for i in run]
     yield from (_holding(op, taken) for op in taken)
+
+
+def _before(op: Op, position: bool) -> bool:
+    """Whether an op outside the layers is on the first stage: where its model puts it, else where it runs."""
+    return op.stage == "first" if op.stage else position
 
 
 def _runs(ops: Sequence[Op], counts: Mapping[str, int]) -> Iterator[list[int]]:

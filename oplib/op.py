@@ -24,6 +24,7 @@ Json = dict[str, Any]  # Any: an object decoded from JSON
 #: By parameter, dim or "weight_bytes": by the number of parts, how much is dealt in so many.
 Shards: TypeAlias = "Mapping[str, Mapping[int, sympy.Expr]]"
 
+STAGES = ("", "first", "last")
 PARALLEL = ("", "column", "row", "heads", "experts", "vocabulary", "split")
 COLLECTIVES = ("", "all_reduce", "all_gather", "joined")
 
@@ -49,6 +50,9 @@ class Op:
     are never cut; the rest is on every rank. `collective` is what follows: "all_reduce" of partial sums, "all_gather",
     "joined" where the partial sums go into the next op's all_reduce, or "" for nothing; `message` is the bytes of the
     value it completes.
+
+    `stage` says of an op outside the layers that its model keeps it on the "first" or the "last" pipeline stage; empty
+    where the model does not say.
     """
 
     op: str
@@ -65,6 +69,7 @@ class Op:
     shards: Shards = field(default_factory=dict)
     collective: str = ""
     message: Amount = 0
+    stage: str = ""
     kind: OpKind = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -80,6 +85,11 @@ class Op:
                 f"{self.op} {self.name!r} has parallel {self.parallel!r}, collective "
                 f"{self.collective!r}.",
                 f"Known: {', '.join(PARALLEL[1:])}; {', '.join(COLLECTIVES[1:])}; or empty.",
+            )
+        if self.stage not in STAGES:
+            raise InvalidInputError(
+                f"{self.op} {self.name!r} has stage {self.stage!r}.",
+                f"Known: {', '.join(STAGES[1:])}; or empty.",
             )
         params = op_kind.validate(self.params, self.dims)
         object.__setattr__(self, "kind", op_kind)
@@ -199,6 +209,7 @@ class Op:
             },
             "collective": self.collective,
             "message": format_expr(sympify(self.message)),
+            "stage": self.stage,
         }
 
     @classmethod
@@ -220,6 +231,7 @@ class Op:
                 shards=_shards(data),
                 collective=_typed(data, "collective", str, ""),
                 message=Term.read(data.get("message", 0)),
+                stage=_typed(data, "stage", str, ""),
             )
         except OpListFormatError:
             raise

@@ -76,8 +76,16 @@ def _op(matched: Matched, part: _Part, weights: Weights, spread: Spread | None) 
         source=flow.origin(claim.anchor).source,
         rewrites=tuple(dict.fromkeys(claim.rewrites)),
         layer=kept.id if kept else "",
+        stage="" if kept or not spread else _stage(matched, claim, spread),
         **(split(spread, claim, weight).fields() if spread else {}),
     )
+
+
+def _stage(matched: Matched, claim: Claim, spread: Spread) -> str:
+    """On which side of the layers the model's pipeline plan puts an op."""
+    module = matched.flow.origin(claim.anchor).module
+    sides = (spread.plan.stage(module, kept.layer.stack) for kept in matched.flow.pruning.kept)
+    return next(filter(None, sides), "")
 
 
 def set_modes(matched: Matched, weights: Weights) -> None:

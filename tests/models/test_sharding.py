@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -170,6 +171,19 @@ def test_stages_hand_over_hidden_states():
     assert str(first.ops("context")[-1].dims["bytes"]) == "128*b*s"
     assert second.ops("context")[-1].name == "lm_head"
     assert not sent(second.ops("context"))
+
+
+def test_modules_are_on_the_stage_that_the_model_says():
+    """What runs outside the layers stays on its side of them, unless the model's pipeline plan puts it elsewhere."""
+    *rest, head = mixture().ops("context")
+    norm = op_lists.gemm("model.extra", 64, 64, layer="")
+    for stage, expected in (("", [1, 0]), ("first", [1, 0]), ("last", [0, 1])):
+        placed = replace(norm, stage=stage)
+        found = shard(listed(placed, *rest, head), Layout(pp=2), LAYERS)
+        held = [sum(op.name == norm.name for op in one.ops("context")) for one in found]
+        assert held == expected
+    with pytest.raises(InvalidInputError, match="stage 'middle'"):
+        replace(norm, stage="middle")
 
 
 def test_a_tied_head_is_held_on_its_stage():

@@ -14,6 +14,7 @@ from oplib.errors import InvalidInputError
 from oplib.op import Op
 from oplib.oplist import Layer, OpList
 from tests.tracer import small_models, toy
+from tracer import analysis
 from tracer.parallel import notes, spreads
 from tracer.parallel.plan import Plan
 from tracer.parallel.spread import Spread
@@ -329,3 +330,43 @@ def test_keys_normed_over_all_heads_are_cached_by_head():
     found = small_models.report("olmo2")["kv_cache"]
     assert found["leaves"]
     assert all(leaf["shards"] == {"2": leaf["bytes"]} for leaf in found["leaves"])
+
+
+def test_plans_of_experts_and_stages_are_read():
+    """A model whose config has both: experts are dealt whole, modules before and behind the layers have their stage."""
+    ops = of("qwen3_moe")
+    assert ops["mlp.experts"]["shards"] == {
+        "num_experts": {"9": 9},
+        "intermediate_size": {"30": 30},
+    }
+    assert (ops["model.embed_tokens"]["stage"], ops["model.norm"]["stage"]) == ("first", "last")
+    assert all(op["stage"] == "" for op in ops.values() if op["layer"])
+
+
+@pytest.mark.parametrize(
+    ("plan", "dealt"), [({"layers.*.mlp.experts": "moe_tp_experts"}, False), ({}, True)]
+)
+def test_experts_are_dealt_as_the_plan_says(plan, dealt):
+    """A plan that deals no whole experts leaves their features to be split, and ep is refused; none deals them."""
+    config = {**small_models.SMALL["qwen3_moe"], "base_model_ep_plan": plan}
+    found = analysis.analyse(small_models.write(config), analysis.Options(), lambda *_: None)
+    ops = OpList.from_json(found)
+    experts = [op for op in ops.ops("context") if op.op == "moe"]
+    assert experts
+    assert all(("num_experts" in op.shards) == dealt for op in experts)
+    layers = [Layer.from_json(layer) for layer in found["layers"]]
+    shard(ops, Layout(tp=2), layers)
+    with contextlib.nullcontext() if dealt else pytest.raises(InvalidInputError, match="deals no"):
+        shard(ops, Layout(dp=3, ep=3), layers)
+
+
+def test_where_a_plan_puts_modules():
+    """By their order at the level of the layers; what another level or no entry holds has no stage."""
+    plan = Plan(stages=("head", "m.embed_in", "m.drop", "m.blocks", "m.ln_f"))
+    stages = {
+        "m.embed_in": "first", "m.drop.inner": "first", "m.ln_f": "last", "m.blocks.3.mlp": "", "m.rotary": "",
+        "head": "", "m": "", "m.ln_f2": "",
+    }  # fmt: skip
+    assert {module: plan.stage(module, "m.blocks") for module in stages} == stages
+    assert plan.stage("m.ln_f", "m.others") == ""
+    assert Plan().stage("m.ln_f", "m.blocks") == ""

@@ -114,7 +114,8 @@ def _moe(spread: Spread, claim: Claim, weight: int) -> Parallel:  # noqa: ARG001
     _end(spread, found, claim.nodes)
     if found.collective:
         found.parallel = "experts"
-        for name in ("num_experts", "intermediate_size"):
+        whole = spread.plan.deals_experts(spread.flow.origin(claim.anchor).module)
+        for name in ("num_experts", "intermediate_size") if whole else ("intermediate_size",):
             size = claim.params[name]
             found.shards[name] = {size: sympy.Integer(size)}
     return found
