@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy
 
+from models.advice import beyond_rows, collected, listed
 from models.layout import Layout
 from models.memory import USABLE, Footprint, footprint
 from models.pricing import OpPrice, PhasePrice, Price, price
@@ -244,6 +245,7 @@ def _energy(outcome: Outcome, request: PerformanceResult, workload: Workload, at
 def notes(outcome: Outcome, ops: Sequence[Json]) -> list[str]:
     """What a reader has to know beside the numbers."""
     found = list(outcome.db.notes)
+    system, layout = outcome.db.system, outcome.layout
     if outcome.db.mode == "hybrid" and not outcome.db.backend:
         found.append(
             "No backend was named, so no measured table was asked: every time is empirical."
@@ -251,13 +253,9 @@ def notes(outcome: Outcome, ops: Sequence[Json]) -> list[str]:
     elif outcome.db.mode == "hybrid" and any(op["origin"] == "empirical" for op in ops):
         kinds = sorted({op["op"] for op in ops if op["origin"] == "empirical"})
         found.append(f"Empirical, for want of a table: {', '.join(kinds)}.")
-    beyond = [op for op in ops if op["phase"] == "context" and op["origin"] == "extrapolated"]
-    if beyond and not outcome.price.workload.chunk:
-        found.append(
-            f"All prompts in one context pass go beyond measured rows ({_listed(op['name'] for op in beyond)}): "
-            "engines cut such a pass, and so does --chunk TOKENS."
-        )
-    system, layout = outcome.db.system, outcome.layout
+    if not outcome.price.workload.chunk:
+        found += beyond_rows(ops)
+    found += collected(ops, outcome.source.op_list)
     widest = max((op["params"].get("num_gpus", 1) for op in ops), default=1)
     widest = max(widest, layout.num_gpus if layout.pp > 1 else 1)
     if 0 < system.joins < widest:
@@ -289,12 +287,5 @@ def _doubts(ops: Sequence[Json]) -> list[str]:
     ):
         if names:
             verb = "is" if len(set(names)) == 1 else "are"
-            found.append(f"Doubtful prices: {_listed(names)} {verb} {words}.")
+            found.append(f"Doubtful prices: {listed(names)} {verb} {words}.")
     return found
-
-
-def _listed(names: Iterable[str]) -> str:
-    """Up to three distinct ones, and how many more."""
-    distinct = list(dict.fromkeys(names))
-    more = f" and {len(distinct) - 3} more" if len(distinct) > 3 else ""
-    return f"{', '.join(distinct[:3])}{more}"

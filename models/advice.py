@@ -1,0 +1,45 @@
+"""Notes of a report on what would change a price: passes beyond measured rows, and what a model's plan collects."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from oplib.oplist import OpList
+
+Rows = Sequence[Mapping[str, Any]]  # the ops of an object that `price-model --json` prints
+
+
+def beyond_rows(ops: Rows) -> Iterator[str]:
+    """Where prompts that are not cut leave the measured range."""
+    beyond = [
+        op["name"] for op in ops if op["phase"] == "context" and op["origin"] == "extrapolated"
+    ]
+    if beyond:
+        yield (
+            f"All prompts in one context pass go beyond measured rows ({listed(beyond)}): engines cut such a pass, and "
+            "so does --chunk TOKENS."
+        )
+
+
+def collected(ops: Rows, whole: OpList) -> Iterator[str]:
+    """Where ranks gather values within a layer because the plan of the model, whose list is `whole`, says so."""
+    planned = {
+        f"{op.name}.{op.collective}"
+        for phase in whole.phases.values()
+        for op in phase
+        if op.layer and op.collective == "all_gather"
+    }
+    gathers = [op for op in ops if op["name"] in planned]
+    if most := max((op["share"] for op in gathers), default=0.0):
+        yield (
+            f"The model's plan collects values within a layer ({listed(op['name'] for op in gathers)}, up to "
+            f"{most:.0%} of a phase): an engine that sums over ranks instead sends less."
+        )
+
+
+def listed(names: Iterable[str]) -> str:
+    """Up to three distinct ones, and how many more."""
+    distinct = list(dict.fromkeys(names))
+    more = f" and {len(distinct) - 3} more" if len(distinct) > 3 else ""
+    return f"{', '.join(distinct[:3])}{more}"
