@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from oplib.command_line import Parser, Progress, check_writable, run_command
-from oplib.errors import InvalidInputError, PerfDataNotAvailableError
+from oplib.errors import InvalidInputError
 
 if TYPE_CHECKING:
     from models.layout import Layout
@@ -226,17 +226,10 @@ def _version(arguments: argparse.Namespace) -> str:
                     "Name one with --backend.",
                 )
         return ""
-    from perfdb.foreign import all_tables, settle_version
+    from perfdb.foreign import serving_version
 
-    try:
-        there = all_tables(arguments.system, arguments.data)
-    except PerfDataNotAvailableError as error:
-        raise InvalidInputError(error.message, error.hint) from error
-    return settle_version(
-        there,
-        system=arguments.system,
-        backend=arguments.backend,
-        version=arguments.version,
+    return serving_version(
+        arguments.system, arguments.backend, version=arguments.version, data=arguments.data
     )
 
 

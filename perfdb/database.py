@@ -7,7 +7,6 @@ which in its origin. `sol_full` gives the bound next to its sides.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -135,7 +134,7 @@ class PerfDatabase:
             return self._silicon(entry, dims, bound)
         if self.mode == "silicon":
             raise PerfDataNotAvailableError(
-                f"No measurement of {kind.name} with {_spell(entry.params)}: {entry.missing}",
+                f"No measurement of {kind.name} with {_spell(entry.params, params)}: {entry.missing}",
                 entry.nearest,
             )
         stated = efficiency_of(kind)
@@ -373,5 +372,9 @@ def _nearest(table: Table, params: Params) -> str:
     return "Nearest: " + "; ".join(f"{name} {', '.join(v[:8])}" for name, v in found.items()) + "."
 
 
-def _spell(params: Mapping[str, ParamValue]) -> str:
-    return " ".join(f"{name}={value}" for name, value in params.items())
+def _spell(params: Params, asked: Params) -> str:
+    """The values of `params`, each that stands for another with the one that was asked."""
+    return " ".join(
+        f"{name}={value}" + (f" (in place of {asked[name]})" if value != asked[name] else "")
+        for name, value in params.items()
+    )

@@ -15,12 +15,14 @@ from functools import cache
 from pathlib import Path
 
 from oplib.errors import (
+    InvalidInputError,
     PerfDataNotAvailableError,
     UnknownBackendError,
     UnknownSystemError,
     UnknownVersionError,
 )
 from oplib.kind import OpKind
+from oplib.registry import op_kinds
 from perfdb.systems import list_systems
 
 PACKAGE = "aiconfigurator_core"
@@ -169,6 +171,43 @@ def settle_version(there: list[Location], *, system: str, backend: str, version:
             f"There are: {', '.join(versions_of(there, backend))}.",
         )
     return main
+
+
+def serving_backends(there: list[Location]) -> list[str]:
+    """The backends with a table of an op that computes: one with collectives alone prices no model."""
+    computed = {
+        (form.stem, form.backend)
+        for kind in op_kinds().values()
+        if kind.role != "communication"
+        for form in kind.table_formats
+    }
+    return sorted(
+        {
+            one.backend
+            for one in there
+            if (one.path.stem, "") in computed or (one.path.stem, one.backend) in computed
+        }
+    )
+
+
+def serving_version(
+    system: str, backend: str, *, version: str = "", data: Path | None = None
+) -> str:
+    """`settle_version` of a backend that is to price a model; else InvalidInputError with what there is."""
+    try:
+        there = all_tables(system, data)
+    except PerfDataNotAvailableError as error:
+        raise InvalidInputError(error.message, error.hint) from error
+    offered = serving_backends(there)
+    if backend not in offered:
+        held = any(one.backend == backend for one in there)
+        raise UnknownBackendError(
+            f"{backend} has tables of collectives alone on {system}."
+            if held
+            else f"No tables of the backend {backend!r} on {system}.",
+            f"There are, for models: {', '.join(offered) or 'none'}.",
+        )
+    return settle_version(there, system=system, backend=backend, version=version)
 
 
 def main_version(there: list[Location], backend: str) -> str:

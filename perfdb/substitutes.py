@@ -35,6 +35,9 @@ def runnable(
     for other in QUANT_MODES.values():
         widths = (other.weight_bits, other.activation_bits)
         if widths == (mode.weight_bits, mode.activation_bits) and other.name in measured:
-            notes.append(f"{table.path} has no {mode.name} {kind.name}: {other.name} answers.")
+            backend, version = table.path.parts[-3:-1]
+            notes.append(
+                f"{backend} {version} has no {mode.name} {kind.name}: {other.name} answers."
+            )
             return {**params, "dtype": other.name}, notes
     return params, notes

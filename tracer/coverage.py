@@ -16,11 +16,10 @@ from typing import Any
 import numpy
 
 from oplib.case import Case, Plan
-from oplib.errors import InvalidInputError, PerfDataNotAvailableError
 from oplib.op import Op
 from oplib.oplist import OpList
 from perfdb.database import COVERAGES, PerfDatabase
-from perfdb.foreign import all_tables, settle_version
+from perfdb.foreign import Shelf, serving_version
 from perfdb.performance import PerformanceResult
 from perfdb.speed_of_light import bound_ms
 from perfdb.tables import Table
@@ -228,8 +227,8 @@ def _tables(op_list: OpList, db: PerfDatabase) -> dict[str, Table]:
 
 def _version(db: PerfDatabase) -> str:
     """The version that tables were read of first; `tables` names the file of each kind."""
-    there = all_tables(db.system.id, db.data)
-    return settle_version(there, system=db.system.id, backend=db.backend, version=db.version)
+    shelf = Shelf.of(system=db.system.id, backend=db.backend, version=db.version, data=db.data)
+    return shelf.version
 
 
 def open_database(
@@ -237,9 +236,5 @@ def open_database(
 ) -> PerfDatabase:
     """The tables of a backend on a system; InvalidInputError says what there is where they are not."""
     db = PerfDatabase.load(system=system, backend=backend, version=version, data=data)
-    try:
-        there = all_tables(system, data)
-    except PerfDataNotAvailableError as error:
-        raise InvalidInputError(error.message, error.hint) from error
-    settle_version(there, system=system, backend=backend, version=version)
+    serving_version(system, backend, version=version, data=data)
     return db

@@ -1,6 +1,7 @@
 """PerfDatabase: five modes, exact at measured rows, never a silent fall back."""
 
 import json
+import re
 
 import numpy
 import pytest
@@ -225,6 +226,17 @@ def test_a_mode_that_the_gpu_cannot_multiply_in_is_overridden(data):
     assert "nvfp4" in next(iter(hopper.notes))
     assert float(eight.query(ampere, x=8)) == float(gemm(dtype="fp8_wo").query(ampere, x=8))
     assert "fp8_wo" in next(iter(ampere.notes))
+
+
+def test_an_error_names_what_was_asked_and_what_ran(data):
+    """A quantisation that another stands for, as the GPU has no such products, is named with it."""
+    with pytest.raises(PerfDataNotAvailableError) as error:
+        gemm(dtype="fp8").query(database(data, "silicon", "a100_sxm"), x=8)
+    assert re.search(r"dtype=fp8_wo \(in place of fp8\)", str(error.value))
+    with pytest.raises(PerfDataNotAvailableError) as error:
+        gemm(dtype="int8_wo").query(database(data, "silicon"), x=8)
+    assert "dtype=int8_wo " in str(error.value)
+    assert "in place of" not in str(error.value)
 
 
 def test_energy_comes_with_a_table_of_power(tmp_path):

@@ -10,7 +10,7 @@ from oplib.errors import (
 )
 from oplib.op import kind
 from perfdb import foreign
-from perfdb.foreign import available, find_table, find_tables, release
+from perfdb.foreign import available, find_table, find_tables, release, serving_version
 
 
 def put(folder, *places):
@@ -104,6 +104,19 @@ def test_without_the_package_our_own_are_left(tmp_path, monkeypatch):
         available()
     monkeypatch.setattr(foreign, "OWN_DATA", put(tmp_path, "l40s/vllm/1/gemm_perf.txt"))
     assert available() == [("l40s", "vllm", "1", ["gemm_perf"])]
+
+
+def test_collectives_alone_price_no_model(data):
+    """A backend without a table of an op that computes is not offered for models, nor one that is not there."""
+    assert serving_version("h200_sxm", "trtllm", data=data) == "1.2"
+    assert serving_version("h200_sxm", "vllm", version="0.9", data=data) == "0.9"
+    for backend, said in (("nccl", "collectives alone"), ("llamacpp", "'llamacpp'")):
+        with pytest.raises(UnknownBackendError, match=said) as error:
+            serving_version("h200_sxm", backend, data=data)
+        assert str(error.value).endswith("for models: trtllm, vllm.")
+    put(data, "l40s/nccl/2.9/nccl_perf.txt")
+    with pytest.raises(UnknownBackendError, match="for models: none"):
+        serving_version("l40s", "nccl", data=data)
 
 
 def test_what_is_unknown_is_named_with_what_there_is(data):
