@@ -14,8 +14,11 @@ from oplib.errors import PerfDataNotAvailableError
 from oplib.kind import OpKind
 from oplib.op import Op
 from perfdb.database import PerfDatabase
-from perfdb.efficiency import LAUNCH_MS, bounds_of, coordinates
+from perfdb.efficiency import LAUNCH_MS, bounds_of, coordinates, groups_of
+from perfdb.estimator import Estimator
+from perfdb.folds import site_of
 from perfdb.foreign import find_tables
+from perfdb.places import Places
 from perfdb.speed_of_light import bound_ms
 from perfdb.tables import Table, read_table
 
@@ -116,6 +119,26 @@ class Evidence:
         chosen = self.table.take(numpy.array(rows))
         ratios = chosen.latency / (bounds_of(chosen, self.system) + LAUNCH_MS)
         return [float(ratio) * (self.bound + LAUNCH_MS) for ratio in ratios]
+
+    def left_out(self) -> float:
+        """How far our way is off at the nearest rows, the median: each left out, with its whole site where the place
+        itself lies at a site that was not measured."""
+        group = max(
+            groups_of(self.table, self.system, self._told), key=lambda group: len(group.ratios)
+        )
+        estimator = Estimator.fit(group)
+        away = numpy.abs(group.points - self.place)
+        fixed = [i for i, name in enumerate(self.kind.coordinates) if name not in self.kind.dims]
+        known = not fixed or bool((away[:, fixed] < SAME).all(axis=1).any())
+        hidden = Places(group.points).codes if known else site_of(group)
+        asked = numpy.argsort(away.sum(axis=1), kind="stable")[:NEAREST]
+        off = estimator.leave_out(asked, hidden).value - group.ratios[asked]
+        return float(numpy.median(numpy.abs(numpy.expm1(off))))
+
+    @property
+    def _told(self) -> list[str]:
+        skipped = {*self.kind.coordinates, *self.kind.immaterial}
+        return [param.name for param in self.kind.params if param.name not in skipped]
 
     def _corners(self) -> Iterator[int]:
         ends = []

@@ -44,9 +44,9 @@ prices and the tables, never the model's name; a way to a number is only named w
 it is out of date under the versions above. Both need the reference data beside the repository and its package."""
 TAILS = """\
 Two of the four context passes have more tokens than the last measured row of a GEMM (32,768), three more than that of
-experts (16,384). There the reference holds the median efficiency of the last three rows, we hold that of the last,
-launch time apart. The last row of every lane, predicted from those before it, by either way: |error|, median (90th
-percentile)."""
+experts (16,384). There the reference holds the median efficiency of the last three rows of a GEMM, of experts that or
+the time per token of the last; we hold the efficiency of the last row, launch time apart. The last row of every lane,
+predicted from those before it, by each way: |error|, median (90th percentile)."""
 
 TOTALS = """\
 Milliseconds, ours / theirs, and where the difference comes from, in percent of theirs: *measured* pairs of one
@@ -213,10 +213,12 @@ def _tails(tails: list[Tails]) -> Iterator[str]:
     yield ""
     yield TAILS
     yield ""
-    yield "| table | lanes | median of three | the last |"
-    yield "|---|---:|---:|---:|"
+    yield "| table | lanes | median of three | the last | time per token |"
+    yield "|---|---:|---:|---:|---:|"
     for one in tails:
-        ways = " | ".join(f"{half:.1%} ({most:.1%})" for half, most in (one.median, one.nearest))
+        ways = " | ".join(
+            f"{half:.1%} ({most:.1%})" for half, most in (one.median, one.nearest, one.steady)
+        )
         yield f"| {one.name} | {one.lanes} | {ways} |"
 
 

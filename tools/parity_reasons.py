@@ -167,10 +167,15 @@ def beyond_the_last_row(pair: Pair, view: View) -> Cause | None:
 
 
 def _steeper(pair: Pair, evidence: Evidence, tail: Tail) -> Cause | None:
-    """Past the last row by a way that is not known: the time per unit, next to that of the last rows, where ours goes
-    on as they do, as far as it says it knows."""
+    """Past the last row by the time per unit of that row, or by a way that is not known, where ours goes on as the
+    last rows do, as far as it says it knows."""
     size = evidence.dims[tail.dim]
     units = [ms / size / pair.repetitions * 1e6 for ms in (pair.ours, pair.theirs)]
+    if abs(units[1] / tail.each_ns[-1] - 1) <= RECOMPUTED:
+        text = f"past the last row ({tail.dim} = {tail.last:,.0f}): theirs holds the time per {tail.dim} of that row, "
+        text += f"{units[1]:.4g} ns, ours its efficiency, {units[0]:.4g}. The last row from the one before it: "
+        text += f"time {tail.each_ns[-2] / tail.each_ns[-1] - 1:+.1%}, efficiency {tail.nearest_off:+.1%}"
+        return Cause(side=INTERPOLATION, text=text)
     slack = min(max(cost.uncertainty for cost in pair.costs), SMOOTHED)
     if not min(tail.each_ns) * (1 - slack) <= units[0] <= max(tail.each_ns) * (1 + slack):
         return None
@@ -198,6 +203,7 @@ def neighbours(pair: Pair, view: View) -> Cause | None:
     words = {True: "inside", False: "outside"}
     text = f"no row there; the efficiencies of the {len(prices)} rows around give {low:.4g} to "
     text += f"{high:.4g} ms: to {CLOSE:.0%}, ours is {words[ours]}, theirs {words[theirs]}"
+    text += f"; the nearest rows, left out, ours foretells to {evidence.left_out():.1%}"
     sigma = max(cost.uncertainty for cost in pair.costs)
     text += f"; ours states {sigma:.0%}" if sigma < 1 else "; ours states no more than its order"
     return Cause(side=INTERPOLATION if ours else OURS, text=text)

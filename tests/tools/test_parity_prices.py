@@ -200,6 +200,9 @@ def test_past_the_last_row_a_way_is_named_only_where_it_gives_the_number_again(
     right = 3 * evidence.bound / sorted(tail.efficiencies)[1]
     pair, view = one_pair(db, bounds, right, isl=1024)
     assert "theirs holds their median" in reason(pair, view).text
+    steady = 3 * tail.each_ns[-1] * 1024 * 1e-6
+    pair, view = one_pair(db, bounds, steady, isl=1024)
+    assert "theirs holds the time per m of that row" in reason(pair, view).text
     pair, view = one_pair(db, bounds, right * 1.01, isl=1024)
     assert "theirs holds their median" not in reason(pair, view).text
     assert reason(pair, view).side == UNEXPLAINED
@@ -346,6 +349,7 @@ def test_tails_tell_the_two_ways_apart(db: PerfDatabase) -> None:
     (one,) = tails(db, ("gemm",))
     assert (one.name, one.lanes) == ("gemm bfloat16", 2)
     assert one.nearest[0] < one.median[0]
+    assert one.steady[0] > 0
 
 
 def test_the_page_has_every_part(db: PerfDatabase, bounds: PerfDatabase) -> None:
