@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from oplib.oplist import OpList
+from perfdb.systems import System
 
 Rows = Sequence[Mapping[str, Any]]  # the ops of an object that `price-model --json` prints
 
@@ -20,6 +21,19 @@ def beyond_rows(ops: Rows) -> Iterator[str]:
             f"All prompts in one context pass go beyond measured rows ({listed(beyond)}): engines cut such a pass, and "
             "so does --chunk TOKENS."
         )
+
+
+def beyond_servers(system: System, gpus: int) -> str:
+    """What joins more GPUs than a server has, and how that is priced."""
+    joined = f"{gpus} GPUs send to each other, and the {system.interconnect} of {system.id} joins {system.joins}: "
+    if system.network_bw_one_way is None:
+        return f"{joined}the network between servers is taken to be as fast."
+    rate = system.network_bw_one_way
+    return (
+        f"{joined}a collective of more is at the speed of light of the network between servers ({system.network}, "
+        f"{rate.value:g} {rate.unit} for each GPU). Smaller groups and hand-overs between stages are taken to lie "
+        "within one."
+    )
 
 
 def collected(ops: Rows, whole: OpList) -> Iterator[str]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy
 
-from models.advice import beyond_rows, collected, listed
+from models.advice import beyond_rows, beyond_servers, collected, listed
 from models.layout import Layout
 from models.memory import USABLE, Footprint, footprint
 from models.pricing import OpPrice, PhasePrice, Price, price
@@ -259,10 +259,7 @@ def notes(outcome: Outcome, ops: Sequence[Json]) -> list[str]:
     widest = max((op["params"].get("num_gpus", 1) for op in ops), default=1)
     widest = max(widest, layout.num_gpus if layout.pp > 1 else 1)
     if 0 < system.joins < widest:
-        found.append(
-            f"{widest} GPUs send to each other, and the {system.interconnect} of {system.id} joins {system.joins}: "
-            "the network between servers is taken to be as fast."
-        )
+        found.append(beyond_servers(system, widest))
     return found + _doubts(
         [op for op in ops if op["origin"] in ORIGINS[: origin_rank("empirical")]]
     )

@@ -46,6 +46,14 @@ class Collective(OpKind):
     def link_moves(self, num_gpus: int, switch_reduces: bool) -> float:
         """Times the message that one of `num_gpus` > 1 sends over its links."""
 
+    @abstractmethod
+    def network_moves(self, num_gpus: int, servers: int) -> float:
+        """Times the message that one of `num_gpus` in `servers` > 1 servers sends over the network between them."""
+
+    def inside_moves(self, num_gpus: int, servers: int, switch_reduces: bool) -> float:
+        """Times the message that it sends to the others of its server meanwhile."""
+        return self.link_moves(num_gpus // servers, switch_reduces) if num_gpus > servers else 0.0
+
     def flops(self, params: Params, dims: Dims) -> Amount:  # noqa: ARG002 - additions are ignored
         return 0 * dims["bytes"]
 
@@ -56,6 +64,14 @@ class Collective(OpKind):
     def link_bytes(self, params: Params, dims: Dims, *, switch_reduces: bool = False) -> Amount:
         num_gpus = integer(params, "num_gpus")
         return dims["bytes"] * (self.link_moves(num_gpus, switch_reduces) if num_gpus > 1 else 0)
+
+    def spread_bytes(
+        self, params: Params, dims: Dims, *, joins: int, switch_reduces: bool = False
+    ) -> tuple[Amount, Amount]:
+        num_gpus = integer(params, "num_gpus")
+        servers = -(-num_gpus // joins)
+        inside = self.inside_moves(num_gpus, servers, switch_reduces)
+        return dims["bytes"] * inside, dims["bytes"] * self.network_moves(num_gpus, servers)
 
     def compute_dtype(self, params: Params) -> str:  # noqa: ARG002 - no product
         return "float32"

@@ -71,6 +71,18 @@ class OpKind(ABC):
         """
         return 0
 
+    def spread_bytes(
+        self,
+        params: Params,  # noqa: ARG002
+        dims: Dims,  # noqa: ARG002
+        *,
+        joins: int,  # noqa: ARG002
+        switch_reduces: bool = False,  # noqa: ARG002
+    ) -> tuple[Amount, Amount]:
+        """Of a group over several servers of `joins` GPUs, bytes that one GPU sends within its server and over the
+        network between servers; only communication kinds send any."""
+        return 0, 0
+
     @abstractmethod
     def compute_dtype(self, params: Params) -> str:
         """The dtype whose peak rate bounds the work."""

@@ -27,7 +27,7 @@ from perfdb.foreign import Shelf
 from perfdb.performance import PerformanceArray, PerformanceResult, Ranks, origin_rank, spread
 from perfdb.places import Places
 from perfdb.response import EXTRAPOLATED, Response
-from perfdb.speed_of_light import busy_ms
+from perfdb.speed_of_light import busy_ms, spans_servers
 from perfdb.substitutes import runnable
 from perfdb.systems import System, load_system
 from perfdb.tables import Table, read_table
@@ -137,6 +137,9 @@ class PerfDatabase:
                 f"No measurement of {kind.name} with {_spell(entry.params, params)}: {entry.missing}",
                 entry.nearest,
             )
+        if spans_servers(kind, entry.params, self.system):
+            # What was measured of links within a server says nothing of a network; its spread has to do.
+            return _result(bound, bound * 0.0 + efficiency_of(kind).uncertainty, origin_rank("sol"))
         stated = efficiency_of(kind)
         latency = numpy.asarray(stated.latency_ms(compute, memory), dtype=numpy.float64)
         return _result(latency, latency * 0.0 + stated.uncertainty, origin_rank("empirical"))

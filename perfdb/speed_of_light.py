@@ -11,7 +11,7 @@ from oplib.arithmetic import Amount, maximum
 from oplib.errors import InvalidInputError
 from oplib.kind import Dims
 from oplib.op import Op, OpKind
-from oplib.params import Params
+from oplib.params import Params, integer
 from perfdb.systems import System
 
 # The next wider rate that computes the same values; followed until the GPU has one.
@@ -64,9 +64,26 @@ def sides_ms(kind: OpKind, params: Params, dims: Dims, system: System) -> tuple[
 
 
 def link_ms(kind: OpKind, params: Params, dims: Dims, system: System) -> Amount:
-    """Milliseconds of what a GPU sends to others at the one-way rate of its links; 0 for kinds that send nothing."""
+    """Milliseconds of what a GPU sends to others at the one-way rate of its links; 0 for kinds that send nothing.
+
+    A group over several servers sends over the network too, at its rate, at the same time: the slower counts.
+    """
+    if spans_servers(kind, params, system):
+        assert system.network_bw_one_way is not None
+        inside, outside = kind.spread_bytes(
+            params, dims, joins=system.joins, switch_reduces=system.switch_reduces
+        )
+        links = inside / system.interconnect_bw_one_way.base
+        return maximum(links, outside / system.network_bw_one_way.base) * 1e3
     sent = kind.link_bytes(params, dims, switch_reduces=system.switch_reduces)
     return sent / system.interconnect_bw_one_way.base * 1e3
+
+
+def spans_servers(kind: OpKind, params: Params, system: System) -> bool:
+    """Whether the GPUs of an op are more than the interconnect joins, and the network that joins them is known."""
+    if kind.role != "communication" or system.network_bw_one_way is None:
+        return False
+    return integer(params, "num_gpus") > system.joins > 0
 
 
 def busy_ms(kind: OpKind, params: Params, dims: Dims, system: System) -> tuple[Amount, Amount]:

@@ -49,7 +49,8 @@ class System:
     """One GPU in its server. `peak` is dense FLOP/s by compute dtype; links are per direction.
 
     `switch_reduces` says that the switch between GPUs adds and copies what it passes on (NVLink SHARP); `joins` how
-    many GPUs the interconnect reaches, 0 where that depends on the server.
+    many GPUs the interconnect reaches, 0 where that depends on the server; `network` what joins them to others, and its
+    rate for each GPU, None where no vendor states one.
     """
 
     id: str
@@ -68,6 +69,8 @@ class System:
     joins: int
     host_link: str
     host_bw_one_way: Quantity
+    network: str = ""
+    network_bw_one_way: Quantity | None = None
 
     def quantities(self) -> dict[str, Quantity]:
         """Every number by name, peaks as `peak.<dtype>`."""
@@ -131,6 +134,8 @@ def parse_system(name: str, data: Mapping[str, Any]) -> System:  # Any: what a T
         joins=data["interconnect"].get("joins", 0),
         host_link=data["host_link"]["kind"],
         host_bw_one_way=read("host_link", "bw_one_way"),
+        network=data["network"]["kind"] if "network" in data else "",
+        network_bw_one_way=read("network", "bw_one_way") if "network" in data else None,
     )
 
 

@@ -20,11 +20,12 @@ class AllGather(Collective):
         x[g] read and the other parts written, bytes in all; a copy of the own part into y is ignored, as a gather in
         place has none. Sent over the links by each GPU: (n - 1)/n·bytes, its own part to each of the others or the
         same around a ring. Multicast by the switch is ignored: what arrives is as much, and bounds as well.
+        Over m servers of g GPUs each part goes to every other server once, (m - 1)/n·bytes over the network per GPU,
+        and on to the others of the server, as above with g in place of n.
     Weights:
         None.
     Valid range:
-        num_gpus at least 1; a group of one moves nothing. Groups within one NVLink domain: the link rate of a system
-        is that of its GPUs among each other and says nothing of the network between servers.
+        num_gpus at least 1; a group of one moves nothing. A group is numbered through: its first GPUs fill one server.
     Error:
         No interpolation figures here.
     Source:
@@ -39,3 +40,6 @@ class AllGather(Collective):
 
     def link_moves(self, num_gpus: int, switch_reduces: bool) -> float:  # noqa: ARG002 - receives as much
         return (num_gpus - 1) / num_gpus
+
+    def network_moves(self, num_gpus: int, servers: int) -> float:
+        return (servers - 1) / num_gpus

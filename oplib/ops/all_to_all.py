@@ -21,11 +21,11 @@ class AllToAll(Collective):
     Bytes:
         The parts that leave read and those that come written: 2·(n - 1)/n·bytes. Sent over the links by each GPU:
         (n - 1)/n·bytes. Copying the part that stays, and uneven parts, are ignored.
+        Over m servers of g GPUs the parts for other servers, (n - g)/n·bytes, go over the network.
     Weights:
         None.
     Valid range:
-        num_gpus at least 1; a group of one moves nothing. Groups within one NVLink domain: the link rate of a system
-        is that of its GPUs among each other and says nothing of the network between servers.
+        num_gpus at least 1; a group of one moves nothing. A group is numbered through: its first GPUs fill one server.
     Error:
         No interpolation figures here.
     Source:
@@ -44,3 +44,9 @@ class AllToAll(Collective):
 
     def link_moves(self, num_gpus: int, switch_reduces: bool) -> float:  # noqa: ARG002 - nothing is summed
         return (num_gpus - 1) / num_gpus
+
+    def network_moves(self, num_gpus: int, servers: int) -> float:
+        return (num_gpus - num_gpus // servers) / num_gpus
+
+    def inside_moves(self, num_gpus: int, servers: int, switch_reduces: bool) -> float:  # noqa: ARG002
+        return (num_gpus // servers - 1) / num_gpus

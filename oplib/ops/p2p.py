@@ -23,8 +23,7 @@ class P2p(Collective):
     Weights:
         None.
     Valid range:
-        num_gpus at least 1; a group of one moves nothing. Groups within one NVLink domain: the link rate of a system
-        is that of its GPUs among each other and says nothing of the network between servers.
+        num_gpus at least 1; a group of one moves nothing. Sender and receiver in one server.
     Error:
         No measured tables yet; bound only.
     Source:
@@ -47,4 +46,7 @@ class P2p(Collective):
         return 1.0
 
     def link_moves(self, num_gpus: int, switch_reduces: bool) -> float:  # noqa: ARG002 - of no account
+        return 1.0
+
+    def network_moves(self, num_gpus: int, servers: int) -> float:  # noqa: ARG002 - of no account
         return 1.0

@@ -19,11 +19,12 @@ class ReduceScatter(Collective):
     Bytes:
         x[g] read, its part of y written: bytes·(1 + 1/n). Sent over the links by each GPU: (n - 1)/n·bytes, with and
         without reduction in the switch, as all parts but its own have to leave. Staging buffers are ignored.
+        Over m servers of g GPUs sums of a server leave it: (m - 1)/n·bytes over the network per GPU, and within the
+        server as above with g in place of n.
     Weights:
         None.
     Valid range:
-        num_gpus at least 1; a group of one moves nothing. Groups within one NVLink domain: the link rate of a system
-        is that of its GPUs among each other and says nothing of the network between servers.
+        num_gpus at least 1; a group of one moves nothing. A group is numbered through: its first GPUs fill one server.
     Error:
         No interpolation figures here.
     Source:
@@ -38,3 +39,6 @@ class ReduceScatter(Collective):
 
     def link_moves(self, num_gpus: int, switch_reduces: bool) -> float:  # noqa: ARG002 - parts leave either way
         return (num_gpus - 1) / num_gpus
+
+    def network_moves(self, num_gpus: int, servers: int) -> float:
+        return (servers - 1) / num_gpus

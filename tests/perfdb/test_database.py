@@ -228,6 +228,26 @@ def test_a_mode_that_the_gpu_cannot_multiply_in_is_overridden(data):
     assert "fp8_wo" in next(iter(ampere.notes))
 
 
+def test_a_group_over_servers_is_at_the_speed_of_the_network(data):
+    """16 H200 in two servers: 1 GiB summed sends 128 MiB a GPU at 50 GB/s, and says that nothing was measured; a group
+    within a server, and a system without a network, go on as before."""
+    whole = 2**30
+
+    def reduce(gpus, system, mode="hybrid"):
+        op = Op(op="all_reduce", name="r", params={"num_gpus": gpus}, dims={"bytes": whole})
+        return op.query(database(data, mode, system))
+
+    over = reduce(16, "h200_sxm")
+    assert over.latency == pytest.approx(whole / 8 / 50e9 * 1e3)
+    assert over.origin == "sol"
+    assert over.uncertainty > 0
+    assert reduce(16, "h200_sxm", "sol").latency == over.latency
+    assert reduce(8, "h200_sxm", "sol").latency == pytest.approx(whole / 450e9 * 1e3)
+    assert reduce(8, "h200_sxm").origin == "empirical"
+    assert reduce(72, "gb200").origin == "empirical"
+    assert reduce(16, "l40s").origin == "empirical"
+
+
 def test_an_error_names_what_was_asked_and_what_ran(data):
     """A quantisation that another stands for, as the GPU has no such products, is named with it."""
     with pytest.raises(PerfDataNotAvailableError) as error:

@@ -24,6 +24,7 @@ UNIT_OF = {
     "interconnect_bw_one_way": "GB/s",
     "host_bw_one_way": "GB/s",
 }
+NOT_EVERYWHERE = {"network_bw_one_way": "GB/s"}
 
 
 @pytest.fixture(params=list_systems())
@@ -40,7 +41,7 @@ def test_the_shipped_systems_are_listed() -> None:
 
 def test_every_number_has_its_unit_and_source(system: System) -> None:
     for name, number in system.quantities().items():
-        assert number.unit == UNIT_OF.get(name, "TFLOP/s"), name
+        assert number.unit == (UNIT_OF | NOT_EVERYWHERE).get(name, "TFLOP/s"), name
         assert number.unit in UNITS, name
         assert number.value > 0, name
         assert number.source.startswith("https://"), name
@@ -78,6 +79,10 @@ def test_figures_are_plausible_together(system: System) -> None:
     assert system.host_bw_one_way.base <= system.interconnect_bw_one_way.base
     assert system.interconnect_bw_one_way.base < system.memory_bandwidth.base
     assert 150 <= system.tdp.base <= 1400
+    if system.network_bw_one_way is not None:
+        assert system.joins > 1
+        assert system.network
+        assert system.network_bw_one_way.base < system.host_bw_one_way.base
 
 
 def test_known_figures() -> None:
