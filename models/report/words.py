@@ -75,8 +75,11 @@ def memory_words(memory: Mapping[str, Any]) -> str:
 
 
 def origin_words(origins: Mapping[str, float], *, short: bool = False) -> str:
-    """`measured 51%, interpolated 42%`: shares of the time of a phase."""
+    """`measured 51%, interpolated 42%`: shares of the time of a phase. Of more than four the largest come first, as a
+    narrow line does not hold them all."""
     words = SHORT_ORIGINS if short else {}
+    if len(origins) > 4:
+        origins = dict(sorted(origins.items(), key=lambda item: -item[1]))
     return ", ".join(
         f"{words.get(origin, origin)} {share:.0%}" for origin, share in origins.items()
     )
