@@ -23,11 +23,10 @@ _GOLDEN = 0.618_033_988_749_895  # multiples of it, modulo 1, never meet
 
 
 @lru_cache(maxsize=4)
-def _moves(count: int, dims: int) -> Floats:
+def _moves(dims: int, count: int) -> Floats:
     """By how much each of `count` points is moved in each of `dims`."""
-    moves: Floats = _MOVE * (
-        numpy.arange(count)[:, None] * _GOLDEN ** numpy.arange(1, dims + 1) % 1
-    )
+    steps = _GOLDEN ** numpy.arange(1, dims + 1)
+    moves: Floats = _MOVE * (numpy.arange(count) * steps[:, None] % 1)
     return moves
 
 
@@ -35,30 +34,30 @@ class Nearest:
     """Points [n, d] among which neighbours are searched."""
 
     def __init__(self, points: Floats) -> None:
-        self._points: Floats = points + _moves(*points.shape)
-        self._columns = numpy.ascontiguousarray(self._points.T)
+        self._columns: Floats = numpy.add(points.T, _moves(*points.T.shape), order="C")
+        self._count = len(points)
         self._compared = 0
         self._tree: Any = None  # scipy's, built when there are many places
 
     def query(self, places: Floats, k: int) -> Ints:
         """The `k` nearest points [q, k] of each of `places` [q, d], in no order."""
-        self._compared += len(places) * len(self._points)
+        self._compared += len(places) * self._count
         most = min(MOST, _MOST_LOADED) if "scipy.spatial" in sys.modules else MOST
         if self._tree is None and self._compared > most:
             from scipy.spatial import cKDTree
 
-            self._tree = cKDTree(self._points, balanced_tree=False, compact_nodes=False)
+            self._tree = cKDTree(self._columns.T, balanced_tree=False, compact_nodes=False)
         if self._tree is not None:
             found: Ints = self._tree.query(places, k=k)[1].reshape(len(places), k)
             return found
-        if k == len(self._points):
+        if k == self._count:
             return numpy.tile(numpy.arange(k), (len(places), 1))
         nearest: Ints = numpy.stack([self._compare(place, k) for place in places])
         return nearest
 
     def _compare(self, place: Floats, k: int) -> Ints:
         """The `k` nearest of all points: none is further than the k nearest of every 16th, which leaves few to sort."""
-        far, step = numpy.zeros(len(self._points)), numpy.empty(len(self._points))
+        far, step = numpy.zeros(self._count), numpy.empty(self._count)
         for size, column in zip(place, self._columns, strict=True):
             numpy.subtract(column, size, out=step)
             far += numpy.square(step, out=step)
