@@ -10,12 +10,14 @@ import numpy
 
 from models.layout import Layout
 from models.memory import USABLE, Footprint, footprint
-from models.pricing import OpPrice, PhasePrice, Price, price
+from models.modules import ABSENT, BEYOND
+from models.pricing import ModulePrice, OpPrice, PhasePrice, Price, price
 from models.roofline import Position, position
 from models.sharding import shard
 from models.source import Source
 from models.workload import Workload
 from oplib.oplist import PHASES, OpList
+from oplib.wording import duration
 from perfdb.arrays import Floats
 from perfdb.database import PerfDatabase
 from perfdb.performance import ORIGINS, PerformanceArray, PerformanceResult, origin_rank
@@ -45,15 +47,20 @@ class Outcome:
 
 
 def run(
-    source: Source, db: PerfDatabase, layouts: Sequence[Layout], workload: Workload
+    source: Source,
+    db: PerfDatabase,
+    layouts: Sequence[Layout],
+    workload: Workload,
+    *,
+    modules: str = "auto",
 ) -> list[Outcome]:
-    """The outcomes of all layouts."""
+    """The outcomes of all layouts; `modules` is one of `models.modules.CHOICES`."""
     return [
         Outcome(
             source=source,
             db=db,
             layout=layout,
-            price=price(stages_of(source, layout), db, workload),
+            price=price(stages_of(source, layout), db, workload, modules=modules),
             footprint=footprint_of(source, layout, db.system),
         )
         for layout in layouts
@@ -92,6 +99,7 @@ def reports(outcome: Outcome) -> Iterator[Json]:
             if phase == "context" or steps
         }
         ops = [row for phase in phases.values() for row in phase.pop("ops")]
+        modules = [one for row in rows if row.phase in phases for one in row.modules_at(place)]
         yield {
             "schema": SCHEMA,
             "model": outcome.source.name,
@@ -114,7 +122,8 @@ def reports(outcome: Outcome) -> Iterator[Json]:
             "memory": _memory(outcome, workload.at(at if workload.shape else ())),
             "phases": phases,
             "ops": ops,
-            "notes": notes(outcome, ops),
+            "modules": modules,
+            "notes": [*notes(outcome, ops), *chosen(modules)],
         }
 
 
@@ -137,6 +146,7 @@ class _Rows:
     phase: str
     stage: int
     ops: tuple[OpPrice, ...]
+    modules: tuple[ModulePrice, ...]
     positions: tuple[Position, ...]
     place: Any  # the point of each workload
 
@@ -145,14 +155,23 @@ class _Rows:
         found: PhasePrice | None = getattr(outcome.price.stages[stage], phase)  # one of PHASES
         workload = outcome.price.workload
         if found is None:
-            return cls(phase=phase, stage=stage, ops=(), positions=(), place=None)
+            return cls(phase=phase, stage=stage, ops=(), modules=(), positions=(), place=None)
         place = numpy.broadcast_to(found.place, workload.shape or (1,)).ravel()
         positions = tuple(position(op, phase, outcome.db, workload) for op in found.ops)
-        return cls(phase=phase, stage=stage, ops=found.ops, positions=positions, place=place)
+        return cls(
+            phase=phase,
+            stage=stage,
+            ops=found.ops,
+            modules=found.modules,
+            positions=positions,
+            place=place,
+        )
 
     def at(self, place: int) -> Iterator[Json]:
         """The objects of the ops at one workload, without their shares."""
         for priced, where in zip(self.ops, self.positions, strict=True):
+            if not priced.at(self.place[place]):
+                continue
             ms: PerformanceResult = priced.ms[self.place[place]]
             op = priced.op
             yield {
@@ -169,6 +188,38 @@ class _Rows:
                 "uncertainty": ms.uncertainty,
                 **where.at(place),
             }
+
+    def modules_at(self, place: int) -> Iterator[Json]:
+        """What the sets of ops that are, or might be, a module of a table cost either way at one workload."""
+        for priced in self.modules:
+            point = self.place[place]
+            module, op = priced.module, priced.module.op
+            ms = None if module.ms is None else module.ms[point]
+            parts = None if priced.parts_ms is None else priced.parts_ms[point]
+            used = priced.at(point)
+            yield {
+                "phase": self.phase,
+                "stage": self.stage,
+                "layer": module.found.layer,
+                "module": module.found.path,
+                "op": module.found.kind,
+                "params": {} if op is None else dict(op.params),
+                "count": 0 if op is None else op.count,
+                "used": used,
+                "reason": "" if used else module.reason or BEYOND,
+                **_priced("", ms),
+                "parts": list(priced.parts),
+                **_priced("parts_", parts),
+            }
+
+
+def _priced(prefix: str, ms: PerformanceResult | None) -> Json:
+    """A price of a module, as fields whose names begin with `prefix`."""
+    return {
+        f"{prefix}ms": None if ms is None else float(ms),
+        f"{prefix}origin": None if ms is None else ms.origin,
+        f"{prefix}uncertainty": None if ms is None else ms.uncertainty,
+    }
 
 
 def _phase(total: PerformanceResult, rows: Sequence[_Rows], place: int) -> Json:
@@ -257,6 +308,30 @@ def notes(outcome: Outcome, ops: Sequence[Json]) -> list[str]:
     return found + _doubts(
         [op for op in ops if op["origin"] in ORIGINS[: origin_rank("empirical")]]
     )
+
+
+def chosen(modules: Sequence[Json]) -> list[str]:
+    """A line for each phase and kind of module: what the sets of ops are priced as, and what they take either way."""
+    keys = ("phase", "op", "used", "reason")
+    alike: dict[tuple[Any, ...], list[Json]] = {}  # Any: values of the keys
+    for one in modules:
+        alike.setdefault(tuple(one[key] for key in keys), []).append(one)
+    return [_chosen(mine, *key) for key, mine in alike.items()]
+
+
+def _chosen(mine: Sequence[Json], phase: str, kind: str, used: bool, reason: str) -> str:
+    sets = ", ".join(f"{one['module']} x{one['count'] or '?'}" for one in mine)
+    whole, parts = (_all_ms(mine, name) for name in ("ms", "parts_ms"))
+    if used:
+        return f"{phase.capitalize()}: {sets} priced as {kind}, {whole}; the sum of the parts is {parts}."
+    whole = "" if reason == ABSENT or not whole else f" ({whole})"
+    return f"{phase.capitalize()}: {sets} priced as parts, {parts}, not as {kind}{whole}: {reason.rstrip('.')}."
+
+
+def _all_ms(modules: Sequence[Json], name: str) -> str:
+    """What modules take together, in words; nothing where one of them has no price."""
+    known = [one[name] for one in modules if one[name] is not None]
+    return duration(sum(known)) if len(known) == len(modules) else ""
 
 
 def _doubts(ops: Sequence[Json]) -> list[str]:
