@@ -39,7 +39,7 @@ class ContextDsaModule(SparseModule):
         (sparse_attention); where selections overlap, many short prompts over long caches take less: of SGLang's rows
         9 of 81,836 on an H200 (0.95 of the bound at least) and 340 of 125,802 on an H100 (0.68).
     Error:
-        Leave-one-out figures of each table: docs/interpolation.md.
+        Leave-one-out figures of each table: docs/interpolation.md. Published rows below the bound: see Valid range.
     Source:
         DeepSeek-V3.2, arXiv:2512.02556v1, section 2.1: https://arxiv.org/abs/2512.02556v1; sizes of the published rows:
         configs of DeepSeek-V3.2 (61 layers) and GLM-5 (78 layers), 2026: https://huggingface.co/zai-org/GLM-5
