@@ -10,14 +10,13 @@ import numpy
 
 from models.layout import Layout
 from models.memory import USABLE, Footprint, footprint
-from models.modules import ABSENT, BEYOND
+from models.modules import BEYOND
 from models.pricing import ModulePrice, OpPrice, PhasePrice, Price, price
 from models.roofline import Position, position
 from models.sharding import shard
 from models.source import Source
 from models.workload import Workload
 from oplib.oplist import PHASES, OpList
-from oplib.wording import duration
 from perfdb.arrays import Floats
 from perfdb.database import PerfDatabase
 from perfdb.performance import ORIGINS, PerformanceArray, PerformanceResult, origin_rank
@@ -38,6 +37,7 @@ class Outcome:
     layout: Layout
     price: Price
     footprint: Footprint | None  # None where only an op list was saved
+    modules: str = "auto"  # the choice that it was priced with
 
     @property
     def per_gpu(self) -> Floats:
@@ -62,6 +62,7 @@ def run(
             layout=layout,
             price=price(stages_of(source, layout), db, workload, modules=modules),
             footprint=footprint_of(source, layout, db.system),
+            modules=modules,
         )
         for layout in layouts
     ]
@@ -311,27 +312,17 @@ def notes(outcome: Outcome, ops: Sequence[Json]) -> list[str]:
 
 
 def chosen(modules: Sequence[Json]) -> list[str]:
-    """A line for each phase and kind of module: what the sets of ops are priced as, and what they take either way."""
-    keys = ("phase", "op", "used", "reason")
-    alike: dict[tuple[Any, ...], list[Json]] = {}  # Any: values of the keys
+    """A line for each phase and kind of module: which sets of ops are priced as what."""
+    sets: dict[tuple[str, ...], list[str]] = {}
     for one in modules:
-        alike.setdefault(tuple(one[key] for key in keys), []).append(one)
-    return [_chosen(mine, *key) for key, mine in alike.items()]
-
-
-def _chosen(mine: Sequence[Json], phase: str, kind: str, used: bool, reason: str) -> str:
-    sets = ", ".join(f"{one['module']} x{one['count'] or '?'}" for one in mine)
-    whole, parts = (_all_ms(mine, name) for name in ("ms", "parts_ms"))
-    if used:
-        return f"{phase.capitalize()}: {sets} priced as {kind}, {whole}; the sum of the parts is {parts}."
-    whole = "" if reason == ABSENT or not whole else f" ({whole})"
-    return f"{phase.capitalize()}: {sets} priced as parts, {parts}, not as {kind}{whole}: {reason.rstrip('.')}."
-
-
-def _all_ms(modules: Sequence[Json], name: str) -> str:
-    """What modules take together, in words; nothing where one of them has no price."""
-    known = [one[name] for one in modules if one[name] is not None]
-    return duration(sum(known)) if len(known) == len(modules) else ""
+        way = f"{one['op']}, not as its parts" if one["used"] else f"parts, not as {one['op']}"
+        why = f": {one['reason'].rstrip('.')}" if one["reason"] else ""
+        named = sets.setdefault((one["phase"].capitalize(), way, why), [])
+        named.append(f"{one['module']} x{one['count']}" if one["count"] else one["module"])
+    return [
+        f"{phase}: {', '.join(dict.fromkeys(named))} priced as {way}{why}."
+        for (phase, way, why), named in sets.items()
+    ]
 
 
 def _doubts(ops: Sequence[Json]) -> list[str]:

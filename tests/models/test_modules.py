@@ -149,5 +149,22 @@ def test_the_report_says_which(tmp_path, capsys):
         apart = [op for op in never["ops"] if op["phase"] == one["phase"]]
         parts = sum(op["ms"] for op in apart if op["name"] in one["parts"])
         assert one["parts_ms"] == pytest.approx(parts)
-        assert any(one["op"] in note and "priced as" in note for note in auto["notes"])
+        assert any(f"priced as {one['op']}, not as its parts" in note for note in auto["notes"])
         assert sum(op["share"] for op in ops) == pytest.approx(1)
+
+
+def test_text_and_page_have_both_prices(tmp_path, capsys):
+    """A line of a single run; a sweep says each choice once, however many runs there are."""
+    write_modules(tmp_path)
+    file = tmp_path / "ops.json"
+    file.write_text(json.dumps(op_list().to_json()), encoding="utf-8")
+    run = [str(file), "--system", SYSTEM, "--backend", "toy", "--data", str(tmp_path)]
+    page = tmp_path / "page.html"
+    assert main([*run, "--batch", "4", "--isl", "256", "--osl", "33", "--html", str(page)]) == 0
+    shown = capsys.readouterr().out
+    for text in (shown, page.read_text(encoding="utf-8")):
+        assert "context: context_mla_module" in text
+        assert "the module counted" in text
+    assert main([*run, "--batch", "1,2,4,8", "--isl", "128,256", "--osl", "33"]) == 0
+    swept = " ".join(capsys.readouterr().out.split())
+    assert swept.count("priced as context_mla_module") == 1
