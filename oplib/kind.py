@@ -73,6 +73,9 @@ class OpKind(ABC):
     coordinates: ClassVar[tuple[str, ...]] = ()
     #: Whether a call is one kernel whose time is a floor plus its work: the shortest rows of a table show the floor.
     shows_floor: ClassVar[bool] = False
+    #: Whether a place counts as between rows only where one row is at least as large in all coordinates, and one at
+    #: most: tables that stop at so many tokens in all have none in the corner where every size is large.
+    jointly: ClassVar[bool] = False
     #: Parameters that hardly change the time: a table without their column, or with another value, still answers.
     immaterial: ClassVar[tuple[str, ...]] = ()
     #: Of a module: the phase that it runs in, and the kinds one op of which every set of its parts has.

@@ -81,6 +81,7 @@ class LatentModule(OpKind):
     params: ClassVar[tuple[Param, ...]] = LATENT_PARAMS
     coordinates: ClassVar[tuple[str, ...]] = ("b", "s", "p", "num_heads")
     shows_floor: ClassVar[bool] = True
+    jointly: ClassVar[bool] = True
 
     #: What rows of the published file have as `op_name`, the first of them the stem of its name too.
     op_names: ClassVar[tuple[str, ...]]

@@ -91,6 +91,20 @@ def test_beyond_the_rows_the_parts_count(tmp_path):
     assert "do not reach" in found.stages[0].context.modules[0].module.reason
 
 
+@pytest.mark.parametrize(
+    ("batch", "length", "there"),
+    [(16, 64, True), (3, 200, True), (16, 1024, False), (9, 900, False)],
+)
+def test_a_corner_without_rows_is_beyond_them(tmp_path, batch, length, there):
+    """Rows stop at 1,024 new tokens in all: each size of 16 x 1024 was measured, and nothing as large in both."""
+    db = database(tmp_path, most=1024)
+    found = price([op_list()], db, Workload(batch=batch, isl=length, osl=1)).stages[0].context
+    assert found.modules[0].at(0) is there
+    assert found.modules[0].module.ms.origin[0] == (
+        "extrapolated" if not there else "measured" if batch == 16 else "interpolated"
+    )
+
+
 def test_other_sizes_are_another_module(tmp_path):
     """No row of 8 heads says anything of 4; neither does one in fp8."""
     for i, changes in enumerate(({"hidden_size": 512}, {"dtype": "fp8_block"})):

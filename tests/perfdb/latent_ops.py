@@ -102,8 +102,9 @@ def op_list(*, source=""):
     return OpList(lowering="serving", phases=phases)
 
 
-def write_modules(folder: Path, *, source="", **changes):
-    """Tables of both phases in `folder`; times are 1.5 of the bound and 50 us. `changes` are of the parameters."""
+def write_modules(folder: Path, *, source="", most=10**9, **changes):
+    """Tables of both phases in `folder`, of at most so many new tokens in all; times are 1.5 of the bound and 50 us.
+    `changes` are of the parameters."""
     family = "dsa" if source else "mla"
     for phase in ("context", "generation"):
         one = kind(f"{phase}_{family}_module")
@@ -113,7 +114,8 @@ def write_modules(folder: Path, *, source="", **changes):
         params = one.complete({**PARAMS, **index, **changes})
         lengths = S_ROWS if phase == "context" else (1,)
         path = folder / SYSTEM / "toy" / "1.0" / f"{one.table_format.stem}.txt"
-        write_table(path, one, [row(one, params, *at) for at in product(B_ROWS, lengths, P_ROWS)])
+        places = [at for at in product(B_ROWS, lengths, P_ROWS) if at[0] * at[1] <= most]
+        write_table(path, one, [row(one, params, *at) for at in places])
 
 
 def row(one, params, b, s, p):
