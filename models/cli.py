@@ -11,6 +11,7 @@ from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from models.choices import CHOICES
 from oplib.command_line import Parser, Progress, check_writable, run_command
 from oplib.errors import InvalidInputError
 
@@ -22,7 +23,14 @@ if TYPE_CHECKING:
 Json = dict[str, Any]  # Any: an object that becomes JSON
 LAYOUT = ("tp", "pp", "ep", "dp")
 WORKLOAD = ("batch", "isl", "osl", "prefix")
-CHANGEABLE = ("model", "system", "backend", "version", "mode")  # beside sizes, in --versus
+CHANGEABLE = (  # beside sizes, in --versus
+    "model",
+    "system",
+    "backend",
+    "version",
+    "mode",
+    "modules",
+)
 MODES = ("sol", "sol_full", "empirical", "silicon", "hybrid")
 
 
@@ -50,6 +58,13 @@ def parser() -> argparse.ArgumentParser:
         choices=MODES,
         default="hybrid",
         help="measured where possible (hybrid, default) or only (silicon), stated efficiency, speed of light",
+    )
+    found.add_argument(
+        "--modules",
+        choices=CHOICES,
+        default="auto",
+        help="whether attention modules are priced whole: where tables have them so (auto, default), always, or never, "
+        "which is as the sum of their parts",
     )
     for name, meaning in zip(
         LAYOUT,
@@ -190,7 +205,8 @@ def _price(arguments: argparse.Namespace, progress: Progress) -> list[Outcome]:
     )
     source = read_source(arguments.model, lambda path: _trace(path, arguments, progress))
     progress("price")
-    return run(source, db, _layouts(arguments, source), workload)
+    layouts = _layouts(arguments, source)
+    return run(source, db, layouts, workload, modules=arguments.modules)
 
 
 def _layouts(arguments: argparse.Namespace, source: Source) -> list[Layout]:

@@ -11,7 +11,8 @@ import numpy
 from models.advice import beyond_rows, beyond_servers, collected, listed
 from models.layout import Layout
 from models.memory import USABLE, Footprint, footprint
-from models.pricing import OpPrice, PhasePrice, Price, price
+from models.modules import BEYOND
+from models.pricing import ModulePrice, OpPrice, PhasePrice, Price, price
 from models.roofline import Position, position
 from models.sharding import shard
 from models.source import Source
@@ -38,6 +39,7 @@ class Outcome:
     layout: Layout
     price: Price
     footprint: Footprint | None  # None where only an op list was saved
+    modules: str = "auto"  # the choice that it was priced with
 
     @property
     def per_gpu(self) -> Floats:
@@ -47,16 +49,22 @@ class Outcome:
 
 
 def run(
-    source: Source, db: PerfDatabase, layouts: Sequence[Layout], workload: Workload
+    source: Source,
+    db: PerfDatabase,
+    layouts: Sequence[Layout],
+    workload: Workload,
+    *,
+    modules: str = "auto",
 ) -> list[Outcome]:
-    """The outcomes of all layouts."""
+    """The outcomes of all layouts; `modules` is one of `models.modules.CHOICES`."""
     return [
         Outcome(
             source=source,
             db=db,
             layout=layout,
-            price=price(stages_of(source, layout), db, workload),
+            price=price(stages_of(source, layout), db, workload, modules=modules),
             footprint=footprint_of(source, layout, db.system),
+            modules=modules,
         )
         for layout in layouts
     ]
@@ -94,6 +102,7 @@ def reports(outcome: Outcome) -> Iterator[Json]:
             if phase == "context" or steps
         }
         ops = [row for phase in phases.values() for row in phase.pop("ops")]
+        modules = [one for row in rows if row.phase in phases for one in row.modules_at(place)]
         yield {
             "schema": SCHEMA,
             "model": outcome.source.name,
@@ -118,7 +127,8 @@ def reports(outcome: Outcome) -> Iterator[Json]:
             "memory": _memory(outcome, workload.at(at if workload.shape else ())),
             "phases": phases,
             "ops": ops,
-            "notes": notes(outcome, ops),
+            "modules": modules,
+            "notes": [*notes(outcome, ops), *chosen(modules)],
         }
 
 
@@ -141,6 +151,7 @@ class _Rows:
     phase: str
     stage: int
     ops: tuple[OpPrice, ...]
+    modules: tuple[ModulePrice, ...]
     positions: tuple[Position, ...]
     place: Any  # the point of each workload
 
@@ -149,14 +160,23 @@ class _Rows:
         found: PhasePrice | None = getattr(outcome.price.stages[stage], phase)  # one of PHASES
         workload = outcome.price.workload
         if found is None:
-            return cls(phase=phase, stage=stage, ops=(), positions=(), place=None)
+            return cls(phase=phase, stage=stage, ops=(), modules=(), positions=(), place=None)
         place = numpy.broadcast_to(found.place, workload.shape or (1,)).ravel()
         positions = tuple(position(op, phase, outcome.db, workload) for op in found.ops)
-        return cls(phase=phase, stage=stage, ops=found.ops, positions=positions, place=place)
+        return cls(
+            phase=phase,
+            stage=stage,
+            ops=found.ops,
+            modules=found.modules,
+            positions=positions,
+            place=place,
+        )
 
     def at(self, place: int) -> Iterator[Json]:
         """The objects of the ops at one workload, without their shares."""
         for priced, where in zip(self.ops, self.positions, strict=True):
+            if not priced.at(self.place[place]):
+                continue
             ms: PerformanceResult = priced.ms[self.place[place]]
             op = priced.op
             yield {
@@ -173,6 +193,38 @@ class _Rows:
                 "uncertainty": ms.uncertainty,
                 **where.at(place),
             }
+
+    def modules_at(self, place: int) -> Iterator[Json]:
+        """What the sets of ops that are, or might be, a module of a table cost either way at one workload."""
+        for priced in self.modules:
+            point = self.place[place]
+            module, op = priced.module, priced.module.op
+            ms = None if module.ms is None else module.ms[point]
+            parts = None if priced.parts_ms is None else priced.parts_ms[point]
+            used = priced.at(point)
+            yield {
+                "phase": self.phase,
+                "stage": self.stage,
+                "layer": module.found.layer,
+                "module": module.found.path,
+                "op": module.found.kind,
+                "params": {} if op is None else dict(op.params),
+                "count": 0 if op is None else op.count,
+                "used": used,
+                "reason": "" if used else module.reason or BEYOND,
+                **_priced("", ms),
+                "parts": list(priced.parts),
+                **_priced("parts_", parts),
+            }
+
+
+def _priced(prefix: str, ms: PerformanceResult | None) -> Json:
+    """A price of a module, as fields whose names begin with `prefix`."""
+    return {
+        f"{prefix}ms": None if ms is None else float(ms),
+        f"{prefix}origin": None if ms is None else ms.origin,
+        f"{prefix}uncertainty": None if ms is None else ms.uncertainty,
+    }
 
 
 def _phase(total: PerformanceResult, rows: Sequence[_Rows], place: int) -> Json:
@@ -263,6 +315,20 @@ def notes(outcome: Outcome, ops: Sequence[Json]) -> list[str]:
     return found + _doubts(
         [op for op in ops if op["origin"] in ORIGINS[: origin_rank("empirical")]]
     )
+
+
+def chosen(modules: Sequence[Json]) -> list[str]:
+    """A line for each phase and kind of module: which sets of ops are priced as what."""
+    sets: dict[tuple[str, ...], list[str]] = {}
+    for one in modules:
+        way = f"{one['op']}, not as its parts" if one["used"] else f"parts, not as {one['op']}"
+        why = f": {one['reason'].rstrip('.')}" if one["reason"] else ""
+        named = sets.setdefault((one["phase"].capitalize(), way, why), [])
+        named.append(f"{one['module']} x{one['count']}" if one["count"] else one["module"])
+    return [
+        f"{phase}: {', '.join(dict.fromkeys(named))} priced as {way}{why}."
+        for (phase, way, why), named in sets.items()
+    ]
 
 
 def _doubts(ops: Sequence[Json]) -> list[str]:

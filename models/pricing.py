@@ -6,6 +6,7 @@ TTFT + (osl - 1)·TPOT. `docs/conventions.md` has the definitions.
 
 Each op is priced once per distinct workload of its phase: a context pass does not know osl, a generation step knows
 batch and cached length alone. The steps of one op err alike, so the mean keeps their mean deviation; ops err apart.
+Where tables have a whole module, it takes the place of its parts (`models.modules`).
 """
 
 from __future__ import annotations
@@ -15,12 +16,14 @@ from dataclasses import dataclass
 from functools import reduce
 
 import numpy
-from numpy.typing import NDArray
 
+from models.choices import CHOICES
+from models.modules import Alternative, Ask, alternatives
 from models.passes import Passes
 from models.steps import Nodes
+from models.sums import Mask, no_time, only_where, slower, summed
 from models.workload import Points, Workload
-from oplib.errors import PerfDataNotAvailableError
+from oplib.errors import InvalidInputError, PerfDataNotAvailableError
 from oplib.op import Op
 from oplib.oplist import OpList
 from perfdb.arrays import Floats, Ints
@@ -34,10 +37,34 @@ _ROWS = 2_000_000  # places of a function of the cached length that are held at 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OpPrice:
     """All occurrences of an op in the context passes, or in the mean generation step, at the distinct points of its
-    phase."""
+    phase.
+
+    `used` says at which of them, where it is not at all: elsewhere a module stands for the op, or its parts for it,
+    and it takes no time.
+    """
 
     op: Op
     ms: PerformanceArray
+    used: Mask | None = None
+
+    def at(self, place: int) -> bool:
+        """Whether the op is what is priced at a point."""
+        return self.used is None or bool(self.used[place])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModulePrice:
+    """A set of ops that a module may stand for: `parts` by name, and what they take together at every point, None where
+    one of them has no price."""
+
+    module: Alternative
+    parts: tuple[str, ...]
+    parts_ms: PerformanceArray | None
+
+    def at(self, place: int) -> bool:
+        """Whether the module is what is priced at a point."""
+        used = self.module.used
+        return bool(used[place if len(used) > 1 else 0])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +72,7 @@ class PhasePrice:
     """The ops of one phase at distinct points, their sum, and the place of each workload among the points."""
 
     ops: tuple[OpPrice, ...]
+    modules: tuple[ModulePrice, ...]
     total: PerformanceArray
     place: Ints
 
@@ -74,7 +102,7 @@ class Price:
     def ttft(self) -> PerformanceArray:
         """ms of the context passes through all stages, one after the other."""
         shape = numpy.broadcast_shapes(self.workload.shape, (1,))
-        found: PerformanceArray = spread(_sum([stage.context() for stage in self.stages]), shape)
+        found: PerformanceArray = spread(summed([stage.context() for stage in self.stages]), shape)
         return found
 
     @property
@@ -82,7 +110,7 @@ class Price:
         """ms of the mean generation step through all stages; 0 where no step runs."""
         found = [stage.generation() for stage in self.stages if stage.generation is not None]
         runs = numpy.atleast_1d(self.workload.steps) > 0
-        return _where(runs, _sum(found)) if found else _nothing(runs.shape)
+        return only_where(runs, summed(found)) if found else no_time(runs.shape)
 
     @property
     def request(self) -> PerformanceArray:
@@ -96,13 +124,13 @@ class Price:
         each = [
             self._over(
                 stage.context(),
-                _nothing(steps.shape)
+                no_time(steps.shape)
                 if stage.generation is None
-                else _where(steps > 0, stage.generation()),
+                else only_where(steps > 0, stage.generation()),
             )
             for stage in self.stages
         ]
-        return reduce(_slower, each)
+        return reduce(slower, each)
 
     def _over(self, context: PerformanceArray, step: PerformanceArray) -> PerformanceArray:
         total: PerformanceArray = context + step * numpy.atleast_1d(self.workload.steps)
@@ -116,17 +144,21 @@ class Price:
         return rate
 
 
-def price(stages: Sequence[OpList], db: PerfDatabase, workload: Workload) -> Price:
+def price(
+    stages: Sequence[OpList], db: PerfDatabase, workload: Workload, *, modules: str = "auto"
+) -> Price:
     """The price of a model whose pipeline stages run these op lists, one rank each.
 
-    In mode `silicon` a PerfDataNotAvailableError names the ops without data.
+    `modules` is one of CHOICES. In mode `silicon` a PerfDataNotAvailableError names the ops without data.
     """
+    if modules not in CHOICES:
+        raise InvalidInputError(f"modules is {modules!r}.", f"It takes {', '.join(CHOICES)}.")
     context = Points.of(
         b=numpy.atleast_1d(workload.batch),
         s=numpy.atleast_1d(workload.isl),
         p=numpy.atleast_1d(workload.prefix),
     )
-    ask = _Asker(db)
+    ask = _Asker(db, modules)
     priced = [
         StagePrice(
             context=_context(ops.ops("context"), ask, context, workload.chunk),
@@ -143,19 +175,48 @@ def price(stages: Sequence[OpList], db: PerfDatabase, workload: Workload) -> Pri
 class _Asker:
     """Prices of ops, and those that could not be had: they are told together."""
 
-    def __init__(self, db: PerfDatabase) -> None:
-        self.db = db
+    def __init__(self, db: PerfDatabase, modules: str) -> None:
+        self.db, self.modules = db, modules
         self.missing: dict[str, PerfDataNotAvailableError] = {}
 
     def __call__(self, op: Op, b: Ints, s: Ints | int, p: Ints | int) -> PerformanceArray:
         shape = numpy.broadcast_shapes(*(numpy.shape(size) for size in (b, s, p)))
-        try:
-            found = self.db.price(op.kind, op.params, op.dims_at(b=b, s=s, p=p)) * op.count
-        except PerfDataNotAvailableError as error:
-            self.missing.setdefault(f"{op.name} ({op.op})", error)
-            return _nothing(shape)
+        found = self.db.price(op.kind, op.params, op.dims_at(b=b, s=s, p=p)) * op.count
         whole: PerformanceArray = spread(found, shape)
         return whole
+
+    def phase(self, ops: Sequence[Op], phase: str, ask: Ask, place: Ints) -> PhasePrice:
+        """The ops of a phase, `ask` being the price of one, and modules in the place of sets of them."""
+        sets = alternatives(ops, phase, ask, choice=self.modules, db=self.db)
+        replaced: dict[int, Mask] = {i: one.used for one in sets for i in one.parts}
+        whole: dict[int, PerformanceArray | None] = {}
+        priced: list[OpPrice] = []
+        for i, op in enumerate(ops):
+            priced += [_module(one) for one in sets if one.used.any() and one.parts[0] == i]
+            gone = replaced.get(i)
+            try:
+                ms: PerformanceArray | None = ask(op)
+            except PerfDataNotAvailableError as error:
+                ms = None
+                if gone is None or not gone.all():
+                    self.missing.setdefault(f"{op.name} ({op.op})", error)
+            whole[i] = ms
+            if gone is None or not gone.all():
+                priced.append(_part(op, ms if ms is not None else no_time((1,)), gone))
+        modules = [
+            ModulePrice(
+                module=one,
+                parts=tuple(ops[i].name for i in one.parts),
+                parts_ms=_together([whole[i] for i in one.parts]),
+            )
+            for one in sets
+        ]
+        return PhasePrice(
+            ops=tuple(priced),
+            modules=tuple(modules),
+            total=summed([op.ms for op in priced]),
+            place=place,
+        )
 
     def raise_missing(self) -> None:
         if not self.missing:
@@ -169,14 +230,32 @@ class _Asker:
         )
 
 
+def _module(one: Alternative) -> OpPrice:
+    assert one.op is not None
+    assert one.ms is not None
+    return OpPrice(op=one.op, ms=only_where(one.used, one.ms), used=one.used)
+
+
+def _part(op: Op, ms: PerformanceArray, gone: Mask | None) -> OpPrice:
+    """An op as far as no module stands for it."""
+    if gone is None or not gone.any():
+        return OpPrice(op=op, ms=ms)
+    return OpPrice(op=op, ms=only_where(~gone, ms), used=~gone)
+
+
+def _together(parts: Sequence[PerformanceArray | None]) -> PerformanceArray | None:
+    known = [part for part in parts if part is not None]
+    return summed(known) if parts and len(known) == len(parts) else None
+
+
 def _context(ops: Sequence[Op], ask: _Asker, at: Points, chunk: int) -> PhasePrice:
     passes = Passes.of(**at.sizes, chunk=chunk)
     distinct = Points.of(b=passes.b, s=passes.s, p=passes.p)
-    priced = tuple(
-        OpPrice(op=op, ms=passes.total(ask(op, *distinct.sizes.values())[distinct.place]))
-        for op in ops
-    )
-    return PhasePrice(ops=priced, total=_sum([op.ms for op in priced]), place=at.place)
+
+    def each(op: Op) -> PerformanceArray:
+        return passes.total(ask(op, *distinct.sizes.values())[distinct.place])
+
+    return ask.phase(ops, "context", each, at.place)
 
 
 def _generation(ops: Sequence[Op], ask: _Asker, workload: Workload) -> PhasePrice:
@@ -189,14 +268,14 @@ def _generation(ops: Sequence[Op], ask: _Asker, workload: Workload) -> PhasePric
     b, first, steps = at.sizes.values()
     batches, row = numpy.unique(b, return_inverse=True)
     last = first + steps - 1
-    priced = []
-    for op in ops:
+
+    def mean(op: Op) -> PerformanceArray:
         if "p" in op.symbols:
-            ms = _mean(op, ask, batches, row=row, first=first, last=last)
-        else:
-            ms = ask(op, batches, 1, 0)[row]
-        priced.append(OpPrice(op=op, ms=ms))
-    return PhasePrice(ops=tuple(priced), total=_sum([op.ms for op in priced]), place=at.place)
+            return _mean(op, ask, batches, row=row, first=first, last=last)
+        found: PerformanceArray = ask(op, batches, 1, 0)[row]
+        return found
+
+    return ask.phase(ops, "generation", mean, at.place)
 
 
 def _mean(
@@ -205,7 +284,7 @@ def _mean(
     """The mean step of an op that varies with the cached length, at each point."""
     wide = Nodes.over(first, last, rows=len(batches))
     at_once = max(_ROWS // len(wide.p), 1)
-    found = _nothing(row.shape)
+    found = no_time(row.shape)
     for start in range(0, len(batches), at_once):
         mine = numpy.flatnonzero((row >= start) & (row < start + at_once))
         nodes, asked = _asked(op, ask, batches[start : start + at_once, None], wide)
@@ -236,51 +315,3 @@ def _asked(op: Op, ask: _Asker, batches: Ints, nodes: Nodes) -> tuple[Nodes, Per
             uncertainty=numpy.concatenate([found.uncertainty, extra.uncertainty], axis=1)[:, order],
         )
     return nodes, found
-
-
-def _nothing(shape: tuple[int, ...]) -> PerformanceArray:
-    """Results that take no time."""
-    return PerformanceArray(
-        numpy.zeros(shape),
-        energy=numpy.zeros(shape),
-        ranks=numpy.zeros(shape, dtype=numpy.int8),
-        uncertainty=numpy.zeros(shape),
-    )
-
-
-def _where(runs: NDArray[numpy.bool_], found: PerformanceArray) -> PerformanceArray:
-    """The results where something runs; no time and the best origin elsewhere."""
-    if runs.all():
-        return found
-    return PerformanceArray(
-        numpy.where(runs, found.latency, 0.0),
-        energy=numpy.where(runs, found.energy, 0.0),
-        ranks=numpy.where(runs, found.ranks, 0).astype(numpy.int8),
-        uncertainty=numpy.where(runs, found.uncertainty, 0.0),
-    )
-
-
-def _sum(parts: Sequence[PerformanceArray]) -> PerformanceArray:
-    """Results added up, the errors of the parts as independent ones."""
-    shape = numpy.broadcast_shapes(*(part.shape for part in parts))
-    latency, variance, energy = (numpy.zeros(shape) for _ in range(3))
-    ranks = numpy.zeros(shape, dtype=numpy.int8)
-    for part in parts:
-        latency += part.latency
-        variance += numpy.square(part.latency * part.uncertainty)
-        energy += part.energy
-        numpy.maximum(ranks, part.ranks, out=ranks)
-    relative = numpy.divide(
-        numpy.sqrt(variance), latency, out=numpy.zeros(shape), where=latency > 0
-    )
-    return PerformanceArray(latency, energy=energy, ranks=ranks, uncertainty=relative)
-
-
-def _slower(one: PerformanceArray, other: PerformanceArray) -> PerformanceArray:
-    chosen = one.latency >= other.latency
-    return PerformanceArray(
-        numpy.where(chosen, one.latency, other.latency),
-        energy=numpy.where(chosen, one.energy, other.energy),
-        ranks=numpy.where(chosen, one.ranks, other.ranks),
-        uncertainty=numpy.where(chosen, one.uncertainty, other.uncertainty),
-    )

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from typing import ClassVar, Literal, TypeAlias
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal, Protocol, TypeAlias
 
 from oplib.arithmetic import Amount
 from oplib.errors import InvalidInputError
@@ -24,6 +25,32 @@ HEADINGS = (
     "Error",
     "Source",
 )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """An op inside a module: its kind, complete parameters and dims, and how many of it a call runs."""
+
+    kind: OpKind
+    params: Params
+    dims: Dims
+    times: Amount = 1
+
+
+#: The parts of a module, once for each way to compute it.
+Ways: TypeAlias = tuple[tuple[Part, ...], ...]
+
+
+class Listed(Protocol):
+    """An op of a list, as far as a module has to know it to recognise its parts."""
+
+    @property
+    def op(self) -> str:
+        """The name of its kind."""
+
+    @property
+    def params(self) -> Params:
+        """Its complete parameters."""
 
 
 class OpKind(ABC):
@@ -46,8 +73,14 @@ class OpKind(ABC):
     coordinates: ClassVar[tuple[str, ...]] = ()
     #: Whether a call is one kernel whose time is a floor plus its work: the shortest rows of a table show the floor.
     shows_floor: ClassVar[bool] = False
+    #: Whether a place counts as between rows only where one row is at least as large in all coordinates, and one at
+    #: most: tables that stop at so many tokens in all have none in the corner where every size is large.
+    jointly: ClassVar[bool] = False
     #: Parameters that hardly change the time: a table without their column, or with another value, still answers.
     immaterial: ClassVar[tuple[str, ...]] = ()
+    #: Of a module: the phase that it runs in, and the kinds one op of which every set of its parts has.
+    phase: ClassVar[str] = ""
+    cores: ClassVar[tuple[str, ...]] = ()
     #: Parameters that an op may give as dims instead, when they depend on the lengths.
     dim_params: ClassVar[tuple[str, ...]] = ()
 
@@ -90,6 +123,18 @@ class OpKind(ABC):
     @abstractmethod
     def grid(self) -> dict[str, tuple[int, ...]]:
         """Suggested values of each dim for collecting measurements."""
+
+    def ways(self, params: Params, dims: Dims) -> Ways:  # noqa: ARG002 - only modules have any
+        """The ways to compute an op that is a module of other ops; none where it is one kernel.
+
+        The bound of a module is the sum of its parts' own bounds, by the way with the least of it.
+        """
+        return ()
+
+    def recognise(self, ops: Sequence[Listed]) -> tuple[dict[str, ParamValue], ...]:
+        """Of a module: the parameters that it would have if it stood for these ops of one module of a model, or for
+        those of them that its parts are, the most of them first. InvalidInputError says why it cannot."""
+        raise InvalidInputError(f"{self.name} stands for no other ops, not for {len(ops)}.")
 
     def check(self, params: Params) -> None:  # noqa: B027 - most kinds have nothing to add
         """Reject complete parameters that fit alone but not together."""

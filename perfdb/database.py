@@ -21,13 +21,13 @@ from oplib.params import Params, ParamValue
 from perfdb.arrays import Floats, Ints, numbered
 from perfdb.columns import plain
 from perfdb.efficiency import Group, coordinates, groups_of, sized
-from perfdb.empirical import efficiency_of
+from perfdb.empirical import efficiency_of, stated_ms
 from perfdb.estimator import Estimator
 from perfdb.foreign import Shelf
 from perfdb.performance import PerformanceArray, PerformanceResult, Ranks, origin_rank, spread
 from perfdb.places import Places
 from perfdb.response import EXTRAPOLATED, Response
-from perfdb.speed_of_light import busy_ms, spans_servers
+from perfdb.speed_of_light import bounds_ms, spans_servers
 from perfdb.substitutes import runnable
 from perfdb.systems import System, load_system
 from perfdb.tables import Table, read_table
@@ -126,8 +126,8 @@ class PerfDatabase:
             nothing = numpy.zeros(numpy.shape(dims["bytes"]))
             return _result(nothing, nothing, origin_rank("measured"), nothing)
         entry = self.entry(kind, params, dims)
-        compute, memory = busy_ms(kind, entry.params, dims, self.system)
-        bound = numpy.asarray(numpy.maximum(compute, memory), dtype=numpy.float64)
+        least = bounds_ms(kind, entry.params, dims, self.system)[0]
+        bound = numpy.asarray(least, dtype=numpy.float64)
         if self.mode in ("sol", "sol_full"):
             return _result(bound, bound * 0.0, origin_rank("sol"))
         if self.mode != "empirical" and entry.latency is not None:
@@ -140,17 +140,15 @@ class PerfDatabase:
         if spans_servers(kind, entry.params, self.system):
             # What was measured of links within a server says nothing of a network; its spread has to do.
             return _result(bound, bound * 0.0 + efficiency_of(kind).uncertainty, origin_rank("sol"))
-        stated = efficiency_of(kind)
-        latency = numpy.asarray(stated.latency_ms(compute, memory), dtype=numpy.float64)
-        return _result(latency, latency * 0.0 + stated.uncertainty, origin_rank("empirical"))
+        latency, uncertainty = map(numpy.asarray, stated_ms(kind, entry.params, dims, self.system))
+        return _result(latency, latency * 0.0 + uncertainty, origin_rank("empirical"))
 
     def sides(self, kind: OpKind, params: Params, dims: Dims) -> tuple[Result, Result, Result]:
-        """Bound, and its sides by FLOPs and by bytes over memory or links, of one occurrence."""
-        sides = busy_ms(kind, self.entry(kind, params, dims).params, dims, self.system)
-        compute, memory = (numpy.asarray(side, dtype=numpy.float64) for side in sides)
+        """Bound, and its sides by FLOPs and by bytes over memory or links, of one occurrence (`bounds_ms`)."""
+        found = bounds_ms(kind, self.entry(kind, params, dims).params, dims, self.system)
         sol = origin_rank("sol")
         bound, compute, memory = numpy.broadcast_arrays(
-            numpy.maximum(compute, memory), compute, memory
+            *(numpy.asarray(side, dtype=numpy.float64) for side in found)
         )
         return (
             _result(bound, bound * 0.0, sol),

@@ -21,7 +21,7 @@ from oplib.params import ParamValue
 from perfdb.arrays import Floats, distinct
 from perfdb.places import Places
 from perfdb.row_choice import rows_that_count
-from perfdb.speed_of_light import busy_ms
+from perfdb.speed_of_light import bounds_ms
 from perfdb.systems import System
 from perfdb.tables import Table
 
@@ -100,18 +100,20 @@ def coordinates(kind: OpKind, columns: Mapping[str, Any]) -> Floats:  # Any: num
 
 def bounds_of(table: Table, system: System) -> Floats:
     """The bound of each row in ms; nan where its parameters describe no op."""
-    return numpy.maximum(*row_sides(table, system))
+    return row_bounds(table, system)[0]
 
 
-def row_sides(table: Table, system: System) -> tuple[Floats, Floats]:
-    """ms of each row's FLOPs, and of its bytes over memory or links; nan where its parameters describe no op."""
+def row_bounds(table: Table, system: System) -> tuple[Floats, Floats, Floats]:
+    """`bounds_ms` of each row: the bound, its sides by FLOPs and by bytes; nan where the parameters describe no op."""
     kind = table.kind
-    compute, moved = numpy.full((2, len(table)), numpy.nan)
+    found = numpy.full((3, len(table)), numpy.nan)
     for params, places in table.split([param.name for param in kind.params]):
         try:
             complete = kind.complete(params)
         except InvalidInputError:
             continue
         dims = {name: table.columns[name][places].astype(numpy.float64) for name in kind.dims}
-        compute[places], moved[places] = busy_ms(kind, complete, dims, system)
-    return compute, moved
+        for row, side in zip(found, bounds_ms(kind, complete, dims, system), strict=True):
+            row[places] = side
+    bound, compute, moved = found
+    return bound, compute, moved

@@ -1,7 +1,8 @@
 """Stated efficiencies: what an op takes where nothing was measured, read from `empirical.toml`.
 
 latency = max(FLOPs / peak / compute, bytes / bandwidth / memory) + launch_ms, with shares of the peak and of the
-bandwidth that measured kernels of the kind reach; `uncertainty` is the spread of what was measured around it.
+bandwidth that measured kernels of the kind reach; `uncertainty` is the spread of what was measured around it. A module
+takes what its parts take, by the way with the least.
 """
 
 from __future__ import annotations
@@ -9,12 +10,15 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, reduce
 from pathlib import Path
 from types import MappingProxyType
 
 from oplib.arithmetic import Amount, maximum
-from oplib.kind import OpKind
+from oplib.kind import Dims, OpKind, Part
+from oplib.params import Params
+from perfdb.speed_of_light import bounds_ms
+from perfdb.systems import System
 
 FILE = "empirical.toml"
 
@@ -47,3 +51,29 @@ def efficiency_of(kind: OpKind) -> Efficiency:
     """That of a kind; of `other` where none is stated."""
     stated = efficiencies()
     return stated.get(kind.name, stated["other"])
+
+
+def stated_ms(kind: OpKind, params: Params, dims: Dims, system: System) -> tuple[Amount, Amount]:
+    """ms of an op by the stated efficiency of its kind, and its relative uncertainty."""
+    if ways := kind.ways(params, dims):
+        return reduce(_lesser, (_way_ms(way, system) for way in ways))
+    _, compute, memory = bounds_ms(kind, params, dims, system)
+    stated = efficiency_of(kind)
+    return stated.latency_ms(compute, memory), stated.uncertainty
+
+
+def _way_ms(way: tuple[Part, ...], system: System) -> tuple[Amount, Amount]:
+    """The sum over the parts, which err apart from each other."""
+    total, variance = 0.0, 0.0
+    for one in way:
+        ms, uncertainty = stated_ms(one.kind, one.params, one.dims, system)
+        total = total + ms * one.times
+        variance = variance + (ms * one.times * uncertainty) ** 2
+    return total, variance**0.5 / total
+
+
+def _lesser(one: tuple[Amount, Amount], other: tuple[Amount, Amount]) -> tuple[Amount, Amount]:
+    import numpy
+
+    first = numpy.less_equal(one[0], other[0])
+    return numpy.where(first, one[0], other[0]), numpy.where(first, one[1], other[1])

@@ -11,8 +11,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from itertools import pairwise, product
+from typing import TypeAlias
 
 import numpy
+from numpy.typing import NDArray
 
 from oplib.arithmetic import Amount
 from oplib.kind import OpKind
@@ -26,6 +28,7 @@ BEYOND = 8  # octaves of knots past the measured range; further out the last of 
 _SAME = 1e-9  # octaves within which two places are one
 _NOTHING = 2.0**-64  # what stands for a size of 0, which has no logarithm
 
+Mask: TypeAlias = NDArray[numpy.bool_]
 MEASURED, INTERPOLATED, EXTRAPOLATED = map(
     origin_rank, ("measured", "interpolated", "extrapolated")
 )
@@ -95,8 +98,12 @@ class Response:
             self._place[fixed] > upper[fixed] + _SAME
         )
         column = self._column
-        beyond = (places < lower[column] - _SAME) | (places > upper[column] + _SAME)
-        rank = numpy.where(beyond.any(axis=-1) | beside.any(), EXTRAPOLATED, INTERPOLATED)
+        beyond = ((places < lower[column] - _SAME) | (places > upper[column] + _SAME)).any(axis=-1)
+        if self._kind.jointly:
+            whole = numpy.broadcast_to(self._place, (*places.shape[:-1], len(self._place))).copy()
+            whole[..., column] = places
+            beyond |= ~_reached(whole.reshape(-1, len(self._place)), measured).reshape(beyond.shape)
+        rank = numpy.where(beyond | beside.any(), EXTRAPOLATED, INTERPOLATED)
         same = (numpy.abs(measured[:, fixed] - self._place[fixed]) <= _SAME).all(axis=1)
         rows = {tuple(row) for row in measured[same][:, column].round(9).tolist()}
         flat = places.reshape(-1, len(column)).round(9).tolist()
@@ -156,10 +163,21 @@ class Response:
         found, known = self._estimator.estimate(points), self._estimator.known(points)
         lower, upper = self._estimator.lower, self._estimator.upper
         outside = ((points < lower - _SAME) | (points > upper + _SAME)).any(axis=1)
+        if self._kind.jointly:
+            outside |= ~_reached(points, self._estimator.group.points)
         self._value.ravel()[missing] = found.value
         self._deviation.ravel()[missing] = found.deviation
         rank = numpy.where(outside, EXTRAPOLATED, INTERPOLATED)
         self._rank.ravel()[missing] = numpy.where(known >= 0, MEASURED, rank)
+
+
+def _reached(points: Floats, measured: Floats) -> Mask:
+    """Whether some row is at least as large as a point [n, d] in all coordinates, and some at most."""
+    found = numpy.zeros(len(points), dtype=bool)
+    for i, point in enumerate(points):
+        above = (measured >= point - _SAME).all(axis=1).any()
+        found[i] = above and (measured <= point + _SAME).all(axis=1).any()
+    return found
 
 
 def _knots(measured: Floats) -> Floats:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import reduce
 from types import MappingProxyType
 from typing import Literal, TypeAlias
 
 from oplib.arithmetic import Amount, maximum
 from oplib.errors import InvalidInputError
-from oplib.kind import Dims
+from oplib.kind import Dims, Part
 from oplib.op import Op, OpKind
 from oplib.params import Params, integer
 from perfdb.systems import System
@@ -86,24 +87,53 @@ def spans_servers(kind: OpKind, params: Params, system: System) -> bool:
     return integer(params, "num_gpus") > system.joins > 0
 
 
-def busy_ms(kind: OpKind, params: Params, dims: Dims, system: System) -> tuple[Amount, Amount]:
-    """As `sides_ms`, the second the slower of memory and links."""
+def bounds_ms(
+    kind: OpKind, params: Params, dims: Dims, system: System
+) -> tuple[Amount, Amount, Amount]:
+    """The bound, and its sides: FLOPs at peak, and the slower of memory and links.
+
+    Of a module, the sums of its parts' by the way with the least bound, which is more than its longer side where one
+    part is bound by FLOPs and another by bytes.
+    """
+    if ways := kind.ways(params, dims):
+        return reduce(_lesser, (_way_ms(way, system) for way in ways))
     compute, memory = sides_ms(kind, params, dims, system)
-    if kind.role != "communication":
-        return compute, memory
-    return compute, maximum(memory, link_ms(kind, params, dims, system))
+    if kind.role == "communication":
+        memory = maximum(memory, link_ms(kind, params, dims, system))
+    return maximum(compute, memory), compute, memory
+
+
+def _way_ms(way: tuple[Part, ...], system: System) -> tuple[Amount, Amount, Amount]:
+    parts = [(one.times, bounds_ms(one.kind, one.params, one.dims, system)) for one in way]
+    bound, compute, memory = (sum(times * ms[i] for times, ms in parts) for i in range(3))
+    return bound, compute, memory
+
+
+def _lesser(
+    one: tuple[Amount, Amount, Amount], other: tuple[Amount, Amount, Amount]
+) -> tuple[Amount, Amount, Amount]:
+    """The one of the lesser bound, place by place."""
+    if isinstance(one[0], int | float) and isinstance(other[0], int | float):
+        return min(one, other, key=lambda sides: sides[0])
+    import numpy
+
+    first = numpy.less_equal(one[0], other[0])
+    bound, compute, memory = (numpy.where(first, *pair) for pair in zip(one, other, strict=True))
+    return bound, compute, memory
 
 
 def bound_ms(kind: OpKind, params: Params, dims: Dims, system: System) -> Amount:
-    """The longest of `sides_ms` and `link_ms`."""
-    return maximum(*busy_ms(kind, params, dims, system))
+    """The first of `bounds_ms`."""
+    return bounds_ms(kind, params, dims, system)[0]
 
 
 def speed_of_light(op: Op, system: System, *, b: int, s: int, p: int) -> SpeedOfLight:
     """The bound of one occurrence of `op` for the workload b, s, p; `op.count` multiplies."""
     compute_dtype = op.kind.compute_dtype(op.params)
     dims = op.dims_at(b=b, s=s, p=p)
-    compute, memory = sides_ms(op.kind, op.params, dims, system)
+    whole, compute, memory = bounds_ms(op.kind, op.params, dims, system)
+    if op.kind.role == "communication":
+        memory = sides_ms(op.kind, op.params, dims, system)[1]
     sides: dict[Side, float] = {
         "memory": float(memory),
         "link": float(link_ms(op.kind, op.params, dims, system)),
@@ -111,7 +141,7 @@ def speed_of_light(op: Op, system: System, *, b: int, s: int, p: int) -> SpeedOf
     }
     bound = max(sides, key=lambda side: sides[side])
     return SpeedOfLight(
-        ms=sides[bound],
+        ms=float(whole),
         compute_ms=sides["compute"],
         memory_ms=sides["memory"],
         link_ms=sides["link"],

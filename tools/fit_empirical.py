@@ -28,7 +28,7 @@ from oplib.errors import TraceModelError  # noqa: E402
 from oplib.kind import OpKind  # noqa: E402
 from oplib.op import op_kinds  # noqa: E402
 from perfdb.arrays import Floats  # noqa: E402
-from perfdb.efficiency import row_sides  # noqa: E402
+from perfdb.efficiency import row_bounds  # noqa: E402
 from perfdb.foreign import find_table  # noqa: E402
 from perfdb.systems import load_system  # noqa: E402
 from perfdb.tables import read_table  # noqa: E402
@@ -59,7 +59,7 @@ def _table(kind: OpKind, system: str, backend: str, most: int) -> Iterator[tuple
     random = numpy.random.default_rng(0)
     if len(table) > most:
         table = table.take(random.choice(len(table), most, replace=False))
-    compute, memory = row_sides(table, load_system(system))
+    _, compute, memory = row_bounds(table, load_system(system))
     columns = numpy.stack([compute, memory, table.latency], axis=1)
     yield f"{system} {backend} {path.parent.name}", columns[numpy.isfinite(columns).all(1)]
 

@@ -10,6 +10,7 @@ from parity_lists import PHASES, Line
 from parity_local import our_lines, reference_lines
 from parity_records import Json, Record
 from parity_sites import CORES, Site, compare, text_of, within
+from parity_wholes import dealt
 
 from oplib.op import Op
 from perfdb.database import PerfDatabase
@@ -21,7 +22,7 @@ SILICON = ("silicon", "mixed")
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cost:
     """One line of ours priced: all its occurrences. A generation's `ms` is that of the first step, `mean_ms` that of
-    all steps."""
+    all steps. Of parts of a module that was measured whole, the prices add up to the module's."""
 
     line: Line
     op: Op
@@ -30,6 +31,7 @@ class Cost:
     sol_ms: float
     origin: str
     uncertainty: float
+    whole: str = ""  # the kind of the module whose price this is a part of
 
     @property
     def each(self) -> float:
@@ -105,15 +107,17 @@ def compare_record(
     """Our list in `report`, priced at the record's workload, against its prices of the reference's list `entry`."""
     served = _served(report, record, entry)
     mine = [line for line in our_lines(served) if line.kind != "primitive"]
-    costs = [cost(line, record, db=db, bounds=bounds) for line in mine]
-    quiet = [cost(line, record, db=db, bounds=bounds) for line in pointwise(served)]
+    around = list(pointwise(served))
+    every = [cost(line, record, db=db, bounds=bounds) for line in (*mine, *around)]
+    every = _with_modules(every, served, record, db=db, bounds=bounds)
+    costs, quiet = every[: len(mine)], every[len(mine) :]
     lines = reference_lines(entry)
     found = Compared(record=record)
     for phase in PHASES:
         of_phase = [c for c in costs if c.line.phase == phase]
         theirs = [line for line in lines if line.phase == phase]
-        around = [c for c in quiet if c.line.phase == phase]
-        found.pairs.extend(_pairs(record, phase, of_phase, theirs, around))
+        beside = [c for c in quiet if c.line.phase == phase]
+        found.pairs.extend(_pairs(record, phase, of_phase, theirs, beside))
     paired = {id(c) for pair in found.pairs for c in pair.costs}
     named = {line.block for pair in found.pairs for line in pair.lines}
     both = [*costs, *quiet]
@@ -151,6 +155,27 @@ def _served(report: Json, record: Record, entry: Json) -> Json:
 
 def _kept(chosen: Mapping[str, Any], params: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in chosen.items() if name in params}
+
+
+def _with_modules(
+    costs: list[Cost], report: Json, record: Record, *, db: PerfDatabase, bounds: PerfDatabase
+) -> list[Cost]:
+    """The costs in their order, with modules that the tables have whole priced so."""
+    place = {id(c): i for i, c in enumerate(costs)}
+    found = list(costs)
+    for phase in PHASES:
+        ops = [Op.from_json(op) for op in report["op_list"]["phases"][phase]]
+
+        def price(op: Op, phase: str = phase) -> Cost:
+            line = Line(
+                phase=phase, kind=op.op, shape=(), count=op.count, name=op.name, op=op.to_json()
+            )
+            return cost(line, record, db=db, bounds=bounds)
+
+        mine = [c for c in costs if c.line.phase == phase]
+        for before, after in zip(mine, dealt(mine, ops, phase, price), strict=True):
+            found[place[id(before)]] = after
+    return found
 
 
 def pointwise(report: Json) -> Iterator[Line]:

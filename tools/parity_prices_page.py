@@ -30,8 +30,8 @@ hybrid: silicon where a table has the op, else empirical. Theirs: as recorded, m
 at four workloads (batch x input+output tokens) and at the reference's repetitions: the whole context pass, and the
 first step of a generation. What no config says and serving decides is taken from the reference: how the cache is
 stored, and how tokens fall on experts. A block that the reference prices as one (MLA, experts beside shared experts) is
-compared with the sum of our parts, the pointwise ops inside included, or with the longest of the streams that it lets
-run side by side.
+compared with our price of the module where a table has it whole, else with the sum of our parts, the pointwise ops
+inside included, or with the longest of the streams that it lets run side by side.
 
 **Measured** is a pair in which both prices rest on measured rows, at them, between them or beyond them.
 
@@ -103,7 +103,7 @@ def _overall(good: list[Compared], causes: dict[int, Cause]) -> Iterator[str]:
     listed = ", ".join(f"{side} {count}" for side, count in other.items()) or "none"
     yield f"- Ours is a measured row in {len(rows)} of them; theirs is the same number, to {EQUAL:.0e}, in"
     yield f"  {len(exact)}. The others, by side: {listed}."
-    yield f"- Measured blocks against the sum of their parts: {_shares([p for p in measured if p.block])}."
+    yield f"- Measured blocks, against the module or the sum of our parts: {_shares([p for p in measured if p.block])}."
     listed = ", ".join(f"{side} {sides[side]}" for side in SIDES)
     yield f"- {len(far)} measured pairs differ by more than {CLOSE:.0%}: {listed}."
     unmeasured = [pair for pair in pairs if not pair.silicon]

@@ -113,9 +113,13 @@ def gathered_tokens(pair: Pair, view: View) -> Cause | None:
 
 
 def whole_module(pair: Pair, _view: View) -> Cause | None:
-    """The reference measured the module as one; ours is the sum of its parts."""
+    """The reference measured the module as one; ours is the sum of its parts, or the same module's row."""
     if not pair.block:
         return None
+    if wholes := {cost.whole for cost in pair.costs if cost.whole}:
+        text = f"both price the module as one, ours as {', '.join(sorted(wholes))}, {pair.origin}"
+        side = INTERPOLATION if pair.origin != "measured" else OURS
+        return Cause(side=side, text=text)
     parts: dict[str, float] = {}
     for cost in pair.costs:
         parts[cost.op.op] = parts.get(cost.op.op, 0.0) + cost.ms

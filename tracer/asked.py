@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 
 from oplib.op import Op
 from perfdb.database import COVERAGES, Entry, PerfDatabase
+from perfdb.modules import VAGUE
 from perfdb.performance import PerformanceResult, Ranks
 from perfdb.speed_of_light import bound_ms
 from tracer.envelope import Ints, points
 
-VAGUE = 0.5  # relative deviation of an estimate that says no more than a stated efficiency does
 Mask: TypeAlias = NDArray[numpy.bool_]
 
 

@@ -3,12 +3,14 @@
 Asked are the points of the serving envelope (`tracer.envelope`) and those of the report's own workload. A point is
 covered where the tables have it (exact) or measured rows around it in every coordinate (interpolable). It is not where
 it lies beyond them (outside) or where no row has its parameters (missing). Nothing is covered by a formula: an op whose
-kind the backend has no table of is missing, and the share that such kinds have of the time is reported.
+kind the backend has no table of is missing, and the share that such kinds have of the time is reported. Where a table
+has the whole module that an op is part of (`tracer.covered_modules`), the op is asked for nothing.
 """
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -18,12 +20,14 @@ import numpy
 from oplib.case import Case, Plan
 from oplib.op import Op
 from oplib.oplist import OpList
+from oplib.registry import kind as op_kind
 from perfdb.database import COVERAGES, PerfDatabase
 from perfdb.foreign import Shelf, serving_version
 from perfdb.performance import PerformanceResult
 from perfdb.speed_of_light import bound_ms
 from perfdb.tables import Table
 from tracer.asked import Asked, ask
+from tracer.covered_modules import Covered, ask_part, covered_modules
 from tracer.envelope import Envelope
 from tracer.report.view import phase_workload
 
@@ -49,18 +53,28 @@ def check(report: Json, db: PerfDatabase) -> Json:
     envelope = Envelope.of(report, db.system.memory_capacity.base)
     lacking: dict[tuple[Any, ...], Point] = {}  # Any: parameter values and sizes
     rows: list[Json] = []
+    modules: list[Json] = []
     for phase, ops in op_list.phases.items():
         at = phase_workload(report, phase)
         workloads = envelope.workloads(phase)
         answers: dict[tuple[Any, ...], Asked] = {}  # layers repeat ops; Any: values of parameters
-        for op in ops:
-            key = (op.op, *op.params.values(), *op.dims.items())
+        sets = covered_modules(ops, phase, db, workloads, at)
+        within = {i: one for one in sets for i in one.module.parts}
+        modules += [_module_row(one, ops, phase) for one in sets]
+        for i, op in enumerate(ops):
+            module = within.get(i)
+            inside = () if module is None else tuple(module.module.op.params.values())
+            key = (op.op, *op.params.values(), *op.dims.items(), *inside)
             if key not in answers:
-                answers[key] = ask(op, db, workloads, at)
+                answers[key] = (
+                    ask(op, db, workloads, at)
+                    if module is None
+                    else ask_part(op, module, db, workloads, at)
+                )
             asked = answers[key]
             label = " ".join(part for part in (phase, op.layer, op.name) if part)
             _collect(op, label, asked, db, lacking)
-            rows.append(_row(op, phase, asked))
+            rows.append(_row(op, phase, asked, module))
     missing = sorted(lacking.values(), key=lambda p: (-p.case.bound_ms, p.case.case_id))
     return {
         "checked": True,
@@ -68,12 +82,13 @@ def check(report: Json, db: PerfDatabase) -> Json:
         "backend": db.backend,
         "version": _version(db),
         "envelope": envelope.to_json(),
-        "tables": {name: str(t.path) for name, t in _tables(op_list, db).items()},
-        "phases": {phase: _total(rows, phase) for phase in op_list.phases},
+        "tables": {name: str(t.path) for name, t in _tables(op_list, db, modules).items()},
+        "phases": {phase: _total(_priced(rows, modules), phase) for phase in op_list.phases},
         "ops": rows,
-        "unmeasured_kinds": _unmeasured(op_list, db, rows),
+        "modules": modules,
+        "unmeasured_kinds": _unmeasured(op_list, db, rows, modules),
         "missing": [_missing(point, db) for point in missing],
-        "notes": [*db.notes, *_too_fast(rows)],
+        "notes": [*db.notes, *_too_fast(_priced(rows, modules)), *_standing(modules)],
     }
 
 
@@ -144,8 +159,12 @@ def _missing(point: Point, db: PerfDatabase) -> Json:
     }
 
 
-def _row(op: Op, phase: str, asked: Asked) -> Json:
-    """How one op is covered, and what one occurrence takes at the report's workload."""
+def _row(op: Op, phase: str, asked: Asked, module: Covered | None = None) -> Json:
+    """How one op is covered, and what one occurrence takes at the report's workload.
+
+    `module` is the kind of the module that is asked in its place, `covers` at which workloads: all, some, or none, and
+    `stands` whether it is at the report's.
+    """
     counts = Counter(COVERAGES[int(rank)] for rank in asked.ranks)
     return {
         "phase": phase,
@@ -162,7 +181,40 @@ def _row(op: Op, phase: str, asked: Asked) -> Json:
         "uncertainty": asked.price.uncertainty,
         "reason": asked.reason,
         "nearest": asked.nearest,
+        "module": "" if module is None else module.module.op.op,
+        "covers": "none" if module is None else "all" if module.whole else "some",
+        "stands": module is not None and module.own,
     }
+
+
+def _module_row(covered: Covered, ops: Sequence[Op], phase: str) -> Json:
+    """As `_row`, of a module that takes the place of ops where `stands` is true at the report's workload."""
+    op = covered.module.op
+    return {
+        **_row(op, phase, covered.asked, covered),
+        "params": dict(op.params),
+        "parts": [ops[i].name for i in covered.module.parts],
+        "workloads": len(covered.inside),
+        "answered": int(covered.inside.sum()),
+    }
+
+
+def _priced(rows: list[Json], modules: list[Json]) -> list[Json]:
+    """What the price at the report's workload consists of: modules in the place of their parts."""
+    return [
+        *(row for row in rows if not row["stands"]),
+        *(one for one in modules if one["stands"]),
+    ]
+
+
+def _standing(modules: list[Json]) -> list[str]:
+    """What a reader has to know of modules that are asked in the place of ops."""
+    found = {
+        f"{one['phase']}: {one['op']} stands for the {len(one['parts'])} ops of {one['name']}: measured whole at "
+        f"{one['answered']} of {one['workloads']} workloads of the envelope; there its ops need no rows"
+        for one in modules
+    }
+    return sorted(found)
 
 
 def _total(rows: list[Json], phase: str) -> Json:
@@ -192,22 +244,26 @@ def _too_fast(rows: list[Json]) -> list[str]:
     return sorted(found)
 
 
-def _unmeasured(op_list: OpList, db: PerfDatabase, rows: list[Json]) -> list[Json]:
-    """The kinds that the backend has no table of, and what share of each phase is theirs."""
+def _unmeasured(
+    op_list: OpList, db: PerfDatabase, rows: list[Json], modules: list[Json]
+) -> list[Json]:
+    """The kinds that the backend has no table of, and what share of each phase is theirs; not those that modules of
+    the tables stand for wherever they are."""
     kinds = {op.op: op.kind for ops in op_list.phases.values() for op in ops}
+    priced = _priced(rows, modules)
     found = []
     for name, kind in kinds.items():
         table = db.table(kind)
-        if isinstance(table, Table):
+        mine = [row for row in rows if row["op"] == name and row["covers"] != "all"]
+        if isinstance(table, Table) or not mine:
             continue
-        mine = [row for row in rows if row["op"] == name]
         found.append(
             {
                 "op": name,
                 "reason": table,
                 "ops": len(mine),
-                "bound_share": {p: _share(rows, p, name, "bound_ms") for p in op_list.phases},
-                "time_share": {p: _share(rows, p, name, "ms") for p in op_list.phases},
+                "bound_share": {p: _share(priced, p, name, "bound_ms") for p in op_list.phases},
+                "time_share": {p: _share(priced, p, name, "ms") for p in op_list.phases},
             }
         )
     return found
@@ -219,8 +275,9 @@ def _share(rows: list[Json], phase: str, op: str, of: str) -> float:
     return mine / total if total else 0.0
 
 
-def _tables(op_list: OpList, db: PerfDatabase) -> dict[str, Table]:
+def _tables(op_list: OpList, db: PerfDatabase, modules: list[Json]) -> dict[str, Table]:
     kinds = {op.op: op.kind for ops in op_list.phases.values() for op in ops}
+    kinds |= {one["op"]: op_kind(one["op"]) for one in modules}
     found = {name: db.table(kind) for name, kind in kinds.items()}
     return {name: table for name, table in found.items() if isinstance(table, Table)}
 

@@ -19,6 +19,7 @@ from models.report.words import (
     machine_words,
     memory_words,
     model_name,
+    module_words,
     origin_words,
     percent,
     table_share,
@@ -73,7 +74,9 @@ def _section(title: str, body: str) -> str:
 
 def _run(report: Report, outcome: Outcome) -> list[str]:
     """Sections of one run."""
-    notes = "".join(f"<li>{escape(note)}</li>" for note in report["notes"])
+    notes = "".join(
+        f"<li>{escape(note)}</li>" for note in (*report["notes"], *module_words(report))
+    )
     sections = [
         f'<section><div class="cards">{_cards(report)}</div>{f"<ul>{notes}</ul>" if notes else ""}</section>',
         _section("Where the time goes", plots.shares(report)),
@@ -110,7 +113,7 @@ def _batches(report: Report, outcome: Outcome) -> list[Report]:
 
     batches = numpy.array(sorted({*_BATCHES, report["workload"]["batch"]}))
     workload = Workload(batch=batches, **sizes, chunk=report["chunk"] or 0)
-    curve = run(outcome.source, outcome.db, [outcome.layout], workload)
+    curve = run(outcome.source, outcome.db, [outcome.layout], workload, modules=outcome.modules)
     return [dict(item) for item in reports(curve[0])]
 
 

@@ -18,6 +18,7 @@ from models.report.words import (
     machine_words,
     memory_words,
     model_name,
+    module_words,
     origin_words,
     percent,
     tables_words,
@@ -39,6 +40,8 @@ def render_run(report: Report, source: Source, console: Console) -> None:
     _totals(report, console)
     for note in report["notes"]:
         line(console, f"note: {note}", indent=2, style="dim")
+    for words in module_words(report):
+        line(console, f"module: {words}", indent=2, style="dim")
     _layer_kinds(report, source, console)
     for phase in report["phases"]:
         _phase(report, phase, source, console)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
 
-from oplib.wording import gib
+from oplib.wording import duration, gib
 
 Report = Mapping[str, Any]  # an object that `price-model --json` prints
 
@@ -96,3 +96,22 @@ def table_share(report: Report) -> float:
 def percent(value: float) -> str:
     """A share in at most five characters."""
     return "100%" if value > 0.9995 else f"{value:.1%}"
+
+
+def module_words(report: Report) -> list[str]:
+    """A line for each phase and kind of module: what all sets of ops that are one take as it, and as their parts."""
+    alike: dict[tuple[str, str, bool], list[Mapping[str, Any]]] = {}
+    for one in report["modules"]:
+        alike.setdefault((one["phase"], one["op"], one["used"]), []).append(one)
+    lines = []
+    for (phase, kind, used), mine in alike.items():
+        whole, parts = (_together(mine, name) for name in ("ms", "parts_ms"))
+        prices = f"{kind} {whole}, parts {parts}; {'the module' if used else 'the parts'} counted"
+        lines.append(f"{phase}: {prices}")
+    return lines
+
+
+def _together(modules: Sequence[Mapping[str, Any]], name: str) -> str:
+    """What modules take in one pass; unknown where one of them has no price."""
+    known = [one[name] for one in modules if one[name] is not None]
+    return duration(sum(known)) if len(known) == len(modules) else "unknown"

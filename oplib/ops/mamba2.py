@@ -41,7 +41,8 @@ class Mamba2(ChunkedRecurrence):
     Valid range:
         d_inner = num_heads·head_dim, num_heads a multiple of n_groups.
     Error:
-        No measured tables yet; bound only.
+        No measured tables yet; bound only. The published tables of Mamba 2, of TensorRT-LLM on eight systems, have
+        rows of its convolution alone.
     Source:
         Dao and Gu, Mamba-2, arXiv:2405.21060v1, section 6: https://arxiv.org/abs/2405.21060v1
     """
@@ -64,7 +65,7 @@ class Mamba2(ChunkedRecurrence):
 
     @property
     def table_formats(self) -> tuple[TableFormat, ...]:
-        """Our own, and the published table of Mamba 2, which so far has rows of the convolution alone."""
+        """Our own, and the published table of Mamba 2, should it get rows of the scan."""
         published = TableFormat(
             stem="mamba2_perf",
             columns={"b": "batch_size", "s": "seq_len", "num_heads": "nheads"},

@@ -16,7 +16,7 @@ import pytest
 from oplib.errors import OpListFormatError
 from oplib.op import kind
 from oplib.symbols import parse_expr
-from tests.perfdb import gemm_table
+from tests.perfdb import gemm_table, latent_ops
 from tests.tracer import small_models
 from tracer import analysis, cli
 from tracer.match import match
@@ -115,8 +115,8 @@ def read_page() -> Schema:
 
 @pytest.fixture(scope="module")
 def reports(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    """What `--json` prints for the example: as it is, with a matcher missing (S3) and graphs, and against a table of
-    products; a model with idle parameters.
+    """What `--json` prints for the example: as it is, with a matcher missing (S3) and graphs, and against tables of
+    products and of modules; a model with idle parameters.
     """
     found = []
     folder = tmp_path_factory.mktemp("reports")
@@ -127,6 +127,7 @@ def reports(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
         (match, ["--backend", "toy", "--data", str(folder)]),
     )
     gemm_table.write(folder)
+    latent_ops.write_modules(folder, num_heads=16, q_lora_rank=0, v_head_dim=64)  # the example's
     for matching, more in runs:
         printed = io.StringIO()
         with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(printed):

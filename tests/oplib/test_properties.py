@@ -46,6 +46,8 @@ def complete_params(draw, name):
         params["d_inner"] = params["num_heads"] * params["head_dim"]
     if params.get("window") and "chunk" in params:
         params["chunk"] = 0
+    if params.get("index_source") == "shared" and "index_n_heads" in params:
+        params |= {"index_n_heads": 0, "index_head_dim": 0}
     if params.get("cache_limit"):
         params["cache_limit"] += params.get("chunk", 0)
     try:

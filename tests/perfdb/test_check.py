@@ -38,6 +38,16 @@ def test_text_and_json(where, capsys):
     assert report["unclaimed"][0]["unclaimed"] == 1
 
 
+def test_rows_below_the_bound_are_explained(where, tmp_path, capsys):
+    """What the op's docstring knows of its rows is printed beside such a finding, and only then."""
+    assert main([*where, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["tables"][0]["known"] == ""
+    path = next(tmp_path.glob("**/gemm_perf.txt"))
+    path.write_text(path.read_text().replace("-1.0", "0.000000001"))
+    assert main(where) == 0
+    assert "  known: No measured tables yet" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("arguments", "status", "error"),
     [

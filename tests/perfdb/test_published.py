@@ -5,10 +5,12 @@ import pytest
 
 from oplib.errors import PerfDataNotAvailableError
 from oplib.op import kind, op_kinds
+from perfdb.columns import plain
 from perfdb.database import PerfDatabase
 from perfdb.efficiency import bounds_of
 from perfdb.foreign import available, find_table, find_tables
 from perfdb.row_checks import check_rows
+from perfdb.row_choice import rows_that_count
 from perfdb.speed_of_light import bound_ms
 from perfdb.systems import list_systems, load_system
 from perfdb.tables import read_table
@@ -46,6 +48,57 @@ def test_every_row_is_an_op_with_a_bound(backend, name):
         assert not numpy.isnan(share).any()
         allowed = 0.5 if name == "causal_conv1d" and backend == "trtllm" else 0.003
         assert (share < 0.99).mean() <= allowed, path
+
+
+MODULES = [
+    (backend, f"{phase}_{family}_module")
+    for family, backends in (("mla", ("trtllm", "vllm")), ("dsa", ("trtllm", "vllm", "sglang")))
+    for phase in ("context", "generation")
+    for backend in backends
+]
+
+
+@pytest.mark.parametrize(("backend", "name"), MODULES)
+def test_modules_are_their_parts_and_more(backend, name):
+    """No part that the rows lack is in the bound, and none that they have is missing: hardly one is below it, and the
+    fastest of thousands take at most three times as long."""
+    one = kind(name)
+    table = read_table(find_table(one, system="h200_sxm", backend=backend), one)
+    share = table.latency / bounds_of(table, load_system("h200_sxm"))
+    assert not numpy.isnan(share).any()
+    assert (share < 0.99).mean() < 0.001
+    assert 0.9 < share.min() < 3.0
+
+
+@pytest.mark.parametrize(("backend", "name"), MODULES)
+def test_rows_of_modules_come_back(backend, name):
+    """300 rows drawn at random, in mode silicon: measured, to the last digits."""
+    pytest.importorskip("scipy")
+    one = kind(name)
+    table = read_table(find_table(one, system="h200_sxm", backend=backend), one)
+    db = PerfDatabase.load(system="h200_sxm", backend=backend, mode="silicon")
+    for row in numpy.random.default_rng(11).choice(rows_that_count(table), 300, replace=False):
+        params = one.complete({p.name: plain(table.columns[p.name][row]) for p in one.params})
+        found = db.price(one, params, {dim: int(table.dims[dim][row]) for dim in one.dims})
+        assert found.origin == "measured"
+        assert float(found) == pytest.approx(table.latency[row], rel=1e-12)
+
+
+def test_sglang_measured_modules_with_latents_at_hand():
+    """What does not depend on heads is less there than the projection into the latents takes, so it is not inside."""
+    one = kind("context_dsa_module")
+    table = read_table(find_table(one, system="h200_sxm", backend="sglang"), one)
+    assert set(table.columns["latents"]) == {"given"}
+    chosen = (table.columns["hidden_size"] == 6144) & (table.columns["dtype"] == "bfloat16")
+    chosen &= (table.columns["kv_dtype"] == "bfloat16") & (
+        table.columns["index_source"] == "indexer"
+    )
+    for name, size in {"b": 64, "s": 128, "p": 0}.items():
+        chosen &= table.dims[name] == size
+    at = dict(zip(table.columns["num_heads"][chosen], table.latency[chosen], strict=True))
+    gemm = kind("gemm")
+    projection = gemm.complete({"n": 2048 + 576, "k": 6144, "dtype": "bfloat16"})
+    assert 2 * at[8] - at[16] < bound_ms(gemm, projection, {"m": 8192}, load_system("h200_sxm"))
 
 
 def test_the_slow_products_of_vllm_are_noticed():

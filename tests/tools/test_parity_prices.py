@@ -19,9 +19,10 @@ from parity_records import ONE_GPU, Layout, Price, Record, Workload, records, te
 from parity_sites import GRANULARITY, REFERENCE, UNEXPLAINED
 from parity_tails import tails
 
-from oplib.op import Op
+from oplib.op import Op, kind
 from perfdb.database import PerfDatabase
 from perfdb.systems import load_system
+from tests.perfdb import latent_ops
 
 SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
 TP8: Layout = (("tp", 8), ("pp", 1), ("dp", 1), ("moe_tp", 1), ("moe_ep", 1))
@@ -399,3 +400,24 @@ def test_our_price_at_a_row_that_the_reference_looked_up_is_its_price() -> None:
                     off.append(float(result) / theirs - 1)
     assert len(off) >= 8
     assert numpy.abs(off).max() < 1e-5
+
+
+def test_a_module_that_a_table_has_is_priced_whole(tmp_path: Path, bounds: PerfDatabase) -> None:
+    """Its parts add up to its row, and what is outside keeps its price; without the table each has its own."""
+    latent_ops.write_modules(tmp_path)
+    whole = PerfDatabase.load(system="h200_sxm", backend="toy", data=tmp_path)
+    latent_ops.write_modules(tmp_path / "other", hidden_size=512)
+    apart = PerfDatabase.load(system="h200_sxm", backend="toy", data=tmp_path / "other")
+    ops = [op.to_json() for op in latent_ops.layer("context")]
+    of = record({"context_gemm": 1.0}, batch=4, isl=256)
+    measured, plain = (compared(ops, [], of, db=db, bounds=bounds) for db in (whole, apart))
+    inside = {c.op.name: c for c in measured.only_ours if c.whole}
+    assert set(inside) == {op.name for op in latent_ops.module_ops("context")}
+    one = kind("context_mla_module")
+    row = whole.price(one, one.complete(latent_ops.PARAMS), {"b": 4, "s": 256, "p": 0})
+    assert row.origin == "measured"
+    assert sum(c.ms for c in inside.values()) == pytest.approx(2 * float(row))
+    beside = {c.op.name: c.ms for c in measured.only_ours if not c.whole}
+    before = {c.op.name: c.ms for c in plain.only_ours}
+    assert not any(c.whole for c in plain.only_ours)
+    assert beside == {name: before[name] for name in beside}

@@ -110,7 +110,7 @@ def _ops(found: list[dict[str, Any]], console: Console) -> None:
         covered = row["points"]["exact"] + row["points"]["interpolable"]
         table.add_row(
             cut(row["name"], name, console, head=True),
-            row["coverage"],
+            "in module" if row["covers"] == "all" else row["coverage"],
             f"{covered}/{sum(row['points'].values())}",
             _short(row["bound_ms"]),
             _short(row["ms"]),
