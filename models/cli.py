@@ -66,6 +66,34 @@ def parser() -> argparse.ArgumentParser:
         help="whether attention modules are priced whole: where tables have them so (auto, default), always, or never, "
         "which is as the sum of their parts",
     )
+    _add_sizes(found)
+    found.add_argument(
+        "--versus",
+        metavar="CHANGES",
+        help="compare with a second run: key=value,... of the options above, or another model",
+    )
+    found.add_argument("--data", metavar="FOLDER", type=Path, help="folder of measured tables")
+    found.add_argument("--json", action="store_true", help="print the prices as JSON on stdout")
+    found.add_argument(
+        "--csv", metavar="FILE", type=Path, help="write the ops, or a row per run of a sweep"
+    )
+    found.add_argument("--html", metavar="FILE", type=Path, help="write a self-contained page")
+    found.add_argument(
+        "--trace",
+        metavar="FILE",
+        type=Path,
+        help="write both passes for Perfetto or chrome://tracing",
+    )
+    found.add_argument("--revision", help="branch, tag or commit of a Hub model")
+    found.add_argument(
+        "--trust-remote-code", action="store_true", help="run code that the model ships"
+    )
+    found.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    return found
+
+
+def _add_sizes(found: argparse.ArgumentParser) -> None:
+    """The options of layouts and workloads."""
     for name, meaning in zip(
         LAYOUT,
         ("tensor parallel", "pipeline parallel", "expert parallel", "attention data parallel"),
@@ -94,29 +122,6 @@ def parser() -> argparse.ArgumentParser:
         default=0,
         help="most tokens of a context pass: longer prompts and batches are cut (default 0: all in one)",
     )
-    found.add_argument(
-        "--versus",
-        metavar="CHANGES",
-        help="compare with a second run: key=value,... of the options above, or another model",
-    )
-    found.add_argument("--data", metavar="FOLDER", type=Path, help="folder of measured tables")
-    found.add_argument("--json", action="store_true", help="print the prices as JSON on stdout")
-    found.add_argument(
-        "--csv", metavar="FILE", type=Path, help="write the ops, or a row per run of a sweep"
-    )
-    found.add_argument("--html", metavar="FILE", type=Path, help="write a self-contained page")
-    found.add_argument(
-        "--trace",
-        metavar="FILE",
-        type=Path,
-        help="write both passes for Perfetto or chrome://tracing",
-    )
-    found.add_argument("--revision", help="branch, tag or commit of a Hub model")
-    found.add_argument(
-        "--trust-remote-code", action="store_true", help="run code that the model ships"
-    )
-    found.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    return found
 
 
 def _sizes(text: str) -> tuple[int, ...]:

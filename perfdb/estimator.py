@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 import numpy
 
-from perfdb.arrays import Floats, Ints, distinct
+from perfdb.arrays import Floats, Ints
 from perfdb.covariances import Model, models_of
 from perfdb.efficiency import Group
 from perfdb.features import features_of
@@ -172,7 +172,7 @@ def _judge(
     if len(allowed) < _FEWEST:
         allowed = numpy.arange(count)
     sample = numpy.random.default_rng(0).permutation(allowed)[:_CALIBRATING]  # the same each time
-    if count < _FEWEST or len(distinct(places.codes)) < 2:
+    if count < _FEWEST or len(numpy.unique(places.codes)) < 2:
         return 0, 1.0
     fields = [_field(group, model) for model in models]
     near = fields[0].around(sample, places.codes)  # of each model those that tell most
@@ -188,7 +188,7 @@ def _judge(
 def _left_out(group: Group, field: Field, sample: Ints, places: Places, near: Ints) -> Estimate:
     """Estimates of the sample: of its first half each row left out, of the second each row's whole site."""
     site, half = site_of(group), len(sample) // 2
-    if len(distinct(site)) < _FEWEST:
+    if len(numpy.unique(site)) < _FEWEST:
         return field.leave_out(sample, places.codes, near)
     return join(
         [

@@ -33,7 +33,7 @@ def site_of(group: Group) -> Ints:
     """A number per combination of the parameters among the coordinates: one shape, measured at many workloads."""
     kind = group.rows.kind
     shape = [i for i, name in enumerate(kind.coordinates) if name not in kind.dims]
-    return numbered(Places(group.points[:, shape]).codes)
+    return numpy.unique(Places(group.points[:, shape]).codes, return_inverse=True)[1]
 
 
 def line_of(group: Group) -> tuple[int, Ints]:
