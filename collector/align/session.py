@@ -42,6 +42,7 @@ class Session:
                     f"{slot} has no variant {name!r}.", f"Known: {', '.join(registry.slot(slot).variants)}."
                 )
         device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
+        device = "cuda:0" if device == "cuda" else device
         if device.startswith("cuda") and not torch.cuda.is_available() and not options.dry_run:
             raise InvalidInputError(f"--device is {device}, and torch sees no GPU.", "Give --device cpu.")
         self._device = device
