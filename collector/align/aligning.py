@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -25,6 +26,7 @@ from perfdb.database import PerfDatabase
 from tracer import analysis
 from tracer.quantization import QuantScheme
 from tracer.submodules import SubModule, submodules_of
+from tracer.trace import PHASES
 
 Json = dict[str, Any]  # Any: an object that becomes JSON
 LOWERING = "torch"
@@ -33,15 +35,15 @@ LOWERING = "torch"
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """What stays the same for all rows. `variants` are the ones asked for, by slot; `seconds` bound the samples of a
-    row; without `alone` ops are priced only, and without `time` the parts are compiled and nothing is timed."""
+    row; without `time` everything is compiled and nothing is timed."""
 
     model: str
     device: str
     variants: Mapping[str, str]
     seconds: float = 0.5
-    alone: bool = True
     time: bool = True
     seed: int = 0
+    debug: bool = False
 
 
 def parts_of(model: str, **source: Any) -> list[SubModule]:
@@ -58,8 +60,26 @@ def chosen_parts(parts: list[SubModule], wanted: list[str]) -> list[SubModule]:
     ]  # fmt: skip
 
 
+def distinct(parts: list[SubModule]) -> list[SubModule]:
+    """Without parts that do in one layer what another one does in another: same class, same ops."""
+    found: dict[str, SubModule] = {}
+    for part in parts:
+        ops = [
+            (op.op, op.params, dict(op.dims), op.count)
+            for phase in PHASES
+            for op in part.ops(phase, LOWERING)
+        ]
+        found.setdefault(repr((part.role, part.module_class, ops)), part)
+    return list(found.values())
+
+
 def align(
-    part: SubModule, phase: str, workload: Workload, settings: Settings, standalone: Standalone, db: PerfDatabase
+    part: SubModule,
+    phase: str,
+    workload: Workload,
+    settings: Settings,
+    standalone: Standalone,
+    db: PerfDatabase,
 ) -> Outcome:
     """The row of a part at a workload. What fails in it is told in the row."""
     ops = part.ops(phase, LOWERING)
@@ -68,15 +88,15 @@ def align(
     outcome = Outcome(
         model=settings.model, submodule=part.name, role=part.role, phase=phase, workload=str(workload), ops=()
     )  # fmt: skip
-    alone = [
-        standalone.measure(case, chosen[case.op]) if settings.alone and settings.time else Alone(variant="", latency=None)
-        for case in cases
-    ]  # fmt: skip
+    measure = standalone.measure if settings.time else standalone.compile
+    alone = [measure(case, chosen[case.op]) for case in cases]
     slots = _slots([standalone.variant(case, chosen[case.op]) for case in cases])
     try:
-        outcome = _ran(part, outcome, slots, workload, settings, standalone.bench)
+        outcome = _ran(part, outcome, slots, workload, settings, standalone.bench, db)
     except Exception as error:  # noqa: BLE001 - becomes the row's reason
         outcome = replace(outcome, failed=one_line(error))
+        if settings.debug:
+            traceback.print_exception(error)
     kernels = outcome.kernels
     standalone.bench.release()
     rows = _rows(ops, workload, alone, kernels, db)
@@ -95,8 +115,9 @@ def predicted(ops: tuple[Op, ...], workload: Workload, db: PerfDatabase) -> floa
 
 
 def _ran(
-    part: SubModule, outcome: Outcome, slots: Mapping[str, Variant], workload: Workload, settings: Settings, bench: Bench
-) -> Outcome:
+    part: SubModule, outcome: Outcome, slots: Mapping[str, Variant], workload: Workload, settings: Settings,
+    bench: Bench, db: PerfDatabase,
+) -> Outcome:  # fmt: skip
     """The part compiled and timed; a kernel function that a slot cannot stand for stays transformers' own."""
     ops = part.ops(outcome.phase, LOWERING)
     try:
@@ -107,7 +128,11 @@ def _ran(
                 part, outcome.phase, workload.sizes, settings.device, names, seed=settings.seed
             )
             outcome = replace(outcome, difference=run.difference, note=run.note)
-            return _timed(outcome, run, bench, settings) if settings.time else outcome
+            return (
+                _timed(outcome, run, bench, settings, _floor(ops, workload, db))
+                if settings.time
+                else outcome
+            )
     except InvalidInputError as error:
         if not error.message.startswith(REFUSED):
             raise
@@ -115,17 +140,28 @@ def _ran(
         if not scans:
             raise
         rest = {name: variant for name, variant in slots.items() if name not in scans}
-        again = _ran(part, outcome, rest, workload, settings, bench)
+        again = _ran(part, outcome, rest, workload, settings, bench, db)
         return replace(again, note=f"{', '.join(scans)} as transformers has it: {error.message}")
 
 
-def _timed(outcome: Outcome, run: running.Running, bench: Bench, settings: Settings) -> Outcome:
-    timing = benchmark_with_power(run.make, bench, Limits(seconds=settings.seconds))
+def _timed(
+    outcome: Outcome, run: running.Running, bench: Bench, settings: Settings, floor_ms: float
+) -> Outcome:
+    limits = Limits(seconds=settings.seconds, floor_ms=floor_ms)
+    timing = benchmark_with_power(run.make, bench, limits)
     replay = bench.bind(run.make(1).runs, CALLS, graph=timing.graph)
     return replace(
         outcome, measured=timing.latency, graph=timing.graph, timing=timing.to_json(),
         note="; ".join(filter(None, (outcome.note, timing.note))), kernels=kernels_of(bench, replay, CALLS),
     )  # fmt: skip
+
+
+def _floor(ops: tuple[Op, ...], workload: Workload, db: PerfDatabase) -> float:
+    """ms that the part takes at least: work at peak. What a cache may hold is left out."""
+    return sum(
+        float(db.sides(op.kind, op.params, op.dims_at(**workload.sizes))[1]) * op.count
+        for op in ops
+    )
 
 
 def _case(op: Op, workload: Workload) -> Case:
@@ -149,20 +185,33 @@ def _enters_as_functions(variant: Variant) -> bool:
 
 
 def _rows(
-    ops: tuple[Op, ...], workload: Workload, alone: list[Alone], kernels: tuple[Kernel, ...], db: PerfDatabase
+    ops: tuple[Op, ...],
+    workload: Workload,
+    alone: list[Alone],
+    kernels: tuple[Kernel, ...],
+    db: PerfDatabase,
 ) -> tuple[OpOutcome, ...]:
     inside: list[list[Kernel]] = [[] for _ in ops]
     if kernels:
-        expected = [[k for _ in range(op.count) for k in one.kernels] for op, one in zip(ops, alone, strict=True)]
+        expected = [
+            [k for _ in range(op.count) for k in one.kernels]
+            for op, one in zip(ops, alone, strict=True)
+        ]
         inside, _ = attribute(expected, kernels)
     rows = []
     for op, one, own in zip(ops, alone, inside, strict=True):
         price, origin = _price(op, workload, db)
         rows.append(
             OpOutcome(
-                op=op.op, name=op.name, count=op.count, variant=one.variant, predicted=price, origin=origin,
+                op=op.op,
+                name=op.name,
+                count=op.count,
+                variant=one.variant,
+                predicted=price,
+                origin=origin,
                 standalone=None if one.latency is None else one.latency * op.count,
-                measured=sum(k.us for k in own) / 1e3 if own else None, reason=one.reason,
+                measured=sum(k.us for k in own) / 1e3 if own else None,
+                reason=one.reason,
             )  # fmt: skip
         )
     return tuple(rows)
@@ -176,7 +225,11 @@ def _price(op: Op, workload: Workload, db: PerfDatabase) -> tuple[float | None, 
     return float(found), str(found.origin)
 
 
-def _compared(ops: tuple[Op, ...], alone: list[Alone], kernels: tuple[Kernel, ...]) -> Compared | None:
+def _compared(
+    ops: tuple[Op, ...], alone: list[Alone], kernels: tuple[Kernel, ...]
+) -> Compared | None:
     """None where a side has no kernels."""
-    apart = [k for op, one in zip(ops, alone, strict=True) for _ in range(op.count) for k in one.kernels]
+    apart = [
+        k for op, one in zip(ops, alone, strict=True) for _ in range(op.count) for k in one.kernels
+    ]
     return compare(apart, kernels) if apart and kernels else None

@@ -35,6 +35,7 @@ class Standalone:
     def __init__(self, device: str, system: str, folder: Path | None, *, seconds: float) -> None:
         self._worker = Worker(Options(device=device, system=system, check=False, seconds=seconds))
         self._known: dict[tuple[str, str, str], Json] = {}
+        self._compiled: set[str] = set()
         self._segment: Segment | None = None
         self._provenance = self._worker.provenance()
         if folder is not None:
@@ -59,7 +60,9 @@ class Standalone:
         if case.op not in slots():
             return f"no kernel of {case.op} is known"
         try:
-            return resolve(case.op, chosen, device=self.bench.hardware, params=case.params, dims=case.dims)
+            return resolve(
+                case.op, chosen, device=self.bench.hardware, params=case.params, dims=case.dims
+            )
         except InvalidInputError as error:
             if chosen is not None:
                 raise
@@ -72,10 +75,27 @@ class Standalone:
             return Alone(variant="", latency=None, reason=variant)
         timed = self._row(Task(case=case, variant=variant.name))
         if timed["status"] != OK:
-            return Alone(variant=variant.name, latency=None, reason=str(timed.get("reason", timed["status"])))
+            return Alone(
+                variant=variant.name, latency=None, reason=str(timed.get("reason", timed["status"]))
+            )
         names = self._row(Task(case=case, variant=variant.name, what="names"))
         kernels = tuple(Kernel.from_json(k) for k in names.get("timed_kernels", ()))
         return Alone(variant=variant.name, latency=timed["timing"]["latency"], kernels=kernels)
+
+    def compile(self, case: Case, chosen: str | None) -> Alone:
+        """Run the case once where torch compiles its variant, so that its code is in torch's cache."""
+        variant = self.variant(case, chosen)
+        if (
+            isinstance(variant, Variant)
+            and variant.written_out is not None
+            and case.case_id not in self._compiled
+        ):
+            self._compiled.add(case.case_id)
+            try:
+                variant.make(case.params, case.dims, self._worker.source).runs[0]()
+            except Exception as error:  # noqa: BLE001 - the run that times it tells
+                return Alone(variant=variant.name, latency=None, reason=one_line(error))
+        return Alone(variant="", latency=None)
 
     def _row(self, task: Task) -> Json:
         key = (task.what, task.variant, task.case.case_id)

@@ -48,7 +48,8 @@ def bound(
     )
     if names.experts != "eager" and names.experts not in ALL_EXPERTS_FUNCTIONS:
         raise InvalidInputError(
-            f"transformers has no experts named {names.experts!r}.", "Choose another variant of moe."
+            f"transformers has no experts named {names.experts!r}.",
+            "Choose another variant of moe.",
         )
     functions = {name: f for b in bindings.values() for name, f in b.functions.items()}
     with contextlib.ExitStack() as stack:

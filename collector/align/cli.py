@@ -17,7 +17,16 @@ if TYPE_CHECKING:
 
 Json = dict[str, Any]  # Any: an object that becomes JSON
 ROLES = ("layer", "attention", "moe", "mlp", "mixer")
-WORKLOADS = ("1x512", "1x2048", "4x2048", "1x8192", "1x1x4096", "16x1x1024", "16x1x4096", "64x1x4096")
+WORKLOADS = (
+    "1x512",
+    "1x2048",
+    "4x2048",
+    "1x8192",
+    "1x1x4096",
+    "16x1x1024",
+    "16x1x4096",
+    "64x1x4096",
+)
 CPU_WORKLOADS = ("1x16", "2x1x16")
 
 
@@ -39,7 +48,11 @@ def parser() -> argparse.ArgumentParser:
         "--whole", action="store_true", help="the whole model instead: a prompt and one decode step"
     )
     found.add_argument(
-        "--layers", metavar="N", type=int, default=0, help="with --whole: keep so many layers (default: what fits)"
+        "--layers",
+        metavar="N",
+        type=int,
+        default=0,
+        help="with --whole: keep so many layers (default: what fits)",
     )
     found.add_argument("--phase", choices=("context", "generation", "both"), default="both")
     found.add_argument(
@@ -47,7 +60,11 @@ def parser() -> argparse.ArgumentParser:
         help="sequences, new tokens each, cached tokens each; one new token over cached ones is generation",
     )  # fmt: skip
     found.add_argument(
-        "--variant", metavar="SLOT=NAME", action="append", default=[], help="use this kernel, bound and alone"
+        "--variant",
+        metavar="SLOT=NAME",
+        action="append",
+        default=[],
+        help="use this kernel, bound and alone",
     )
     _add_machine(found)
     _add_results(found)
@@ -56,25 +73,37 @@ def parser() -> argparse.ArgumentParser:
 
 def _add_machine(found: argparse.ArgumentParser) -> None:
     """Where it runs and which tables it is compared with."""
-    found.add_argument("--device", default="", help="cpu or cuda (default: a GPU where there is one)")
-    found.add_argument("--system", default="", help="GPU whose tables price (default: the device's own)")
+    found.add_argument(
+        "--device", default="", help="cpu or cuda (default: a GPU where there is one)"
+    )
+    found.add_argument(
+        "--system", default="", help="GPU whose tables price (default: the device's own)"
+    )
     found.add_argument("--data", metavar="DIR", type=Path, help="folder of measured tables")
     found.add_argument(
         "--mode", choices=("silicon", "hybrid"), default="hybrid",
         help="prices of tables alone, or with a stated efficiency where they lack an op (default)",
     )  # fmt: skip
-    found.add_argument("--seconds", metavar="S", type=float, default=0.0, help="samples of one row take at most")
+    found.add_argument(
+        "--seconds", metavar="S", type=float, default=0.0, help="samples of one row take at most"
+    )
     found.add_argument("--seed", type=int, default=0, help="of weights and inputs")
 
 
 def _add_results(found: argparse.ArgumentParser) -> None:
     """What is printed or written."""
-    found.add_argument("--out", metavar="DIR", type=Path, help="folder of the log, which a second run goes on from")
+    found.add_argument(
+        "--out", metavar="DIR", type=Path, help="folder of the log, which a second run goes on from"
+    )
     found.add_argument("--html", metavar="FILE", type=Path, help="write a self-contained page")
     found.add_argument("--json", action="store_true", help="print the rows as JSON on stdout")
-    found.add_argument("--dry-run", action="store_true", help="print what would run and what it is priced at")
     found.add_argument(
-        "--compile-only", action="store_true", help="compile what a later run measures, and time nothing"
+        "--dry-run", action="store_true", help="print what would run and what it is priced at"
+    )
+    found.add_argument(
+        "--compile-only",
+        action="store_true",
+        help="compile what a later run measures, and time nothing",
     )
     found.add_argument("--debug", action="store_true", help="show the traceback of an error")
 
@@ -97,11 +126,18 @@ def _run(options: argparse.Namespace) -> int:
     finally:
         progress.done()
     _tell(options, rows)
-    return 0 if options.dry_run or options.compile_only or any(row["measured_ms"] for row in rows) else 1
+    return (
+        0
+        if options.dry_run or options.compile_only or any(row["measured_ms"] for row in rows)
+        else 1
+    )
 
 
 def _rows(
-    options: argparse.Namespace, variants: dict[str, str], pairs: list[tuple[str, Workload]], progress: Progress
+    options: argparse.Namespace,
+    variants: dict[str, str],
+    pairs: list[tuple[str, Workload]],
+    progress: Progress,
 ) -> list[Json]:
     progress("load torch and transformers")
     from collector.align.session import Session

@@ -26,7 +26,9 @@ class _Fixed:
     ) -> tuple[torch.Tensor, torch.Tensor]:
         own: Any = self  # Any: the attributes are those of the class that this is mixed into
         if not hasattr(self, "fixed"):
-            own.fixed = [_room(old, new) for old, new in ((own.keys, key_states), (own.values, value_states))]
+            own.fixed = [
+                _room(old, new) for old, new in ((own.keys, key_states), (own.values, value_states))
+            ]
             if own.keys is not None:  # the same tokens need no second place
                 own.keys, own.values = (
                     whole[:, :, : whole.shape[2] - key_states.shape[2]] for whole in own.fixed

@@ -53,9 +53,15 @@ def kernels_of(bench: Bench, replay: Replay, calls: int) -> tuple[Kernel, ...]:
     events = [e for e in found.events() or () if e.device_type == wanted and _is_kernel(e, gpu=gpu)]
     events.sort(key=lambda event: event.time_range.start)
     if not events or len(events) % calls:
-        return tuple(Kernel(name=e.name, us=e.time_range.elapsed_us()) for e in events[-len(events) // calls :])
+        return tuple(
+            Kernel(name=e.name, us=e.time_range.elapsed_us())
+            for e in events[-len(events) // calls :]
+        )
     each = len(events) // calls
-    return tuple(_mean([events[turn * each + place] for turn in range(calls)], events, place, each) for place in range(each))
+    return tuple(
+        _mean([events[turn * each + place] for turn in range(calls)], events, place, each)
+        for place in range(each)
+    )
 
 
 def _is_kernel(event: Any, *, gpu: bool) -> bool:  # Any: an event of the profiler
@@ -74,7 +80,9 @@ def _mean(turns: list[Any], events: list[Any], place: int, each: int) -> Kernel:
         if index:
             gaps.append(max(event.time_range.start - events[index - 1].time_range.end, 0.0))
     took = [event.time_range.elapsed_us() for event in turns]
-    return Kernel(name=turns[-1].name, us=sum(took) / len(took), gap_us=sum(gaps) / len(gaps) if gaps else 0.0)
+    return Kernel(
+        name=turns[-1].name, us=sum(took) / len(took), gap_us=sum(gaps) / len(gaps) if gaps else 0.0
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,7 +97,11 @@ class Compared:
 
     def to_json(self) -> Json:
         """The fields."""
-        return {"missing": list(self.missing), "added": list(self.added), "generated": list(self.generated)}
+        return {
+            "missing": list(self.missing),
+            "added": list(self.added),
+            "generated": list(self.generated),
+        }
 
 
 def compare(alone: Sequence[Kernel], inside: Sequence[Kernel]) -> Compared:
@@ -102,7 +114,9 @@ def compare(alone: Sequence[Kernel], inside: Sequence[Kernel]) -> Compared:
     )  # fmt: skip
 
 
-def attribute(alone: Sequence[Sequence[Kernel]], inside: Sequence[Kernel]) -> tuple[list[list[Kernel]], list[Kernel]]:
+def attribute(
+    alone: Sequence[Sequence[Kernel]], inside: Sequence[Kernel]
+) -> tuple[list[list[Kernel]], list[Kernel]]:
     """The kernels of the part that belong to each op, and those that belong to none.
 
     An op claims, in the order of ops, the first unclaimed kernel of each name that it runs alone; then, where as many of
@@ -123,4 +137,3 @@ def attribute(alone: Sequence[Sequence[Kernel]], inside: Sequence[Kernel]) -> tu
             left.remove(kernel)
             claimed[place].append(kernel)
     return claimed, left
-

@@ -63,12 +63,24 @@ class Running:
         return run
 
 
-def start(part: SubModule, phase: str, sizes: Mapping[str, int], device: str, names: Names, *, seed: int = 0) -> Running:
+def start(
+    part: SubModule,
+    phase: str,
+    sizes: Mapping[str, int],
+    device: str,
+    names: Names,
+    *,
+    seed: int = 0,
+) -> Running:
     """Build, fill and compile a part at a workload; slots are bound by the caller."""
     torch._dynamo.reset()
     torch._dynamo.config.recompile_limit = _RECOMPILED
     torch._dynamo.config.fail_on_recompile_limit_hit = True
-    how: dict[str, Any] = {"attn_implementation": names.attention, "experts_implementation": names.experts, "seed": seed}
+    how: dict[str, Any] = {
+        "attn_implementation": names.attention,
+        "experts_implementation": names.experts,
+        "seed": seed,
+    }
     with quiet_transformers():
         module = part.build(device, **how)
         call = part.inputs(phase, sizes["b"], sizes["s"], sizes["p"], device, **how)
@@ -116,5 +128,3 @@ def _difference(found: list[torch.Tensor], plain: list[torch.Tensor]) -> float:
             ratio = float(away / size) if size else float(away)
             worst = ratio if math.isnan(ratio) else max(worst, ratio)
     return worst
-
-

@@ -9,7 +9,15 @@ from typing import Any
 
 import torch
 
-from collector.align.aligning import LOWERING, Settings, align, chosen_parts, parts_of, predicted
+from collector.align.aligning import (
+    LOWERING,
+    Settings,
+    align,
+    chosen_parts,
+    distinct,
+    parts_of,
+    predicted,
+)
 from collector.align.alone import Standalone
 from collector.align.outcome import Outcome
 from collector.align.workloads import Workload
@@ -33,28 +41,37 @@ _ON_CPU = "h100_sxm"  # whose prices stand beside times of a CPU
 class Session:
     """What `align-model` was asked for, and what stays while it runs."""
 
-    def __init__(self, options: argparse.Namespace, variants: dict[str, str], progress: Progress) -> None:
+    def __init__(
+        self, options: argparse.Namespace, variants: dict[str, str], progress: Progress
+    ) -> None:
         self._options, self._progress = options, progress
         self._model = _name(options.model)
         for slot, name in variants.items():
             if name not in registry.slot(slot).variants:
                 raise InvalidInputError(
-                    f"{slot} has no variant {name!r}.", f"Known: {', '.join(registry.slot(slot).variants)}."
+                    f"{slot} has no variant {name!r}.",
+                    f"Known: {', '.join(registry.slot(slot).variants)}.",
                 )
         device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
         device = "cuda:0" if device == "cuda" else device
         if device.startswith("cuda") and not torch.cuda.is_available() and not options.dry_run:
-            raise InvalidInputError(f"--device is {device}, and torch sees no GPU.", "Give --device cpu.")
+            raise InvalidInputError(
+                f"--device is {device}, and torch sees no GPU.", "Give --device cpu."
+            )
         self._device = device
         system = options.system or _system_of(device)
-        self.db = PerfDatabase.load(system=system, backend=BACKEND, mode=options.mode, data=options.data)
+        self.db = PerfDatabase.load(
+            system=system, backend=BACKEND, mode=options.mode, data=options.data
+        )
         self._system = "" if device == "cpu" else system
         self._settings = Settings(
             model=self._model, device=device, variants=variants, seed=options.seed,
-            seconds=options.seconds or _SECONDS[device.partition(":")[0]], time=not options.compile_only,
+            seconds=options.seconds or _SECONDS[device.partition(":")[0]], time=not options.compile_only, debug=options.debug,
         )  # fmt: skip
         self._done = {
-            _key(row): row["result"] for row in _logged(options.out) if row["variants"] == dict(variants)
+            _key(row): row["result"]
+            for row in _logged(options.out)
+            if row["variants"] == dict(variants)
         }
         self._segment: Segment | None = None
 
@@ -62,16 +79,19 @@ class Session:
         """The rows of the chosen parts at each workload."""
         self._progress(f"trace {self._model}")
         every = parts_of(self._options.model)
-        chosen = chosen_parts(every, self._options.submodule or [*ROLES])
+        chosen = distinct(chosen_parts(every, self._options.submodule or [*ROLES]))
         if not chosen:
             names = ", ".join(part.name for part in every)
             raise InvalidInputError(
-                f"No sub-module is {' or '.join(self._options.submodule)}.", f"Roles, or one of: {names}."
+                f"No sub-module is {' or '.join(self._options.submodule)}.",
+                f"Roles, or one of: {names}.",
             )
         todo = [(part, phase, workload) for part in chosen for phase, workload in pairs]
         if self._options.dry_run:
             return [self._planned(*one) for one in todo]
-        standalone = Standalone(self._device, self._system, self._options.out, seconds=self._settings.seconds / 2)
+        standalone = Standalone(
+            self._device, self._system, self._options.out, seconds=self._settings.seconds / 2
+        )
         rows = []
         for number, (part, phase, workload) in enumerate(todo, 1):
             self._progress(f"{number}/{len(todo)} {part.name} {phase} {workload}")
@@ -104,7 +124,12 @@ class Session:
             return
         if self._segment is None:
             self._segment = Segment(self._options.out)
-        fields = {"what": "align", "status": OK, "date": now(), "variants": dict(self._settings.variants)}
+        fields = {
+            "what": "align",
+            "status": OK,
+            "date": now(),
+            "variants": dict(self._settings.variants),
+        }
         self._segment.append({**fields, "result": row})
 
 
@@ -135,6 +160,7 @@ def _system_of(device: str) -> str:
     found = [system for system in list_systems() if system.partition("_")[0] in name.split()]
     if len(found) != 1:
         raise InvalidInputError(
-            f"No GPU that is known is called {name!r}.", f"Name one with --system: {', '.join(list_systems())}."
+            f"No GPU that is known is called {name!r}.",
+            f"Name one with --system: {', '.join(list_systems())}.",
         )
     return found[0]

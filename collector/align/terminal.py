@@ -36,7 +36,11 @@ def render(rows: Sequence[Json], console: Console, *, dry: bool = False) -> None
     for row in rows:
         for word in ("failed", "note"):
             if row[word]:
-                line(console, f"{row['submodule']} {row['phase']} {row['workload']}: {row[word]}", style="yellow")
+                line(
+                    console,
+                    f"{row['submodule']} {row['phase']} {row['workload']}: {row[word]}",
+                    style="yellow",
+                )
     line(console, summary(rows), style="bold")
 
 
@@ -55,7 +59,9 @@ def summary(rows: Sequence[Json]) -> str:
 def _ops(row: Json, console: Console) -> None:
     heading(console, f"{row['submodule']} {row['phase']} {row['workload']}")
     table = plain_table()
-    columns(table, op=22, name=30, variant=20, predicted=-10, origin=13, alone=-10, measured=-10, gap=-7)
+    columns(
+        table, op=22, name=30, variant=20, predicted=-10, origin=13, alone=-10, measured=-10, gap=-7
+    )
     for op in row["ops"]:
         table.add_row(
             op["op"], cut(op["name"], 30, console, head=True), op["variant"], _ms(op["predicted_ms"]),

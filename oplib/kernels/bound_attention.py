@@ -30,7 +30,9 @@ def latent(variant: Variant) -> Binding:
     return Binding(attention=_function(variant, latent=True))
 
 
-def _function(variant: Variant, *, latent: bool) -> Any:  # Any: as the interface of transformers has it
+def _function(
+    variant: Variant, *, latent: bool
+) -> Any:  # Any: as the interface of transformers has it
     body, slot, name = variant.written_out, variant.slot, variant.name
 
     def attention(
@@ -44,7 +46,12 @@ def _function(variant: Variant, *, latent: bool) -> Any:  # Any: as the interfac
         if position_bias is not None or indices is not None:
             refuse("a bias or a choice of keys")
         causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
-        sizes = [int(sliding_window or 0), _chunk(module), int(causal), _rope(module) if latent else 0]
+        sizes = [
+            int(sliding_window or 0),
+            _chunk(module),
+            int(causal),
+            _rope(module) if latent else 0,
+        ]
         query = _scaled(query, scaling)
         cap = float(softcap or 0.0)
         if body is None:
@@ -54,7 +61,11 @@ def _function(variant: Variant, *, latent: bool) -> Any:  # Any: as the interfac
             made = body.prepare({"q": query, "k": key, "v": value, "sinks": s_aux}, params, dims)
             setattr(module, _MASK, made["mask"])
         inputs = {"q": query, "k": key, "v": value, "sinks": s_aux, "mask": getattr(module, _MASK)}
-        given = {"softcap": cap, "qk_nope_head_dim": query.shape[-1] - sizes[3], "qk_rope_head_dim": sizes[3]}
+        given = {
+            "softcap": cap,
+            "qk_nope_head_dim": query.shape[-1] - sizes[3],
+            "qk_rope_head_dim": sizes[3],
+        }
         return body.run(inputs, given, {})[0].transpose(1, 2).contiguous(), None
 
     return attention
@@ -97,7 +108,12 @@ def _case(
         "dtype": _NAMES[query.dtype], "kv_dtype": _NAMES[key.dtype], "whole_cache": 0 < window <= t - s,
     }  # fmt: skip
     if slot.endswith("mla"):
-        own = {"kv_lora_rank": 1, "qk_nope_head_dim": d - rope, "qk_rope_head_dim": rope, "absorbed": False}
+        own = {
+            "kv_lora_rank": 1,
+            "qk_nope_head_dim": d - rope,
+            "qk_rope_head_dim": rope,
+            "absorbed": False,
+        }
     else:
         own = {
             "num_kv_heads": key.shape[1], "head_dim": d, "chunk": chunk, "softcap": softcap,

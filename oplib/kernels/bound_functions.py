@@ -63,7 +63,14 @@ def delta_rule(variant: Variant) -> Binding:
         gate = g.float()
         if body is None:
             return _DELTA_RULE(query, key, value, gate, beta, initial_state, name, chunk_size)
-        inputs = {"q": query, "k": key, "v": value, "beta": beta, "gate": gate, "state": initial_state}
+        inputs = {
+            "q": query,
+            "k": key,
+            "v": value,
+            "beta": beta,
+            "gate": gate,
+            "state": initial_state,
+        }
         out = body.run(inputs, {"chunk_size": chunk_size}, {})
         return out[0], out[1]
 
@@ -102,7 +109,10 @@ def scan(variant: Variant) -> Binding:
         if inputs["D"] is None or inputs["dt_bias"] is None:
             refuse("no D or no bias of the step")
         if body is None:
-            return _SCAN(*(inputs[key] for key in _SCANNED), name, chunk_size)
+            x, dt, a, b, c = (inputs["x"], inputs["dt"], inputs["A"], inputs["B"], inputs["C"])
+            return _SCAN(
+                x, dt, a, b, c, inputs["D"], inputs["dt_bias"], inputs["state"], name, chunk_size
+            )
         out = body.run(inputs, {"chunk_size": chunk_size}, {})
         return out[0], out[1]
 
@@ -118,7 +128,16 @@ def scan(variant: Variant) -> Binding:
             refuse("a state that a prompt goes on from, a gate, or a step as it is")
             raise AssertionError
         dt = _limited(dt, dt_bias, *dt_limit)
-        given = {"x": hidden_states, "dt": dt, "A": A, "B": B, "C": C, "D": D, "dt_bias": dt_bias, "state": None}
+        given = {
+            "x": hidden_states,
+            "dt": dt,
+            "A": A,
+            "B": B,
+            "C": C,
+            "D": D,
+            "dt_bias": dt_bias,
+            "state": None,
+        }
         out, state = call(given, chunk_size)
         return (out, state) if return_final_states else out
 
@@ -136,7 +155,8 @@ def scan(variant: Variant) -> Binding:
             "D": D[:, 0], "dt_bias": dt_bias[:, 0], "state": state,
         }  # fmt: skip
         out, new = call(given, 1)
-        state.copy_(new)
+        if new is not state:
+            state.copy_(new)
         return out[:, 0]
 
     both = (mamba2_chunk_scan, mamba2_selective_state_update)
@@ -154,7 +174,12 @@ def _limited(dt: torch.Tensor, bias: torch.Tensor, low: float, high: float) -> t
 
 @torch.library.custom_op("kernel_slots::causal_conv1d", mutates_args=())
 def _CONVOLUTION(  # noqa: N802 - an operator that functions close over
-    x: torch.Tensor, w: torch.Tensor, bias: torch.Tensor | None, state: torch.Tensor, variant: str, activation: str
+    x: torch.Tensor,
+    w: torch.Tensor,
+    bias: torch.Tensor | None,
+    state: torch.Tensor,
+    variant: str,
+    activation: str,
 ) -> Pair:
     params = {"channels": w.shape[0], "kernel_size": w.shape[1], "bias": bias is not None, "activation": activation,
               "dtype": _NAMES[x.dtype]}  # fmt: skip
@@ -225,9 +250,9 @@ def _(
 
 
 def _run(slot: str, variant: str, inputs: Inputs, params: Params, dims: Sizes) -> Pair:
-    """Both outputs, in memory of their own: an operator does not hand out what it was given."""
+    """Both outputs, in memory of their own: an operator neither writes over nor hands out what it was given."""
     found, complete = registry.slot(slot).variants[variant], kind(slot).complete(params)
+    if inputs["state"] is not None:
+        inputs = {**inputs, "state": inputs["state"].clone(memory_format=torch.contiguous_format)}
     out: Outputs = found.run(ready(found, inputs, complete, dims), complete, dims)
-    given = {t.data_ptr() for t in inputs.values() if isinstance(t, torch.Tensor)}
-    first, second = (t.contiguous() for t in out[:2])
-    return first, second.clone() if second.data_ptr() in given else second
+    return out[0].contiguous(), out[1].contiguous()
