@@ -3,99 +3,87 @@
     python tools/alignment.py CONFIGS OUT [--models NAMES] [--budget SECONDS] [--jobs N] [-- OPTIONS OF align-model]
 
 CONFIGS holds a folder per model with its config.json. First every model is compiled, several at a time, into torch's cache;
-then each is measured alone. Writes OUT/alignment.json (all rows) and OUT/log (rows of ops, which `collect-ops --export` makes
-tables of). A second run goes on from OUT/log. What does not end in the budget is left out and said.
+then each is measured alone, while the next ones are traced. Writes OUT/alignment.json (all rows) and OUT/log (rows of ops,
+which `collect-ops --export` makes tables of). A second run goes on from OUT/log. What does not end in the budget is left
+out and said.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import os
-import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+os.environ |= {
+    "HF_HUB_OFFLINE": "1",
+    "TRANSFORMERS_OFFLINE": "1",
+    "TORCHINDUCTOR_COMPILE_THREADS": "2",
+}
+
+import collector.align.session  # noqa: E402, F401 - loaded once, before processes are forked
+from collector.align import cli  # noqa: E402
+from collector.log import read_log  # noqa: E402
+
 Json = dict[str, Any]  # Any: an object that becomes JSON
 COMPILING = 0.45  # of the budget, at most
-LEAST = 5.0  # seconds below which nothing is started
+WAITING = 3  # models that are traced while another one is measured
+FORK = multiprocessing.get_context("fork")  # nothing here touches the GPU before
 
 
-def command(model: Path, more: list[str]) -> list[str]:
-    """align-model on a config."""
-    return [sys.executable, "-m", "collector.align", str(model), "--json", *more]
+def child(model: Path, given: list[str], folder: Path, ending: str, turn: Any) -> None:
+    """align-model on a config, its output in files; `turn` is held while the GPU is used for times."""
+    for stream, name in ((1, ending), (2, f"{ending}.err")):
+        file = os.open(folder / f"{model.name}.{name}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(file, stream)
+    sys.exit(cli.main([str(model), "--json", *given], turn=turn))
 
 
-def environment(**more: str) -> dict[str, str]:
-    """That of a process that does not reach for the Hub."""
-    own = {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
-    return {**os.environ, **own, **more}
-
-
-def compile_all(models: list[Path], options: argparse.Namespace, end: float) -> None:
-    """Fill torch's cache, `jobs` models at a time."""
-    waiting, running = list(models), dict[subprocess.Popen[bytes], tuple[str, float]]()
+def run_all(
+    models: list[Path], start: Callable[[Path], Any], most: int, end: float, word: str
+) -> None:
+    """Start a process for each model, at most so many at a time, and say when each ends."""
+    waiting, running = list(models), dict[Any, tuple[str, float]]()
     while (waiting or running) and time.monotonic() < end:
-        while waiting and len(running) < options.jobs:
+        while waiting and len(running) < most:
             model = waiting.pop(0)
-            log = (options.out / f"{model.name}.compile").open("wb")
-            started = subprocess.Popen(
-                command(model, ["--compile-only", *options.more]), stdout=subprocess.DEVNULL, stderr=log,
-                env=environment(TORCHINDUCTOR_COMPILE_THREADS="2", OMP_NUM_THREADS="1"),
-            )  # fmt: skip
-            running[started] = model.name, time.monotonic()
-        for process in [p for p in running if p.poll() is not None]:
+            process = start(model)
+            process.start()
+            running[process] = model.name, time.monotonic()
+        for process in [p for p in running if not p.is_alive()]:
             name, began = running.pop(process)
-            print(
-                f"compiled {name}: {time.monotonic() - began:.0f} s, status {process.returncode}",
-                flush=True,
-            )
-        time.sleep(0.2)
+            took = time.monotonic() - began
+            print(f"{word} {name}: {took:.0f} s, status {process.exitcode}", flush=True)
+        time.sleep(0.1)
     for process, (name, _) in running.items():
         process.kill()
-        process.wait()
-        print(f"compiled {name} in part", flush=True)
+        process.join()
+        print(f"{word} {name}: broken off", flush=True)
+    for model in waiting:
+        print(f"{word} {model.name}: left out", flush=True)
 
 
-def measure(models: list[Path], options: argparse.Namespace, end: float) -> Iterator[Json]:
-    """The rows of each model, one after the other."""
+def rows_in(folder: Path, models: list[Path]) -> list[Json]:
+    """Rows of the log, also those of a model that was broken off, and what failed."""
+    logged = [row["result"] for row in read_log(folder / "log")[0] if row["what"] == "align"]
     for model in models:
-        left = end - time.monotonic()
-        if left < LEAST:
-            print(f"left out {model.name}", flush=True)
-            continue
-        began = time.monotonic()
-        log = (options.out / f"{model.name}.err").open("wb")
-        try:
-            done = subprocess.run(
-                command(model, ["--out", str(options.out / "log"), *options.more]), stdout=subprocess.PIPE, stderr=log,
-                env=environment(), timeout=min(left, 1e6), check=False,
-            )  # fmt: skip
-            found = json.loads(done.stdout or b"[]")
-        except subprocess.TimeoutExpired:
-            found = []
-        rows = found if isinstance(found, list) else []
-        failed = sum(bool(row["failed"]) for row in rows)
-        print(
-            f"{model.name}: {len(rows)} rows, {failed} failed, {time.monotonic() - began:.0f} s",
-            flush=True,
-        )
+        path = folder / f"{model.name}.json"
+        found = json.loads(path.read_text() or "[]") if path.exists() else []
         if isinstance(found, dict):
-            print(f"  {found}"[:400], flush=True)
-        yield from rows
-
-
-def from_log(folder: Path) -> list[Json]:
-    """Rows that are in the log: also those of a model that was broken off."""
-    sys.path.insert(0, str(ROOT))
-    from collector.log import read_log
-
-    rows = [row["result"] for row in read_log(folder)[0] if row["what"] == "align"]
-    return list({(r["model"], r["submodule"], r["phase"], r["workload"]): r for r in rows}.values())
+            print(f"{model.name}: {found}"[:500])
+        else:
+            logged += [row for row in found if row["failed"]]
+    return list(
+        {(r["model"], r["submodule"], r["phase"], r["workload"]): r for r in logged}.values()
+    )
 
 
 def main() -> int:
@@ -107,23 +95,33 @@ def main() -> int:
     parser.add_argument(
         "--models", default="", help="names of folders, or parts of them, joined by commas"
     )
-    parser.add_argument("--budget", type=float, default=1e9, help="seconds")
+    parser.add_argument("--budget", type=float, default=1e6, help="seconds")
     parser.add_argument(
         "--jobs", type=int, default=6, help="models that compile at a time; 0: none before"
     )
     options = parser.parse_args(given[:split])
-    options.more = given[split + 1 :]
-    options.out.mkdir(parents=True, exist_ok=True)
+    more, out = given[split + 1 :], options.out
+    (out / "log").mkdir(parents=True, exist_ok=True)
     names = [name for name in options.models.split(",") if name]
     every = sorted(path.parent for path in options.configs.glob("*/config.json"))
     models = [m for name in names for m in every if name in m.name] if names else every
-    start = time.monotonic()
+    began, turn = time.monotonic(), FORK.Lock()
+
+    def compiling(model: Path) -> Any:
+        arguments = (model, ["--compile-only", *more], out, "compiled", nullcontext())
+        return FORK.Process(target=child, args=arguments)
+
+    def measuring(model: Path) -> Any:
+        arguments = (model, ["--out", str(out / "log"), *more], out, "json", turn)
+        return FORK.Process(target=child, args=arguments)
+
     if options.jobs:
-        compile_all(models, options, start + COMPILING * options.budget)
-    failed = [row for row in measure(models, options, start + options.budget) if row["failed"]]
-    rows = from_log(options.out / "log") if (options.out / "log").is_dir() else []
-    (options.out / "alignment.json").write_text(json.dumps([*rows, *failed]), encoding="utf-8")
-    print(f"{len(rows)} rows, {len(failed)} failed, {time.monotonic() - start:.0f} s", flush=True)
+        run_all(models, compiling, options.jobs, began + COMPILING * options.budget, "compiled")
+    run_all(models, measuring, WAITING, began + options.budget, "measured")
+    rows = rows_in(out, models)
+    (out / "alignment.json").write_text(json.dumps(rows), encoding="utf-8")
+    failed = sum(bool(row["failed"]) for row in rows)
+    print(f"{len(rows)} rows, {failed} failed, {time.monotonic() - began:.0f} s", flush=True)
     return 0
 
 

@@ -98,6 +98,7 @@ def align(
         if settings.debug:
             traceback.print_exception(error)
     kernels = outcome.kernels
+    standalone.recover()
     standalone.bench.release()
     rows = _rows(ops, workload, alone, kernels, db)
     return replace(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -108,12 +109,13 @@ def _add_results(found: argparse.ArgumentParser) -> None:
     found.add_argument("--debug", action="store_true", help="show the traceback of an error")
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Run the command; the exit status."""
-    return run_command("align-model", lambda given: _run(parser().parse_args(given)), argv)
+def main(argv: list[str] | None = None, *, turn: AbstractContextManager[Any] | None = None) -> int:
+    """Run the command; the exit status. `turn` is entered while the device is measured on, where several wait for it."""
+    held = turn or nullcontext()
+    return run_command("align-model", lambda given: _run(parser().parse_args(given), held), argv)
 
 
-def _run(options: argparse.Namespace) -> int:
+def _run(options: argparse.Namespace, turn: AbstractContextManager[Any]) -> int:
     from collector.align.workloads import chosen_phases, parse_workload
 
     check_writable(options.html)
@@ -122,7 +124,7 @@ def _run(options: argparse.Namespace) -> int:
     pairs = chosen_phases(options.phase, [parse_workload(text) for text in texts])
     progress = Progress()
     try:
-        rows = _rows(options, variants, pairs, progress)
+        rows = _rows(options, variants, pairs, progress, turn)
     finally:
         progress.done()
     _tell(options, rows)
@@ -138,12 +140,18 @@ def _rows(
     variants: dict[str, str],
     pairs: list[tuple[str, Workload]],
     progress: Progress,
+    turn: AbstractContextManager[Any],
 ) -> list[Json]:
     progress("load torch and transformers")
     from collector.align.session import Session
 
     session = Session(options, variants, progress)
-    return session.whole(pairs) if options.whole else session.parts(pairs)
+    if options.whole:
+        with turn:
+            return session.whole(pairs)
+    session.prepare(pairs)
+    with turn:
+        return session.parts(pairs)
 
 
 def _variants(texts: list[str]) -> dict[str, str]:

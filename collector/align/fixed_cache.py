@@ -90,6 +90,7 @@ def _fix(cache: Any) -> None:  # Any: a cache of transformers
 
 def another(call: Call) -> Call:
     """The same call over a cache of its own; activations, and layers that the module does not write, are shared."""
+    call.reset()  # what a call has left behind is no part of it
     kept = {id(t) for layer in _layers(call.cache) if layer.written for t in _held(layer)}
     whole = [*tensors([call.args, call.kwargs])]
     whole += [t for layer in _layers(call.cache) for t in _held(layer)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -75,18 +76,29 @@ class Session:
         }
         self._segment: Segment | None = None
 
-    def parts(self, pairs: list[tuple[str, Workload]]) -> list[Json]:
-        """The rows of the chosen parts at each workload."""
+    @cached_property
+    def chosen(self) -> list[SubModule]:
+        """The parts that were asked for, each kind once."""
         self._progress(f"trace {self._model}")
         every = parts_of(self._options.model)
-        chosen = distinct(chosen_parts(every, self._options.submodule or [*ROLES]))
-        if not chosen:
+        found = distinct(chosen_parts(every, self._options.submodule or [*ROLES]))
+        if not found:
             names = ", ".join(part.name for part in every)
             raise InvalidInputError(
                 f"No sub-module is {' or '.join(self._options.submodule)}.",
                 f"Roles, or one of: {names}.",
             )
-        todo = [(part, phase, workload) for part in chosen for phase, workload in pairs]
+        return found
+
+    def prepare(self, pairs: list[tuple[str, Workload]]) -> None:
+        """Trace the model and read the tables: what needs no device."""
+        for part in self.chosen:
+            for phase, workload in pairs:
+                predicted(part.ops(phase, LOWERING), workload, self.db)
+
+    def parts(self, pairs: list[tuple[str, Workload]]) -> list[Json]:
+        """The rows of the chosen parts at each workload."""
+        todo = [(part, phase, workload) for part in self.chosen for phase, workload in pairs]
         if self._options.dry_run:
             return [self._planned(*one) for one in todo]
         standalone = Standalone(

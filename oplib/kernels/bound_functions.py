@@ -124,8 +124,8 @@ def scan(variant: Variant) -> Binding:
         z: torch.Tensor | None = None, **_more: Any,
     ) -> Any:  # fmt: skip
         """(B,S,H,P), (B,S,H), (H), (B,S,G,N) twice -> (B,S,H,P), and the state (B,H,P,N) where it is asked for."""
-        if initial_states is not None or z is not None or not dt_softplus or dt_bias is None:
-            refuse("a state that a prompt goes on from, a gate, or a step as it is")
+        if initial_states is not None or not dt_softplus or dt_bias is None:
+            refuse("a state that a prompt goes on from, or a step as it is")
             raise AssertionError
         dt = _limited(dt, dt_bias, *dt_limit)
         given = {
@@ -139,6 +139,7 @@ def scan(variant: Variant) -> Binding:
             "state": None,
         }
         out, state = call(given, chunk_size)
+        out = _gated(out, z)
         return (out, state) if return_final_states else out
 
     def mamba2_selective_state_update(
@@ -147,8 +148,8 @@ def scan(variant: Variant) -> Binding:
         dt_bias: torch.Tensor | None = None, dt_softplus: bool = False, z: torch.Tensor | None = None, **_more: Any,
     ) -> torch.Tensor:  # fmt: skip
         """(B,H,P,N), which is moved on in place, (B,H,P), and per head what the file has widened -> (B,H,P)."""
-        if z is not None or not dt_softplus or D is None or dt_bias is None:
-            refuse("a gate, or a step as it is")
+        if not dt_softplus or D is None or dt_bias is None:
+            refuse("a step as it is")
             raise AssertionError
         given = {
             "x": hidden_states[:, None], "dt": dt[:, None, :, 0], "A": A[:, 0, 0], "B": B[:, None], "C": C[:, None],
@@ -157,10 +158,14 @@ def scan(variant: Variant) -> Binding:
         out, new = call(given, 1)
         if new is not state:
             state.copy_(new)
-        return out[:, 0]
+        return _gated(out[:, 0], z)
 
     both = (mamba2_chunk_scan, mamba2_selective_state_update)
     return Binding(functions={f.__name__: f for f in both})
+
+
+def _gated(out: torch.Tensor, z: torch.Tensor | None) -> torch.Tensor:
+    return out if z is None else out * torch.nn.functional.silu(z.view(out.shape))
 
 
 def _limited(dt: torch.Tensor, bias: torch.Tensor, low: float, high: float) -> torch.Tensor:
