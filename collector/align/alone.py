@@ -17,6 +17,7 @@ from collector.timing import Limits, benchmark_with_power
 from collector.worker import Options, Worker, now, one_line
 from oplib.case import Case
 from oplib.errors import InvalidInputError
+from oplib.kernels.compiled import Compiled
 from oplib.kernels.registry import resolve, slots
 from oplib.kernels.variant import Call, Variant
 
@@ -78,7 +79,7 @@ class Standalone:
     def compile(self, case: Case, chosen: str | None) -> Alone:
         """Run the case once where torch compiles its variant, so that its code is in torch's cache."""
         variant = self.variant(case, chosen)
-        if isinstance(variant, Variant) and variant.written_out is not None:
+        if isinstance(variant, Compiled):
             if case.case_id not in self._compiled:
                 self._compiled.add(case.case_id)
                 try:

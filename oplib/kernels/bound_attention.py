@@ -17,7 +17,6 @@ from oplib.params import Params
 from oplib.registry import kind
 
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
-_MASK = "kernel_slot_mask"  # attribute of a module whose attention is written out
 
 
 def plain(variant: Variant) -> Binding:
@@ -33,7 +32,7 @@ def latent(variant: Variant) -> Binding:
 def _function(
     variant: Variant, *, latent: bool
 ) -> Any:  # Any: as the interface of transformers has it
-    body, slot, name = variant.written_out, variant.slot, variant.name
+    slot, name = variant.slot, variant.name
 
     def attention(
         module: torch.nn.Module, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor,
@@ -54,19 +53,7 @@ def _function(
         ]
         query = _scaled(query, scaling)
         cap = float(softcap or 0.0)
-        if body is None:
-            return _OPERATOR(query, key, value, s_aux, slot, name, sizes, cap), None
-        if not torch.compiler.is_compiling():  # the pass before the compilation
-            params, dims = _case(slot, query, key, value, s_aux, sizes, cap)
-            made = body.prepare({"q": query, "k": key, "v": value, "sinks": s_aux}, params, dims)
-            setattr(module, _MASK, made["mask"])
-        inputs = {"q": query, "k": key, "v": value, "sinks": s_aux, "mask": getattr(module, _MASK)}
-        given = {
-            "softcap": cap,
-            "qk_nope_head_dim": query.shape[-1] - sizes[3],
-            "qk_rope_head_dim": sizes[3],
-        }
-        return body.run(inputs, given, {})[0].transpose(1, 2).contiguous(), None
+        return _OPERATOR(query, key, value, s_aux, slot, name, sizes, cap), None
 
     return attention
 

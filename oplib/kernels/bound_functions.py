@@ -23,30 +23,24 @@ Pair = tuple[torch.Tensor, torch.Tensor]
 
 def convolution(variant: Variant) -> Binding:
     """The slot causal_conv1d."""
-    body, name = variant.written_out, variant.name
-
-    def call(x: torch.Tensor, w: torch.Tensor, bias: torch.Tensor | None, state: torch.Tensor | None,
-             activation: str | None) -> torch.Tensor:  # fmt: skip
-        if state is None:
-            state = x.new_zeros(x.shape[0], x.shape[1], w.shape[1] - 1)
-        if body is None:
-            return _CONVOLUTION(x, w, bias, state, name, activation or "")[0]
-        given = {"activation": activation or ""}
-        return body.run({"x": x, "w": w, "bias": bias, "state": state}, given, {})[0]
+    name = variant.name
 
     def causal_conv1d_fn(
         hidden_states: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None,
         activation: str | None = None, **_more: Any,
     ) -> torch.Tensor:  # fmt: skip
         """(B,C,S), (C,K) -> (B,C,S)."""
-        return call(hidden_states, weight, bias, None, activation)
+        b, channels, _ = hidden_states.shape
+        state = hidden_states.new_zeros(b, channels, weight.shape[1] - 1)
+        return _CONVOLUTION(hidden_states, weight, bias, state, name, activation or "")
 
     def causal_conv1d_update(
         hidden_states: torch.Tensor, conv_state: torch.Tensor, weight: torch.Tensor,
         bias: torch.Tensor | None = None, activation: str | None = None, **_more: Any,
     ) -> torch.Tensor:  # fmt: skip
         """(B,C,S), the last K inputs (B,C,K), which are moved on in place, (C,K) -> (B,C,S)."""
-        out = call(hidden_states, weight, bias, conv_state[..., 1:], activation)
+        state = conv_state[..., 1:]
+        out = _CONVOLUTION(hidden_states, weight, bias, state, name, activation or "")
         whole = torch.cat([conv_state, hidden_states], -1)
         conv_state.copy_(whole[..., hidden_states.shape[-1] :])
         return out
@@ -56,23 +50,7 @@ def convolution(variant: Variant) -> Binding:
 
 def delta_rule(variant: Variant) -> Binding:
     """The slot gated_delta_rule, of one phase."""
-    body, name = variant.written_out, variant.name
-
-    def call(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, g: torch.Tensor, beta: torch.Tensor,
-             chunk_size: int, initial_state: torch.Tensor | None) -> Pair:  # fmt: skip
-        gate = g.float()
-        if body is None:
-            return _DELTA_RULE(query, key, value, gate, beta, initial_state, name, chunk_size)
-        inputs = {
-            "q": query,
-            "k": key,
-            "v": value,
-            "beta": beta,
-            "gate": gate,
-            "state": initial_state,
-        }
-        out = body.run(inputs, {"chunk_size": chunk_size}, {})
-        return out[0], out[1]
+    name = variant.name
 
     def chunked(
         query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, g: torch.Tensor, beta: torch.Tensor,
@@ -82,7 +60,7 @@ def delta_rule(variant: Variant) -> Binding:
         """(B,S,H,K) twice, (B,S,H,V), decay (B,S,H) or (B,S,H,K), (B,S,H) -> (B,S,H,V) and the state (B,H,K,V)."""
         if initial_state is not None or not use_qk_l2norm_in_kernel:
             refuse("a state that a prompt goes on from, or keys that are of unit length already")
-        out, state = call(query, key, value, g, beta, chunk_size, None)
+        out, state = _DELTA_RULE(query, key, value, g.float(), beta, name, chunk_size)
         return out, state if output_final_state else None
 
     def recurrent(
@@ -90,11 +68,11 @@ def delta_rule(variant: Variant) -> Binding:
         initial_state: torch.Tensor | None = None, output_final_state: bool = False,
         use_qk_l2norm_in_kernel: bool = False, **_more: Any,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:  # fmt: skip
-        """The same, token by token over a state."""
+        """The same, token by token over a state, which is moved on in place."""
         if initial_state is None or not use_qk_l2norm_in_kernel:
             refuse("no state, or keys that are of unit length already")
-        out, state = call(query, key, value, g, beta, 1, initial_state)
-        return out, state if output_final_state else None
+        out = _DELTA_STEP(query, key, value, g.float(), beta, initial_state, name)
+        return out, initial_state if output_final_state else None
 
     names = {"torch_chunk_gated_delta_rule": chunked, "chunk_kimi_delta_attention": chunked,
              "torch_recurrent_gated_delta_rule": recurrent, "recurrent_kimi_delta_attention": recurrent}  # fmt: skip
@@ -103,18 +81,7 @@ def delta_rule(variant: Variant) -> Binding:
 
 def scan(variant: Variant) -> Binding:
     """The slot mamba2, of one phase."""
-    body, name = variant.written_out, variant.name
-
-    def call(inputs: Inputs, chunk_size: int) -> Pair:
-        if inputs["D"] is None or inputs["dt_bias"] is None:
-            refuse("no D or no bias of the step")
-        if body is None:
-            x, dt, a, b, c = (inputs["x"], inputs["dt"], inputs["A"], inputs["B"], inputs["C"])
-            return _SCAN(
-                x, dt, a, b, c, inputs["D"], inputs["dt_bias"], inputs["state"], name, chunk_size
-            )
-        out = body.run(inputs, {"chunk_size": chunk_size}, {})
-        return out[0], out[1]
+    name = variant.name
 
     def mamba2_chunk_scan(
         hidden_states: torch.Tensor, dt: torch.Tensor, A: torch.Tensor, B: torch.Tensor, C: torch.Tensor,  # noqa: N803
@@ -124,21 +91,11 @@ def scan(variant: Variant) -> Binding:
         z: torch.Tensor | None = None, **_more: Any,
     ) -> Any:  # fmt: skip
         """(B,S,H,P), (B,S,H), (H), (B,S,G,N) twice -> (B,S,H,P), and the state (B,H,P,N) where it is asked for."""
-        if initial_states is not None or not dt_softplus or dt_bias is None:
-            refuse("a state that a prompt goes on from, or a step as it is")
+        if initial_states is not None or not dt_softplus or dt_bias is None or D is None:
+            refuse("a state that a prompt goes on from, a step as it is, or no D")
             raise AssertionError
         dt = _limited(dt, dt_bias, *dt_limit)
-        given = {
-            "x": hidden_states,
-            "dt": dt,
-            "A": A,
-            "B": B,
-            "C": C,
-            "D": D,
-            "dt_bias": dt_bias,
-            "state": None,
-        }
-        out, state = call(given, chunk_size)
+        out, state = _SCAN(hidden_states, dt, A, B, C, D, dt_bias, name, chunk_size)
         out = _gated(out, z)
         return (out, state) if return_final_states else out
 
@@ -149,15 +106,12 @@ def scan(variant: Variant) -> Binding:
     ) -> torch.Tensor:  # fmt: skip
         """(B,H,P,N), which is moved on in place, (B,H,P), and per head what the file has widened -> (B,H,P)."""
         if not dt_softplus or D is None or dt_bias is None:
-            refuse("a step as it is")
+            refuse("a step as it is, or no D")
             raise AssertionError
-        given = {
-            "x": hidden_states[:, None], "dt": dt[:, None, :, 0], "A": A[:, 0, 0], "B": B[:, None], "C": C[:, None],
-            "D": D[:, 0], "dt_bias": dt_bias[:, 0], "state": state,
-        }  # fmt: skip
-        out, new = call(given, 1)
-        if new is not state:
-            state.copy_(new)
+        out = _SCAN_STEP(
+            hidden_states[:, None], dt[:, None, :, 0], A[:, 0, 0], B[:, None], C[:, None], D[:, 0], dt_bias[:, 0],
+            state, name,
+        )  # fmt: skip
         return _gated(out[:, 0], z)
 
     both = (mamba2_chunk_scan, mamba2_selective_state_update)
@@ -179,85 +133,129 @@ def _limited(dt: torch.Tensor, bias: torch.Tensor, low: float, high: float) -> t
 
 @torch.library.custom_op("kernel_slots::causal_conv1d", mutates_args=())
 def _CONVOLUTION(  # noqa: N802 - an operator that functions close over
-    x: torch.Tensor,
-    w: torch.Tensor,
-    bias: torch.Tensor | None,
-    state: torch.Tensor,
-    variant: str,
-    activation: str,
-) -> Pair:
+    x: torch.Tensor, w: torch.Tensor, bias: torch.Tensor | None, state: torch.Tensor, variant: str, activation: str
+) -> torch.Tensor:  # fmt: skip
     params = {"channels": w.shape[0], "kernel_size": w.shape[1], "bias": bias is not None, "activation": activation,
               "dtype": _NAMES[x.dtype]}  # fmt: skip
     inputs = {"x": x, "w": w, "bias": bias, "state": state}
-    return _run("causal_conv1d", variant, inputs, params, {"b": x.shape[0], "s": x.shape[2]})
+    dims = {"b": x.shape[0], "s": x.shape[2]}
+    return _run("causal_conv1d", variant, inputs, params, dims)[0].contiguous()
 
 
 @_CONVOLUTION.register_fake
 def _(
     x: torch.Tensor, w: torch.Tensor, bias: torch.Tensor | None, state: torch.Tensor, variant: str, activation: str  # noqa: ARG001
-) -> Pair:  # fmt: skip
-    return x.new_empty(x.shape), state.new_empty(state.shape)
+) -> torch.Tensor:  # fmt: skip
+    return x.new_empty(x.shape)
 
 
 @torch.library.custom_op("kernel_slots::gated_delta_rule", mutates_args=())
 def _DELTA_RULE(  # noqa: N802
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, gate: torch.Tensor, beta: torch.Tensor,
-    state: torch.Tensor | None, variant: str, chunk_size: int,
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, gate: torch.Tensor, beta: torch.Tensor, variant: str,
+    chunk_size: int,
 ) -> Pair:  # fmt: skip
-    (b, s, k_heads, k), (heads, v) = key.shape, value.shape[2:]
-    params = {
-        "num_k_heads": k_heads, "num_v_heads": heads, "head_k_dim": k, "head_v_dim": v, "chunk_size": chunk_size,
-        "gate": "channel" if gate.dim() == 4 else "scalar", "dtype": _NAMES[value.dtype],
-        "state_dtype": _NAMES[torch.float32 if state is None else state.dtype],
-        "phase": "context" if state is None else "generation",
-    }  # fmt: skip
-    inputs = {"q": query, "k": key, "v": value, "beta": beta, "gate": gate, "state": state}
-    return _run("gated_delta_rule", variant, inputs, params, {"b": b, "s": s})
+    inputs = {"q": query, "k": key, "v": value, "beta": beta, "gate": gate, "state": None}
+    out = _run("gated_delta_rule", variant, inputs, *_delta_case(inputs, chunk_size))
+    return out[0].contiguous(), out[1].contiguous()
 
 
 @_DELTA_RULE.register_fake
 def _(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, gate: torch.Tensor, beta: torch.Tensor,  # noqa: ARG001
-    state: torch.Tensor | None, variant: str, chunk_size: int,  # noqa: ARG001
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, gate: torch.Tensor, beta: torch.Tensor, variant: str,  # noqa: ARG001
+    chunk_size: int,  # noqa: ARG001
 ) -> Pair:  # fmt: skip
     sizes = (value.shape[0], value.shape[2], key.shape[3], value.shape[3])
-    kept = torch.float32 if state is None else state.dtype
-    return value.new_empty(value.shape), value.new_empty(sizes, dtype=kept)
+    return value.new_empty(value.shape), value.new_empty(sizes, dtype=torch.float32)
 
 
-_SCANNED = ("x", "dt", "A", "B", "C", "D", "dt_bias", "state")
+@torch.library.custom_op("kernel_slots::gated_delta_step", mutates_args=("state",))
+def _DELTA_STEP(  # noqa: N802
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, gate: torch.Tensor, beta: torch.Tensor,
+    state: torch.Tensor, variant: str,
+) -> torch.Tensor:  # fmt: skip
+    inputs = {"q": query, "k": key, "v": value, "beta": beta, "gate": gate, "state": state}
+    out = _run("gated_delta_rule", variant, inputs, *_delta_case(inputs, 1))
+    _kept(state, out[1])
+    return out[0].contiguous()
+
+
+@_DELTA_STEP.register_fake
+def _(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, gate: torch.Tensor, beta: torch.Tensor,  # noqa: ARG001
+    state: torch.Tensor, variant: str,  # noqa: ARG001
+) -> torch.Tensor:  # fmt: skip
+    return value.new_empty(value.shape)
+
+
+def _delta_case(inputs: Inputs, chunk_size: int) -> tuple[Params, Sizes]:
+    key, value, state = inputs["k"], inputs["v"], inputs["state"]
+    (b, s, k_heads, k), (heads, v) = key.shape, value.shape[2:]
+    params = {
+        "num_k_heads": k_heads, "num_v_heads": heads, "head_k_dim": k, "head_v_dim": v, "chunk_size": chunk_size,
+        "gate": "channel" if inputs["gate"].dim() == 4 else "scalar", "dtype": _NAMES[value.dtype],
+        "state_dtype": _NAMES[torch.float32 if state is None else state.dtype],
+        "phase": "context" if state is None else "generation",
+    }  # fmt: skip
+    return params, {"b": b, "s": s}
 
 
 @torch.library.custom_op("kernel_slots::mamba2", mutates_args=())
 def _SCAN(  # noqa: N802
     x: torch.Tensor, dt: torch.Tensor, A: torch.Tensor, B: torch.Tensor, C: torch.Tensor, D: torch.Tensor,  # noqa: N803
-    dt_bias: torch.Tensor, state: torch.Tensor | None, variant: str, chunk_size: int,
+    dt_bias: torch.Tensor, variant: str, chunk_size: int,
 ) -> Pair:  # fmt: skip
-    (b, s, heads, size), (groups, n) = x.shape, B.shape[2:]
+    inputs = {"x": x, "dt": dt, "A": A, "B": B, "C": C, "D": D, "dt_bias": dt_bias, "state": None}
+    out = _run("mamba2", variant, inputs, *_scan_case(inputs, chunk_size))
+    return out[0].contiguous(), out[1].contiguous()
+
+
+@_SCAN.register_fake
+def _(
+    x: torch.Tensor, dt: torch.Tensor, A: torch.Tensor, B: torch.Tensor, C: torch.Tensor, D: torch.Tensor,  # noqa: N803, ARG001
+    dt_bias: torch.Tensor, variant: str, chunk_size: int,  # noqa: ARG001
+) -> Pair:  # fmt: skip
+    sizes = (x.shape[0], x.shape[2], x.shape[3], B.shape[3])
+    return x.new_empty(x.shape), x.new_empty(sizes, dtype=torch.float32)
+
+
+@torch.library.custom_op("kernel_slots::mamba2_step", mutates_args=("state",))
+def _SCAN_STEP(  # noqa: N802
+    x: torch.Tensor, dt: torch.Tensor, A: torch.Tensor, B: torch.Tensor, C: torch.Tensor, D: torch.Tensor,  # noqa: N803
+    dt_bias: torch.Tensor, state: torch.Tensor, variant: str,
+) -> torch.Tensor:  # fmt: skip
+    inputs = {"x": x, "dt": dt, "A": A, "B": B, "C": C, "D": D, "dt_bias": dt_bias, "state": state}
+    out = _run("mamba2", variant, inputs, *_scan_case(inputs, 1))
+    _kept(state, out[1])
+    return out[0].contiguous()
+
+
+@_SCAN_STEP.register_fake
+def _(
+    x: torch.Tensor, dt: torch.Tensor, A: torch.Tensor, B: torch.Tensor, C: torch.Tensor, D: torch.Tensor,  # noqa: N803, ARG001
+    dt_bias: torch.Tensor, state: torch.Tensor, variant: str,  # noqa: ARG001
+) -> torch.Tensor:  # fmt: skip
+    return x.new_empty(x.shape)
+
+
+def _scan_case(inputs: Inputs, chunk_size: int) -> tuple[Params, Sizes]:
+    x, state = inputs["x"], inputs["state"]
+    (b, s, heads, size), (groups, n) = x.shape, inputs["B"].shape[2:]
     params = {
         "d_inner": heads * size, "d_state": n, "num_heads": heads, "head_dim": size, "n_groups": groups,
         "chunk_size": chunk_size, "dtype": _NAMES[x.dtype],
         "state_dtype": _NAMES[torch.float32 if state is None else state.dtype],
         "phase": "context" if state is None else "generation",
     }  # fmt: skip
-    inputs = dict(zip(_SCANNED, (x, dt, A, B, C, D, dt_bias, state), strict=True))
-    return _run("mamba2", variant, inputs, params, {"b": b, "s": s})
+    return params, {"b": b, "s": s}
 
 
-@_SCAN.register_fake
-def _(
-    x: torch.Tensor, dt: torch.Tensor, A: torch.Tensor, B: torch.Tensor, C: torch.Tensor, D: torch.Tensor,  # noqa: N803, ARG001
-    dt_bias: torch.Tensor, state: torch.Tensor | None, variant: str, chunk_size: int,  # noqa: ARG001
-) -> Pair:  # fmt: skip
-    sizes = (x.shape[0], x.shape[2], x.shape[3], B.shape[3])
-    kept = torch.float32 if state is None else state.dtype
-    return x.new_empty(x.shape), x.new_empty(sizes, dtype=kept)
+def _kept(state: torch.Tensor, new: torch.Tensor) -> None:
+    """The new state in the place of the old one, where the variant has not written it there itself."""
+    if new.data_ptr() != state.data_ptr():
+        state.copy_(new)
 
 
-def _run(slot: str, variant: str, inputs: Inputs, params: Params, dims: Sizes) -> Pair:
-    """Both outputs, in memory of their own: an operator neither writes over nor hands out what it was given."""
+def _run(slot: str, variant: str, inputs: Inputs, params: Params, dims: Sizes) -> Outputs:
     found, complete = registry.slot(slot).variants[variant], kind(slot).complete(params)
-    if inputs["state"] is not None:
-        inputs = {**inputs, "state": inputs["state"].clone(memory_format=torch.contiguous_format)}
-    out: Outputs = found.run(ready(found, inputs, complete, dims), complete, dims)
-    return out[0].contiguous(), out[1].contiguous()
+    with torch.no_grad():
+        return found.run(ready(found, inputs, complete, dims), complete, dims)

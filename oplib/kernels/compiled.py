@@ -33,10 +33,6 @@ class Compiled(Variant):
         self._plain = self.of(slot, "eager", inputs)
         self._functions: dict[tuple[Any, ...], Callable[[Inputs], Outputs]] = {}  # Any: parameters
 
-    @property
-    def written_out(self) -> Variant:
-        return self._plain
-
     def why_not(
         self, device: Hardware, params: Params | None = None, dims: Sizes | None = None
     ) -> str | None:

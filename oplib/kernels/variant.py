@@ -92,11 +92,6 @@ class Variant(ABC):
         return f"{self.slot}={self.name}"
 
     @property
-    def written_out(self) -> Variant | None:
-        """The variant whose operators a compiled model holds in this one's place; None: this one is one operator of it."""
-        return None
-
-    @property
     def doc(self) -> str:
         """The first line of the docstring."""
         return (type(self).__doc__ or "").strip().splitlines()[0]
