@@ -73,9 +73,6 @@ def start(
     seed: int = 0,
 ) -> Running:
     """Build, fill and compile a part at a workload; slots are bound by the caller."""
-    torch._dynamo.reset()
-    torch._dynamo.config.recompile_limit = _RECOMPILED
-    torch._dynamo.config.fail_on_recompile_limit_hit = True
     how: dict[str, Any] = {
         "attn_implementation": names.attention,
         "experts_implementation": names.experts,
@@ -84,9 +81,18 @@ def start(
     with quiet_transformers():
         module = part.build(device, **how)
         call = part.inputs(phase, sizes["b"], sizes["s"], sizes["p"], device, **how)
+    return compiled(module, call)
+
+
+def compiled(module: nn.Module, call: Call) -> Running:
+    """The module compiled for a call, its cache in fixed memory; what compiled code returns is compared with eager code."""
+    torch._dynamo.reset()
+    torch._dynamo.config.recompile_limit = _RECOMPILED
+    torch._dynamo.config.fail_on_recompile_limit_hit = True
+    with quiet_transformers():
         returned, restore = fixed_cache.prepare(call, module)
     plain = [t.clone() for t in tensors(returned)]
-    function, whole, note = _compiled(module, call, torch.device(device).type)
+    function, whole, note = _compiled(module, call, plain[0].device.type)
     call.reset()
     restore()
     with torch.no_grad():

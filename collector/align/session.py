@@ -120,7 +120,14 @@ class Session:
         """The rows of the whole model."""
         from collector.align.whole import Whole
 
-        return Whole(self._options, self._settings, self.db, self._progress).rows(pairs)
+        model = Whole(
+            self._options.model, self._options.layers, self._settings, self.db, self._progress
+        )
+        rows = []
+        for row in model.rows(pairs, dry=self._options.dry_run):
+            self._keep(row)
+            rows.append(row)
+        return rows
 
     def _planned(self, part: SubModule, phase: str, workload: Workload) -> Json:
         ops = part.ops(phase, LOWERING)
@@ -132,7 +139,8 @@ class Session:
 
     def _keep(self, row: Json) -> None:
         """A row in the log once it is there; what failed is tried again by a second run."""
-        if self._options.out is None or self._options.compile_only or row["failed"]:
+        timed = not (self._options.compile_only or self._options.dry_run or row["failed"])
+        if self._options.out is None or not timed:
             return
         if self._segment is None:
             self._segment = Segment(self._options.out)
