@@ -1,6 +1,6 @@
-"""Put the rows of newly exported tables into a folder of ours: a case that one kernel ran on one device counts once, newly.
+"""Put the rows of newly exported tables into a folder of ours; of a case, a kernel and a device the new row counts.
 
-    python tools/merge_tables.py NEW_FOLDER perfdb/data/SYSTEM/BACKEND/VERSION
+python tools/merge_tables.py NEW_FOLDER perfdb/data/SYSTEM/BACKEND/VERSION
 """
 
 from __future__ import annotations

@@ -23,6 +23,7 @@ from oplib.kernels.binding import REFUSED
 from oplib.kernels.variant import Variant
 from oplib.op import Op
 from perfdb.database import PerfDatabase
+from perfdb.speed_of_light import sides_ms
 from tracer import analysis
 from tracer.quantization import QuantScheme
 from tracer.submodules import SubModule, submodules_of
@@ -159,10 +160,12 @@ def _timed(
 
 def _floor(ops: tuple[Op, ...], workload: Workload, db: PerfDatabase) -> float:
     """ms that the part takes at least: work at peak. What a cache may hold is left out."""
-    return sum(
-        float(db.sides(op.kind, op.params, op.dims_at(**workload.sizes))[1]) * op.count
-        for op in ops
-    )
+    found = 0.0
+    for op in ops:
+        dims = op.dims_at(**workload.sizes)
+        compute = sides_ms(op.kind, op.params, dims, db.system)[0]
+        found += float(compute) * op.count
+    return found
 
 
 def _case(op: Op, workload: Workload) -> Case:
@@ -213,7 +216,7 @@ def _rows(
                 standalone=None if one.latency is None else one.latency * op.count,
                 measured=sum(k.us for k in own) / 1e3 if own else None,
                 reason=one.reason,
-            )  # fmt: skip
+            )
         )
     return tuple(rows)
 

@@ -1,4 +1,4 @@
-"""The ops of a sub-module on their own: each timed once per set of parameters and sizes, into the log of collect-ops."""
+"""The ops of a sub-module on their own: each timed once per set of parameters and sizes, into a log of collect-ops."""
 
 from __future__ import annotations
 
@@ -79,13 +79,12 @@ class Standalone:
     def compile(self, case: Case, chosen: str | None) -> Alone:
         """Run the case once where torch compiles its variant, so that its code is in torch's cache."""
         variant = self.variant(case, chosen)
-        if isinstance(variant, Compiled):
-            if case.case_id not in self._compiled:
-                self._compiled.add(case.case_id)
-                try:
-                    self._made(variant, case, 1)
-                except Exception as error:  # noqa: BLE001 - the run that times it tells
-                    return Alone(variant=variant.name, latency=None, reason=one_line(error))
+        if isinstance(variant, Compiled) and case.case_id not in self._compiled:
+            self._compiled.add(case.case_id)
+            try:
+                self._made(variant, case, 1)
+            except Exception as error:  # noqa: BLE001 - the run that times it tells
+                return Alone(variant=variant.name, latency=None, reason=one_line(error))
         return Alone(variant="", latency=None)
 
     def recover(self) -> None:

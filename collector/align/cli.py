@@ -110,7 +110,7 @@ def _add_results(found: argparse.ArgumentParser) -> None:
 
 
 def main(argv: list[str] | None = None, *, turn: AbstractContextManager[Any] | None = None) -> int:
-    """Run the command; the exit status. `turn` is entered while the device is measured on, where several wait for it."""
+    """Run the command; the exit status. `turn` is held while the device is in use, where several processes wait."""
     held = turn or nullcontext()
     return run_command("align-model", lambda given: _run(parser().parse_args(given), held), argv)
 

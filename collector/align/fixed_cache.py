@@ -83,7 +83,7 @@ def _fix(cache: Any) -> None:  # Any: a cache of transformers
         if isinstance(layer, DynamicLayer) and not isinstance(layer, _Fixed):
             if own not in _CLASSES:
                 _CLASSES[own] = type(f"Fixed{own.__name__}", (_Fixed, own), {})
-            fixed = _CLASSES[own].__new__(_CLASSES[own])
+            fixed: Any = object.__new__(_CLASSES[own])
             vars(fixed).update(vars(layer))
             cache.layers[place] = fixed
 

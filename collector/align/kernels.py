@@ -87,8 +87,8 @@ def _mean(turns: list[Any], events: list[Any], place: int, each: int) -> Kernel:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Compared:
-    """`match`: both sides run the same kernels of libraries, as often. `missing` run alone only, `added` in the part only;
-    `generated` counts the compiler's own kernels, alone and in the part."""
+    """`match`: both sides run the same kernels of libraries, as often. `missing` run alone only, `added` in the part
+    only; `generated` counts the compiler's own kernels, alone and in the part."""
 
     match: bool
     missing: tuple[str, ...]
@@ -119,8 +119,8 @@ def attribute(
 ) -> tuple[list[list[Kernel]], list[Kernel]]:
     """The kernels of the part that belong to each op, and those that belong to none.
 
-    An op claims, in the order of ops, the first unclaimed kernel of each name that it runs alone; then, where as many of
-    the compiler's own kernels are left as ops run, those go in order.
+    An op claims, in the order of ops, the first unclaimed kernel of each name that it runs alone; then, where as many
+    of the compiler's own kernels are left as ops run, those go in order.
     """
     left = list(inside)
     claimed: list[list[Kernel]] = [[] for _ in alone]

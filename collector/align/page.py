@@ -14,7 +14,7 @@ from models.report.svg import Axes, Scale, element, figure
 from oplib.wording import duration
 
 Json = dict[str, Any]  # Any: an object that becomes JSON
-_STYLE = "td.bad { color: var(--red); } details summary { cursor: pointer; color: var(--accent); } .same { color: var(--green); }"
+_STYLE = "details summary { cursor: pointer; color: var(--accent); } .same { color: var(--green); }"
 
 
 def render_page(rows: Sequence[Json]) -> str:
@@ -28,7 +28,9 @@ def render_page(rows: Sequence[Json]) -> str:
             f'<div class="pair">{_section("Price beside measured time", scatter(measured))}'
             f"{_section('Gaps', histogram(measured))}</div>"
         )
-    sections += [_section(model, _table([r for r in rows if r["model"] == model])) for model in models]
+    sections += [
+        _section(model, _table([r for r in rows if r["model"] == model])) for model in models
+    ]
     parts = {
         "title": escape(f"{title}: alignment"),
         "model": escape(title),
@@ -78,8 +80,13 @@ def histogram(rows: Sequence[Json]) -> str:
         inside = "generation" if abs(x) > 100 * LIMIT else "context"
         bars.append(
             element(
-                "rect", x=left, y=top, width=right - left, height=axes.y(0) - top, class_=f"part {inside}"
-            )  # fmt: skip
+                "rect",
+                x=left,
+                y=top,
+                width=right - left,
+                height=axes.y(0) - top,
+                class_=f"part {inside}",
+            )
         )
     return figure(axes.draw() + "".join(bars), label="how many rows have which gap")
 
@@ -92,7 +99,10 @@ def _cards(rows: Sequence[Json]) -> str:
     for word, values in (("of prices", gaps), ("of kernels alone", alone)):
         if values:
             below = sum(value < LIMIT for value in values) / len(values)
-            told = f"{statistics.median(values):.1%}", f"median gap {word}, {below:.0%} below {LIMIT:.0%}"
+            told = (
+                f"{statistics.median(values):.1%}",
+                f"median gap {word}, {below:.0%} below {LIMIT:.0%}",
+            )
             cards.append((told[1], told[0]))
     if captured:
         graphs = sum(bool(row["graph"]) for row in captured)
@@ -104,7 +114,18 @@ def _cards(rows: Sequence[Json]) -> str:
 
 
 def _table(rows: Sequence[Json]) -> str:
-    heads = ("sub-module", "phase", "workload", "predicted", "alone", "measured", "gap", "graph", "kernels", "ops")
+    heads = (
+        "sub-module",
+        "phase",
+        "workload",
+        "predicted",
+        "alone",
+        "measured",
+        "gap",
+        "graph",
+        "kernels",
+        "ops",
+    )
     body = "".join(_row(row) for row in rows)
     head = "".join(f"<th>{escape(name)}</th>" for name in heads)
     return f'<div class="scroll"><table><tr>{head}</tr>{body}</table></div>'
@@ -113,7 +134,9 @@ def _table(rows: Sequence[Json]) -> str:
 def _row(row: Json) -> str:
     gap = "" if row["gap"] is None else f"{row['gap']:+.1%}"
     bad = row["gap"] is not None and abs(row["gap"]) >= LIMIT
-    kernels = {True: '<span class="same">same</span>', False: "differ", None: ""}[row["kernels_match"]]
+    kernels = {True: '<span class="same">same</span>', False: "differ", None: ""}[
+        row["kernels_match"]
+    ]
     cells = [
         escape(row["submodule"]), row["phase"], escape(row["workload"]), _time(row["predicted_ms"]),
         _time(row["standalone_ms"]), _time(row["measured_ms"]),
@@ -137,11 +160,11 @@ def _ops(row: Json) -> str:
         )  # fmt: skip
         lines.append(_cells(cells, "td"))
     differ = row["kernels_differ"] or {"missing": [], "added": []}
-    names = [f"alone only: {n}" for n in differ["missing"]] + [f"inside only: {n}" for n in differ["added"]]
+    names = [f"alone only: {n}" for n in differ["missing"]] + [
+        f"inside only: {n}" for n in differ["added"]
+    ]
     listed = "".join(f"<li>{escape(name[:160])}</li>" for name in names)
-    return (
-        f"<details><summary>{len(row['ops'])}</summary><table>{''.join(lines)}</table><ul>{listed}</ul></details>"
-    )
+    return f"<details><summary>{len(row['ops'])}</summary><table>{''.join(lines)}</table><ul>{listed}</ul></details>"
 
 
 def _cells(values: Iterable[str], kind: str) -> str:

@@ -1,8 +1,8 @@
 """A bench that lets the device rest between samples.
 
 A GPU that works at its power limit lowers its clock within tens of milliseconds, by an amount that depends on what ran
-before. An op alone and the same op inside a layer then run at clocks that differ, and their times do not add up. With pauses
-of a few times a sample's length both run at full clock.
+before. An op alone and the same op inside a layer then run at clocks that differ, and their times do not add up. With
+pauses of a few times a sample's length both run at full clock.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class RestedBench:
     def sample(
         self, replay: Replay, count: int, *, flush: bool, meanwhile: Callable[[], None]
     ) -> list[float]:  # fmt: skip
-        """A device that rested waits for the host, so that a sample begins with what its launch takes: one goes ahead."""
+        """A device that rested waits for the host: a sample would begin with its launch, so one goes ahead of it."""
         first = self._bench.sample(replay, 1, flush=flush, meanwhile=meanwhile)[0]
         if first < _WORTH_MS:
             return self._bench.sample(replay, count, flush=flush, meanwhile=meanwhile)

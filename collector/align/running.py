@@ -85,7 +85,7 @@ def start(
 
 
 def compiled(module: nn.Module, call: Call) -> Running:
-    """The module compiled for a call, its cache in fixed memory; what compiled code returns is compared with eager code."""
+    """The module compiled for a call, its cache in fixed memory; its results are compared with those of eager code."""
     torch._dynamo.reset()
     torch._dynamo.config.recompile_limit = _RECOMPILED
     torch._dynamo.config.fail_on_recompile_limit_hit = True
@@ -111,13 +111,14 @@ def _compiled(module: nn.Module, call: Call, device_type: str) -> tuple[Any, boo
         return module(*args, **kwargs)
 
     backend = BACKENDS.get(device_type, "eager")
+    note = ""
     for whole in (True, False):
-        compiled = torch.compile(function, backend=backend, fullgraph=whole, dynamic=False)
+        found = torch.compile(function, backend=backend, fullgraph=whole, dynamic=False)
         try:
             call.reset()
             with torch.no_grad():
-                compiled(module, call.args, call.kwargs)
-            return compiled, whole, "" if whole else note
+                found(module, call.args, call.kwargs)
+            return found, whole, note
         except torch._dynamo.exc.TorchDynamoException as error:
             note = "graph break: " + " ".join(str(error).split())[:200]
             torch._dynamo.reset()

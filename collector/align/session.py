@@ -67,7 +67,8 @@ class Session:
         self._system = "" if device == "cpu" else system
         self._settings = Settings(
             model=self._model, device=device, variants=variants, seed=options.seed,
-            seconds=options.seconds or _SECONDS[device.partition(":")[0]], time=not options.compile_only, debug=options.debug,
+            seconds=options.seconds or _SECONDS[device.partition(":")[0]], time=not options.compile_only,
+            debug=options.debug,
         )  # fmt: skip
         self._done = {
             _key(row): row["result"]

@@ -1,4 +1,4 @@
-"""A whole model, with fewer layers where it does not fit: its prompt and its decode step beside what price-model says."""
+"""A whole model, with fewer layers where it does not fit: prompt and decode step beside what price-model says."""
 
 from __future__ import annotations
 
@@ -54,10 +54,10 @@ class Whole:
         self, model: str, layers: int, settings: Settings, db: PerfDatabase, progress: Progress
     ) -> None:
         self._settings, self._db, self._progress = settings, db, progress
-        self._folder = tempfile.TemporaryDirectory()
-        self._depth = shortened(model, layers, Path(self._folder.name))
-        progress(f"trace {settings.model}")
-        traced = analysis.trace_model(self._folder.name)
+        with tempfile.TemporaryDirectory() as folder:
+            self._depth = shortened(model, layers, Path(folder))
+            progress(f"trace {settings.model}")
+            traced = analysis.trace_model(folder)
         self._traced = replace(traced, scheme=QuantScheme())
         report = analysis.report(
             self._traced, analysis.Options(lowering=LOWERING, system=db.system.id)
@@ -143,7 +143,8 @@ class Whole:
 def shortened(model: str, layers: int, folder: Path) -> int:
     """Write the config of a model with so many layers (0: all of them) into a folder; its depth then."""
     raw = dict(resolve_model(model).raw)
-    inner = raw.get("text_config") if isinstance(raw.get("text_config"), dict) else raw
+    text: Any = raw.get("text_config")
+    inner: Json = text if isinstance(text, dict) else raw
     depth = int(inner[_DEPTH])
     if layers > depth:
         raise InvalidInputError(f"--layers is {layers}, the model has {depth}.", "Give fewer.")
@@ -160,7 +161,8 @@ def shortened(model: str, layers: int, folder: Path) -> int:
 
 def _call(model: nn.Module, cache: DynamicCache, b: int, s: int, device: torch.device) -> Call:
     """New tokens over what the cache holds; of a prompt the last token's logits, where the model can be asked so."""
-    vocabulary = model.get_input_embeddings().num_embeddings  # type: ignore[operator] - every causal model has one
+    embedding: Any = model.get_input_embeddings  # Any: torch types attributes of modules as tensors
+    vocabulary = embedding().num_embeddings
     generator = torch.Generator(device).manual_seed(0)
     ids = torch.randint(vocabulary, (b, s), generator=generator, device=device)
     kwargs: Json = {"input_ids": ids, "past_key_values": cache, "use_cache": True}

@@ -138,9 +138,9 @@ class Sdpa(Variant):
 class Flash(Variant):
     """torch's own copy of FlashAttention 2, called below scaled_dot_product_attention, which hides its window.
 
-    The causal mask ends at the last key and the window is part of the kernel, so hidden pairs cost nothing. A sink takes
-    the share exp(sink) / (sum + exp(sink)) of the softmax: with the logarithm of the sum, which the kernel returns, what is
-    left of each output is sigmoid(log sum - sink).
+    The causal mask ends at the last key and the window is part of the kernel, so hidden pairs cost nothing. A sink
+    takes the share exp(sink) / (sum + exp(sink)) of the softmax: with the logarithm of the sum, which the kernel
+    returns, what is left of each output is sigmoid(log sum - sink).
     """
 
     needs = Needs(

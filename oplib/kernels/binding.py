@@ -1,8 +1,8 @@
 """Binding: how a slot enters a real model of transformers, so that it runs the kernel that is measured alone.
 
-A package of a slot that a model calls defines `bind(variant)`, which gives the functions that stand in the model's place. A
-variant enters as one operator that torch.compile does not look into, so that the kernels inside are those of the op alone;
-the compiled form of a variant is then its own compiled code.
+A package of a slot that a model calls defines `bind(variant)`, which gives the functions that stand in the model's
+place. A variant enters as one operator that torch.compile does not look into, so that the kernels inside are those of
+the op alone; the compiled form of a variant is then its own compiled code.
 """
 
 from __future__ import annotations

@@ -58,8 +58,7 @@ def _function(
     return attention
 
 
-@torch.library.custom_op("kernel_slots::attention", mutates_args=())
-def _OPERATOR(  # noqa: N802 - an operator that functions close over
+def _operator(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, sinks: torch.Tensor | None,
     slot: str, variant: str, sizes: Sequence[int], softcap: float,
 ) -> torch.Tensor:  # fmt: skip
@@ -72,8 +71,7 @@ def _OPERATOR(  # noqa: N802 - an operator that functions close over
     return out.transpose(1, 2).contiguous()
 
 
-@_OPERATOR.register_fake
-def _(
+def _operator_sizes(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, sinks: torch.Tensor | None,  # noqa: ARG001
     slot: str, variant: str, sizes: Sequence[int], softcap: float,  # noqa: ARG001
 ) -> torch.Tensor:  # fmt: skip
@@ -126,3 +124,7 @@ def _chunk(module: torch.nn.Module) -> int:
     if config is None or types is None or index is None or types[index] != "chunked_attention":
         return 0
     return int(config.attention_chunk_size)
+
+
+_OPERATOR: Any = torch.library.custom_op("kernel_slots::attention", _operator, mutates_args=())
+_OPERATOR.register_fake(_operator_sizes)

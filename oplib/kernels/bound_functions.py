@@ -45,7 +45,12 @@ def convolution(variant: Variant) -> Binding:
         conv_state.copy_(whole[..., hidden_states.shape[-1] :])
         return out
 
-    return Binding(functions={f.__name__: f for f in (causal_conv1d_fn, causal_conv1d_update)})
+    return Binding(
+        functions={
+            "causal_conv1d_fn": causal_conv1d_fn,
+            "causal_conv1d_update": causal_conv1d_update,
+        }
+    )
 
 
 def delta_rule(variant: Variant) -> Binding:
@@ -74,7 +79,7 @@ def delta_rule(variant: Variant) -> Binding:
         out = _DELTA_STEP(query, key, value, g.float(), beta, initial_state, name)
         return out, initial_state if output_final_state else None
 
-    names = {"torch_chunk_gated_delta_rule": chunked, "chunk_kimi_delta_attention": chunked,
+    names: dict[str, Any] = {"torch_chunk_gated_delta_rule": chunked, "chunk_kimi_delta_attention": chunked,
              "torch_recurrent_gated_delta_rule": recurrent, "recurrent_kimi_delta_attention": recurrent}  # fmt: skip
     return Binding(functions=names)
 
@@ -84,8 +89,8 @@ def scan(variant: Variant) -> Binding:
     name = variant.name
 
     def mamba2_chunk_scan(
-        hidden_states: torch.Tensor, dt: torch.Tensor, A: torch.Tensor, B: torch.Tensor, C: torch.Tensor,  # noqa: N803
-        chunk_size: int, D: torch.Tensor | None = None, dt_bias: torch.Tensor | None = None,  # noqa: N803
+        hidden_states: torch.Tensor, dt: torch.Tensor, A: torch.Tensor, B: torch.Tensor, C: torch.Tensor,
+        chunk_size: int, D: torch.Tensor | None = None, dt_bias: torch.Tensor | None = None,
         initial_states: torch.Tensor | None = None, dt_softplus: bool = False,
         dt_limit: tuple[float, float] = (0.0, float("inf")), return_final_states: bool = False,
         z: torch.Tensor | None = None, **_more: Any,
@@ -100,8 +105,8 @@ def scan(variant: Variant) -> Binding:
         return (out, state) if return_final_states else out
 
     def mamba2_selective_state_update(
-        state: torch.Tensor, hidden_states: torch.Tensor, dt: torch.Tensor, A: torch.Tensor,  # noqa: N803
-        B: torch.Tensor, C: torch.Tensor, D: torch.Tensor | None = None,  # noqa: N803
+        state: torch.Tensor, hidden_states: torch.Tensor, dt: torch.Tensor, A: torch.Tensor,
+        B: torch.Tensor, C: torch.Tensor, D: torch.Tensor | None = None,
         dt_bias: torch.Tensor | None = None, dt_softplus: bool = False, z: torch.Tensor | None = None, **_more: Any,
     ) -> torch.Tensor:  # fmt: skip
         """(B,H,P,N), which is moved on in place, (B,H,P), and per head what the file has widened -> (B,H,P)."""
@@ -114,8 +119,12 @@ def scan(variant: Variant) -> Binding:
         )  # fmt: skip
         return _gated(out[:, 0], z)
 
-    both = (mamba2_chunk_scan, mamba2_selective_state_update)
-    return Binding(functions={f.__name__: f for f in both})
+    return Binding(
+        functions={
+            "mamba2_chunk_scan": mamba2_chunk_scan,
+            "mamba2_selective_state_update": mamba2_selective_state_update,
+        }
+    )
 
 
 def _gated(out: torch.Tensor, z: torch.Tensor | None) -> torch.Tensor:
@@ -131,8 +140,7 @@ def _limited(dt: torch.Tensor, bias: torch.Tensor, low: float, high: float) -> t
     return dt
 
 
-@torch.library.custom_op("kernel_slots::causal_conv1d", mutates_args=())
-def _CONVOLUTION(  # noqa: N802 - an operator that functions close over
+def _convolution(
     x: torch.Tensor, w: torch.Tensor, bias: torch.Tensor | None, state: torch.Tensor, variant: str, activation: str
 ) -> torch.Tensor:  # fmt: skip
     params = {"channels": w.shape[0], "kernel_size": w.shape[1], "bias": bias is not None, "activation": activation,
@@ -142,15 +150,13 @@ def _CONVOLUTION(  # noqa: N802 - an operator that functions close over
     return _run("causal_conv1d", variant, inputs, params, dims)[0].contiguous()
 
 
-@_CONVOLUTION.register_fake
-def _(
+def _convolution_sizes(
     x: torch.Tensor, w: torch.Tensor, bias: torch.Tensor | None, state: torch.Tensor, variant: str, activation: str  # noqa: ARG001
 ) -> torch.Tensor:  # fmt: skip
     return x.new_empty(x.shape)
 
 
-@torch.library.custom_op("kernel_slots::gated_delta_rule", mutates_args=())
-def _DELTA_RULE(  # noqa: N802
+def _delta_rule(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, gate: torch.Tensor, beta: torch.Tensor, variant: str,
     chunk_size: int,
 ) -> Pair:  # fmt: skip
@@ -159,8 +165,7 @@ def _DELTA_RULE(  # noqa: N802
     return out[0].contiguous(), out[1].contiguous()
 
 
-@_DELTA_RULE.register_fake
-def _(
+def _delta_rule_sizes(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, gate: torch.Tensor, beta: torch.Tensor, variant: str,  # noqa: ARG001
     chunk_size: int,  # noqa: ARG001
 ) -> Pair:  # fmt: skip
@@ -168,8 +173,7 @@ def _(
     return value.new_empty(value.shape), value.new_empty(sizes, dtype=torch.float32)
 
 
-@torch.library.custom_op("kernel_slots::gated_delta_step", mutates_args=("state",))
-def _DELTA_STEP(  # noqa: N802
+def _delta_step(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, gate: torch.Tensor, beta: torch.Tensor,
     state: torch.Tensor, variant: str,
 ) -> torch.Tensor:  # fmt: skip
@@ -179,8 +183,7 @@ def _DELTA_STEP(  # noqa: N802
     return out[0].contiguous()
 
 
-@_DELTA_STEP.register_fake
-def _(
+def _delta_step_sizes(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, gate: torch.Tensor, beta: torch.Tensor,  # noqa: ARG001
     state: torch.Tensor, variant: str,  # noqa: ARG001
 ) -> torch.Tensor:  # fmt: skip
@@ -199,9 +202,8 @@ def _delta_case(inputs: Inputs, chunk_size: int) -> tuple[Params, Sizes]:
     return params, {"b": b, "s": s}
 
 
-@torch.library.custom_op("kernel_slots::mamba2", mutates_args=())
-def _SCAN(  # noqa: N802
-    x: torch.Tensor, dt: torch.Tensor, A: torch.Tensor, B: torch.Tensor, C: torch.Tensor, D: torch.Tensor,  # noqa: N803
+def _scan(
+    x: torch.Tensor, dt: torch.Tensor, A: torch.Tensor, B: torch.Tensor, C: torch.Tensor, D: torch.Tensor,
     dt_bias: torch.Tensor, variant: str, chunk_size: int,
 ) -> Pair:  # fmt: skip
     inputs = {"x": x, "dt": dt, "A": A, "B": B, "C": C, "D": D, "dt_bias": dt_bias, "state": None}
@@ -209,18 +211,16 @@ def _SCAN(  # noqa: N802
     return out[0].contiguous(), out[1].contiguous()
 
 
-@_SCAN.register_fake
-def _(
-    x: torch.Tensor, dt: torch.Tensor, A: torch.Tensor, B: torch.Tensor, C: torch.Tensor, D: torch.Tensor,  # noqa: N803, ARG001
+def _scan_sizes(
+    x: torch.Tensor, dt: torch.Tensor, A: torch.Tensor, B: torch.Tensor, C: torch.Tensor, D: torch.Tensor,  # noqa: ARG001
     dt_bias: torch.Tensor, variant: str, chunk_size: int,  # noqa: ARG001
 ) -> Pair:  # fmt: skip
     sizes = (x.shape[0], x.shape[2], x.shape[3], B.shape[3])
     return x.new_empty(x.shape), x.new_empty(sizes, dtype=torch.float32)
 
 
-@torch.library.custom_op("kernel_slots::mamba2_step", mutates_args=("state",))
-def _SCAN_STEP(  # noqa: N802
-    x: torch.Tensor, dt: torch.Tensor, A: torch.Tensor, B: torch.Tensor, C: torch.Tensor, D: torch.Tensor,  # noqa: N803
+def _scan_step(
+    x: torch.Tensor, dt: torch.Tensor, A: torch.Tensor, B: torch.Tensor, C: torch.Tensor, D: torch.Tensor,
     dt_bias: torch.Tensor, state: torch.Tensor, variant: str,
 ) -> torch.Tensor:  # fmt: skip
     inputs = {"x": x, "dt": dt, "A": A, "B": B, "C": C, "D": D, "dt_bias": dt_bias, "state": state}
@@ -229,9 +229,8 @@ def _SCAN_STEP(  # noqa: N802
     return out[0].contiguous()
 
 
-@_SCAN_STEP.register_fake
-def _(
-    x: torch.Tensor, dt: torch.Tensor, A: torch.Tensor, B: torch.Tensor, C: torch.Tensor, D: torch.Tensor,  # noqa: N803, ARG001
+def _scan_step_sizes(
+    x: torch.Tensor, dt: torch.Tensor, A: torch.Tensor, B: torch.Tensor, C: torch.Tensor, D: torch.Tensor,  # noqa: ARG001
     dt_bias: torch.Tensor, state: torch.Tensor, variant: str,  # noqa: ARG001
 ) -> torch.Tensor:  # fmt: skip
     return x.new_empty(x.shape)
@@ -259,3 +258,23 @@ def _run(slot: str, variant: str, inputs: Inputs, params: Params, dims: Sizes) -
     found, complete = registry.slot(slot).variants[variant], kind(slot).complete(params)
     with torch.no_grad():
         return found.run(ready(found, inputs, complete, dims), complete, dims)
+
+
+_CONVOLUTION: Any = torch.library.custom_op(
+    "kernel_slots::causal_conv1d", _convolution, mutates_args=()
+)
+_CONVOLUTION.register_fake(_convolution_sizes)
+_DELTA_RULE: Any = torch.library.custom_op(
+    "kernel_slots::gated_delta_rule", _delta_rule, mutates_args=()
+)
+_DELTA_RULE.register_fake(_delta_rule_sizes)
+_DELTA_STEP: Any = torch.library.custom_op(
+    "kernel_slots::gated_delta_step", _delta_step, mutates_args=("state",)
+)
+_DELTA_STEP.register_fake(_delta_step_sizes)
+_SCAN: Any = torch.library.custom_op("kernel_slots::mamba2", _scan, mutates_args=())
+_SCAN.register_fake(_scan_sizes)
+_SCAN_STEP: Any = torch.library.custom_op(
+    "kernel_slots::mamba2_step", _scan_step, mutates_args=("state",)
+)
+_SCAN_STEP.register_fake(_scan_step_sizes)

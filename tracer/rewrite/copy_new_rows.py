@@ -1,9 +1,9 @@
 """Rows that a product leaves for the cache are copied into it by a kernel of their own.
 
-A compiled run writes new keys and values behind the cached ones. Where pointwise work makes them, rotary embeddings say, that
-work writes them there; where a product does, as it does the values, a copy follows. Engines do it within the kernel that
-turns the keys. Bytes grow by those of the rows, read and written; work and weights stay the same. Source: the kernels
-of compiled layers on an H100, torch 2.11.0, docs/alignment.md.
+A compiled run writes new keys and values behind the cached ones. Where pointwise work makes them, rotary embeddings
+say, that work writes them there; where a product does, as it does the values, a copy follows. Engines do it within the
+kernel that turns the keys. Bytes grow by those of the rows, read and written; work and weights stay the same. Source:
+the kernels of compiled layers on an H100, torch 2.11.0, docs/alignment.md.
 """
 
 from __future__ import annotations

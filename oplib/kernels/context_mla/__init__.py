@@ -5,8 +5,8 @@ Inputs: those of `oplib.kernels.latent.latent_inputs`.
 
 from __future__ import annotations
 
-from oplib.kernels.latent import latent_inputs as inputs
 from oplib.kernels.bound_attention import latent as bind
+from oplib.kernels.latent import latent_inputs as inputs
 
 __all__ = ["EXAMPLES", "bind", "inputs"]
 

@@ -10,8 +10,11 @@ from oplib.params import Params, integer
 
 
 class Eager(Variant):
-    """The chunked form of the Mamba 2 paper (section 6) in einsums, a loop over chunks; one recurrent step, whose state is
-    written over: memory that each call writes anew would stay in the cache, and its way back would not be timed."""
+    """The chunked form of the Mamba 2 paper (section 6) in einsums, a loop over chunks; one recurrent step.
+
+    The step writes its state over: an output that each call writes anew would stay in the cache, and its way back to
+    memory would not be timed.
+    """
 
     def run(self, inputs: Inputs, params: Params, dims: Sizes) -> Outputs:
         x = inputs["x"]

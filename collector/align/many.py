@@ -1,11 +1,11 @@
-"""Run align-model over a folder of configs on this host's GPU and put the rows together.
+"""align-model over a folder of configs on this host's GPU, and the rows of all of them together.
 
-    python tools/alignment.py CONFIGS OUT [--models NAMES] [--budget SECONDS] [--jobs N] [-- OPTIONS OF align-model]
+    python -m collector.align.many CONFIGS OUT [--models NAMES] [--budget SECONDS] [--jobs N] [-- ARGUMENTS]
 
-CONFIGS holds a folder per model with its config.json. First every model is compiled, several at a time, into torch's cache;
-then each is measured alone, while the next ones are traced. Writes OUT/alignment.json (all rows) and OUT/log (rows of ops,
-which `collect-ops --export` makes tables of). A second run goes on from OUT/log. What does not end in the budget is left
-out and said.
+CONFIGS holds a folder per model with its config.json. First every model is compiled, several at a time, into torch's
+cache; then each is measured alone, while the next ones are traced. Writes OUT/alignment.json (all rows) and OUT/log
+(rows of ops, which `collect-ops --export` makes tables of). A second run goes on from OUT/log. What does not end in the
+budget is left out and said. ARGUMENTS are those of align-model.
 """
 
 from __future__ import annotations
@@ -21,17 +21,15 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
 os.environ |= {
     "HF_HUB_OFFLINE": "1",
     "TRANSFORMERS_OFFLINE": "1",
     "TORCHINDUCTOR_COMPILE_THREADS": "2",
 }
 
-import collector.align.session  # noqa: E402, F401 - loaded once, before processes are forked
-from collector.align import cli  # noqa: E402
-from collector.log import read_log  # noqa: E402
+import collector.align.session  # noqa: F401 - loaded once, before processes are forked
+from collector.align import cli
+from collector.log import read_log
 
 Json = dict[str, Any]  # Any: an object that becomes JSON
 COMPILING = 0.45  # of the budget, at most
