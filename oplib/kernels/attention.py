@@ -138,7 +138,9 @@ class Sdpa(Variant):
 class Flash(Variant):
     """torch's own copy of FlashAttention 2, called below scaled_dot_product_attention, which hides its window.
 
-    The causal mask ends at the last key and the window is part of the kernel, so hidden pairs cost nothing.
+    The causal mask ends at the last key and the window is part of the kernel, so hidden pairs cost nothing. A sink
+    takes the share exp(sink) / (sum + exp(sink)) of the softmax: with the logarithm of the sum, which the kernel
+    returns, what is left of each output is sigmoid(log sum - sink).
     """
 
     needs = Needs(
@@ -146,7 +148,7 @@ class Flash(Variant):
     )
 
     def refuses(self, params: Params, dims: Sizes) -> str | None:
-        if extras := no_extras(params):
+        if extras := no_extras({**params, "sinks": False}):
             return extras
         if params.get("chunk"):
             return "knows no chunks"
@@ -167,7 +169,11 @@ class Flash(Variant):
         out = torch.ops.aten._flash_attention_forward(
             q, k, v, None, None, q.shape[1], t, 0.0, causal, False, **sides
         )
-        return (out[0].transpose(1, 2),)
+        found = out[0].transpose(1, 2)
+        if inputs["sinks"] is not None:
+            left = torch.sigmoid(out[1] - inputs["sinks"][:, None].float())  # [b, H, s]
+            found = found * left[..., None].to(found.dtype)
+        return (found,)
 
 
 def no_extras(params: Params) -> str | None:

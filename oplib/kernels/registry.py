@@ -5,13 +5,14 @@ from __future__ import annotations
 import importlib
 import inspect
 import pkgutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from types import ModuleType
 
 import oplib.kernels
 from oplib.errors import DuplicateNameError, InvalidInputError
+from oplib.kernels.binding import Binding
 from oplib.kernels.hardware import Hardware
 from oplib.kernels.variant import Sizes, Variant
 from oplib.params import Params
@@ -24,13 +25,15 @@ REFERENCE = "eager"
 class Slot:
     """What several implementations compute alike: an op kind's name, and its variants by name.
 
-    `examples` are small ops of odd sizes, complete parameters and dims, that a variant is checked on.
+    `examples` are small ops of odd sizes, complete parameters and dims, that a variant is checked on. `bind` puts one
+    into a model; None where models call no function of their own for it.
     """
 
     name: str
     doc: str
     variants: dict[str, Variant]
     examples: tuple[tuple[Params, Sizes], ...]
+    bind: Callable[[Variant], Binding] | None = None
 
     @property
     def reference(self) -> Variant:
@@ -63,6 +66,7 @@ def load_slot(package: ModuleType) -> Slot:
         doc=(package.__doc__ or "").strip().splitlines()[0],
         variants=variants,
         examples=tuple((op_kind.complete(p, d), d) for p, d in package.EXAMPLES),
+        bind=getattr(package, "bind", None),
     )
 
 

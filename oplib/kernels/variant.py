@@ -80,6 +80,8 @@ class Variant(ABC):
     unverified: ClassVar[str] = ""
     #: Whether a CUDA graph can hold `run`; one that asks the device for a value cannot be captured.
     capturable: ClassVar[bool] = True
+    #: Whether a model can run it: one whose `prepare` works on the values of its inputs only runs alone.
+    bindable: ClassVar[bool] = True
 
     def __init__(
         self, slot: str, name: str, inputs: Callable[[Params, Sizes, Source], Inputs]

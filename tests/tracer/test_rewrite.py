@@ -69,6 +69,7 @@ def test_every_rewrite_has_a_case_here():
     assert set(RULES) == {
         "absorb_mla",
         "append_cache_in_place",
+        "copy_new_rows",
         "dense_experts_to_moe",
         "fuse_across_layers",
         "fuse_pointwise",
@@ -314,6 +315,32 @@ def test_joining_two_activations_stays():
     total = len(found.claims)
     assert RULES["append_cache_in_place"].apply(found) == 0
     assert len(found.claims) == total
+
+
+# copy_new_rows ----------------------------------------------------------------------------------
+
+
+def test_values_that_a_product_leaves_are_copied_into_the_cache():
+    """Llama's values come straight from their product: 2 heads of 10 in two bytes; its keys are turned first."""
+    before, after, fired = before_and_after(
+        "llama", "generation", "copy_new_rows", "append_cache_in_place", "fuse_pointwise"
+    )
+    assert fired == 1  # the one layer that stands for all
+    added = [o for o in after if "copy_new_rows" in o.rewrites]
+    assert [o.op for o in added] == ["pointwise"]
+    at = {"b": 3, "s": 1, "p": 23}
+    assert added[0].count == 5
+    assert added[0].dims_at(**at) == {"read": 3 * 2 * 10 * 2, "written": 3 * 2 * 10 * 2}
+    assert weight(after) == weight(before)
+    assert flops(after, at) == flops(before, at)
+
+
+def test_rows_that_pointwise_work_makes_are_written_by_it():
+    """Near miss: each of DeepSeek's cached rows passes through a norm or a rotation."""
+    _, _, fired = before_and_after(
+        "deepseek_v3", "generation", "copy_new_rows", "append_cache_in_place", "fuse_pointwise"
+    )
+    assert fired == 0
 
 
 # last_token_logits ------------------------------------------------------------------------------

@@ -6,9 +6,12 @@ state[b, channels, taps - 1].
 
 from __future__ import annotations
 
+from oplib.kernels.bound_functions import convolution as bind
 from oplib.kernels.source import Source
 from oplib.kernels.variant import DTYPES, Inputs, Sizes
 from oplib.params import Params, flag, integer, text
+
+__all__ = ["EXAMPLES", "bind", "inputs"]
 
 _FILTER = {"channels": 72, "kernel_size": 4, "dtype": "bfloat16", "activation": "silu"}
 EXAMPLES = (

@@ -5,9 +5,10 @@ Inputs: those of `oplib.kernels.latent.latent_inputs`.
 
 from __future__ import annotations
 
+from oplib.kernels.bound_attention import latent as bind
 from oplib.kernels.latent import latent_inputs as inputs
 
-__all__ = ["EXAMPLES", "inputs"]
+__all__ = ["EXAMPLES", "bind", "inputs"]
 
 _HEADS = {
     "num_heads": 4, "kv_lora_rank": 512, "qk_nope_head_dim": 128, "qk_rope_head_dim": 64, "v_head_dim": 128,

@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import torch
 
+from oplib.kernels.bound_functions import delta_rule as bind
 from oplib.kernels.source import Source
 from oplib.kernels.variant import DTYPES, Inputs, Sizes
 from oplib.params import Params, integer, text
+
+__all__ = ["EXAMPLES", "bind", "inputs"]
 
 _SIZES = {
     "num_k_heads": 2, "num_v_heads": 4, "head_k_dim": 64, "head_v_dim": 32, "dtype": "bfloat16",

@@ -9,7 +9,7 @@ from oplib.params import Params
 
 
 class Eager(Variant):
-    """One token after the other in torch operators: a few kernels for each."""
+    """One token after the other in torch operators: a few kernels for each. A state that is given is written over."""
 
     def run(self, inputs: Inputs, params: Params, dims: Sizes) -> Outputs:
         q, k, v, beta, gate = per_head(inputs)
@@ -25,9 +25,10 @@ class Eager(Variant):
             error = (v[:, t] - (state * key).sum(-2)) * beta[:, t, :, None]
             state = state + key * error[:, :, None]
             outputs.append((state * q[:, t, :, :, None]).sum(-2))
-        kind = torch.float32 if inputs["state"] is None else inputs["state"].dtype
-        kind = torch.float64 if v.dtype == torch.float64 else kind
-        return torch.stack(outputs, 1).to(inputs["v"].dtype), state.to(kind)
+        y = torch.stack(outputs, 1).to(inputs["v"].dtype)
+        if inputs["state"] is not None:
+            return y, inputs["state"].copy_(state)
+        return y, state.to(torch.float64 if v.dtype == torch.float64 else torch.float32)
 
 
 def per_head(inputs: Inputs) -> tuple[torch.Tensor, ...]:

@@ -6,8 +6,9 @@ Inputs: those of `oplib.kernels.attention.attention_inputs`.
 from __future__ import annotations
 
 from oplib.kernels.attention import attention_inputs as inputs
+from oplib.kernels.bound_attention import plain as bind
 
-__all__ = ["EXAMPLES", "inputs"]
+__all__ = ["EXAMPLES", "bind", "inputs"]
 
 _HEADS = {
     "num_heads": 6, "num_kv_heads": 2, "head_dim": 64, "v_head_dim": 64, "dtype": "bfloat16", "kv_dtype": "bfloat16",

@@ -15,6 +15,7 @@ class FlashInferDecode(Variant):
 
     needs = shared.NEEDS
     unverified = shared.UNSEEN
+    bindable = False  # a plan is made on the host for each call
 
     def refuses(self, params: Params, dims: Sizes) -> str | None:
         if extras := no_extras(params):

@@ -15,6 +15,7 @@ class FlashInferMla(Variant):
 
     needs = shared.NEEDS
     unverified = shared.UNSEEN
+    bindable = False  # a plan is made on the host for each call
 
     def refuses(self, params: Params, dims: Sizes) -> str | None:
         if not flag(params, "absorbed"):

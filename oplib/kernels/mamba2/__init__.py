@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import torch
 
+from oplib.kernels.bound_functions import scan as bind
 from oplib.kernels.source import Source
 from oplib.kernels.variant import DTYPES, Inputs, Sizes
 from oplib.params import Params, integer, text
+
+__all__ = ["EXAMPLES", "bind", "inputs"]
 
 _SIZES = {
     "d_inner": 256, "d_state": 64, "num_heads": 4, "head_dim": 64, "n_groups": 2, "chunk_size": 16,

@@ -10,7 +10,11 @@ from oplib.params import Params, integer
 
 
 class Eager(Variant):
-    """The chunked form of the Mamba 2 paper (section 6) in einsums, a loop over chunks; one recurrent step."""
+    """The chunked form of the Mamba 2 paper (section 6) in einsums, a loop over chunks; one recurrent step.
+
+    The step writes its state over: an output that each call writes anew would stay in the cache, and its way back to
+    memory would not be timed.
+    """
 
     def run(self, inputs: Inputs, params: Params, dims: Sizes) -> Outputs:
         x = inputs["x"]
@@ -25,7 +29,7 @@ class Eager(Variant):
         else:
             y, state = stepped(drive, decay, b, c, inputs["state"].to(wide))
         y = (y + inputs["D"].to(wide)[:, None] * x.to(wide)).to(x.dtype)
-        return y, state if inputs["state"] is None else state.to(inputs["state"].dtype)
+        return y, state if inputs["state"] is None else inputs["state"].copy_(state)
 
 
 def stepped(

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import torch
 
+from oplib.kernels.binding import Binding
 from oplib.kernels.source import Source
-from oplib.kernels.variant import DTYPES, Inputs, Sizes
+from oplib.kernels.variant import DTYPES, Inputs, Sizes, Variant
 from oplib.params import Params, flag, integer, text
 
 _SIZES = {
@@ -57,3 +58,8 @@ def _logits(distribution: str, m: int, top_k: int, experts: int, source: Source)
     place = source.uniform((experts,), 0.0, 1.0, torch.float32)
     popularity = (1 + place * (ratio ** (1 - a) - 1)) ** (1 / (1 - a))
     return gumbel + popularity.log()
+
+
+def bind(variant: Variant) -> Binding:
+    """The experts of transformers that run the same kernels; each variant's file names them."""
+    return Binding(experts=getattr(variant, "experts", ""))  # a plugin's variant may have none

@@ -13,6 +13,7 @@ class Eager(Variant):
     """A loop over the experts. It asks for each one's tokens on the host, so no CUDA graph holds it."""
 
     capturable = False
+    experts = "eager"  # in transformers' registry
 
     def refuses(self, params: Params, dims: Sizes) -> str | None:
         return unshared(params)

@@ -14,6 +14,7 @@ class GroupedMm(Variant):
     """Tokens sorted by expert, two of torch's grouped products, and a weighted sum: what transformers runs."""
 
     needs = Needs(capability=(8, 0), dtypes=("bfloat16",))
+    experts = "grouped_mm"  # in transformers' registry
     preference = 10
 
     def refuses(self, params: Params, dims: Sizes) -> str | None:

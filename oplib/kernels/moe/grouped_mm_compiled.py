@@ -15,4 +15,5 @@ class GroupedMmCompiled(Compiled):
     of = GroupedMm
     varies: ClassVar[Varies] = {"x": (0,), "logits": (0,)}
     needs = Needs(device_types=("cuda",), capability=(8, 0), dtypes=("bfloat16",))
+    experts = "grouped_mm"  # in transformers' registry
     preference = 20

@@ -1,0 +1,98 @@
+"""What came of one sub-module at one workload: each op predicted, alone and inside, and what the whole took."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from collector.align.kernels import Compared, Kernel
+
+Json = dict[str, Any]  # Any: an object that becomes JSON
+LIMIT = 0.10  # the gap that a sub-module may have
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpOutcome:
+    """All occurrences of an op within one call of the sub-module, in ms; None where there is no such number.
+
+    `measured` is the time of its kernels inside the running sub-module, where they could be told.
+    """
+
+    op: str
+    name: str
+    count: int
+    variant: str
+    predicted: float | None
+    origin: str
+    standalone: float | None
+    measured: float | None
+    reason: str = ""
+
+    @property
+    def gap(self) -> float | None:
+        """By how much the price is over what its kernels take inside."""
+        return _gap(self.predicted, self.measured)
+
+    def to_json(self) -> Json:
+        """A line of `ops`."""
+        gap = self.gap
+        return {
+            "op": self.op, "name": self.name, "count": self.count, "variant": self.variant,
+            "predicted_ms": self.predicted, "origin": self.origin, "standalone_ms": self.standalone,
+            "measured_ms": self.measured, "gap": gap, "ok": None if gap is None else abs(gap) < LIMIT,
+            "reason": self.reason,
+        }  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """One row of the result. `predicted` is the price of the sub-module, `measured` the time of a call, in ms."""
+
+    model: str
+    submodule: str
+    role: str
+    phase: str
+    workload: str
+    ops: tuple[OpOutcome, ...]
+    predicted: float | None = None
+    measured: float | None = None
+    graph: bool = False
+    note: str = ""
+    difference: float | None = None
+    compared: Compared | None = None
+    kernels: tuple[Kernel, ...] = ()
+    timing: Json | None = None
+    failed: str = ""
+
+    @property
+    def standalone(self) -> float | None:
+        """The sum of the ops on their own; None where one has no kernel."""
+        return _sum([op.standalone for op in self.ops])
+
+    @property
+    def gap(self) -> float | None:
+        """By how much the price is over the measured time."""
+        return _gap(self.predicted, self.measured)
+
+    def to_json(self) -> Json:
+        """An object of the list that `--json` prints."""
+        gap = self.gap
+        return {
+            "model": self.model, "submodule": self.submodule, "role": self.role, "phase": self.phase,
+            "workload": self.workload, "predicted_ms": self.predicted, "standalone_ms": self.standalone,
+            "measured_ms": self.measured, "gap": gap, "ok": None if gap is None else abs(gap) < LIMIT,
+            "standalone_gap": _gap(self.standalone, self.measured), "graph": self.graph, "note": self.note,
+            "kernels_match": self.compared.match if self.compared else None,
+            "kernels_differ": self.compared.to_json() if self.compared else None,
+            "difference": self.difference, "ops": [op.to_json() for op in self.ops],
+            "kernels": [kernel.to_json() for kernel in self.kernels], "timing": self.timing, "failed": self.failed,
+        }  # fmt: skip
+
+
+def _gap(predicted: float | None, measured: float | None) -> float | None:
+    return predicted / measured - 1 if predicted is not None and measured else None
+
+
+def _sum(values: list[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) if len(known) == len(values) else None

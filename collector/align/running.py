@@ -1,0 +1,137 @@
+"""A sub-module on its device, compiled, over copies of its weights and its cache: what the timing loop runs."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from collector.align import fixed_cache
+from collector.align.binding import Names
+from oplib.errors import UnsupportedModelError
+from oplib.kernels.variant import Call as Bound
+from oplib.kernels.variant import Outputs
+from tracer.build import quiet_transformers
+from tracer.submodule_inputs import Call
+from tracer.submodules import SubModule
+from tracer.tensors import tensors
+
+#: torch.compile's backend by device type: on a CPU the graph is captured whole, and its operators run as they are.
+BACKENDS: Mapping[str, str] = {"cuda": "inductor"}
+_RECOMPILED = 64
+
+
+@dataclass(slots=True, kw_only=True)
+class Running:
+    """`pairs` are copies of the module with calls of their own; `whole` says that it compiled without a break,
+    `difference` how far its outputs are from those that are not compiled, over their root mean square."""
+
+    pairs: list[tuple[nn.Module, Call]]
+    function: Any  # what torch.compile returns
+    whole: bool
+    note: str
+    difference: float
+    cold_bytes: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        module, call = self.pairs[0]
+        weights = sum(p.numel() * p.element_size() for p in module.parameters())
+        self.cold_bytes = weights + fixed_cache.cache_bytes(call)
+
+    def make(self, sets: int) -> Bound:
+        """The call over `sets` copies, as `collector.timing` asks for it."""
+        while len(self.pairs) < sets:
+            module, call = self.pairs[0]
+            self.pairs.append((copy.deepcopy(module), fixed_cache.another(call)))
+        runs = tuple(self._runner(module, call) for module, call in self.pairs[:sets])
+        for run in runs:
+            run()  # each copy once before a capture: guards may ask for another compilation
+        return Bound(runs=runs, cold_bytes=self.cold_bytes)
+
+    def _runner(self, module: nn.Module, call: Call) -> Any:  # Any: a function without arguments
+        def run() -> Outputs:
+            call.reset()
+            with torch.no_grad():
+                found = self.function(module, call.args, call.kwargs)
+            return tuple(t for t in tensors(found) if t.is_floating_point())
+
+        return run
+
+
+def start(
+    part: SubModule,
+    phase: str,
+    sizes: Mapping[str, int],
+    device: str,
+    names: Names,
+    *,
+    seed: int = 0,
+) -> Running:
+    """Build, fill and compile a part at a workload; slots are bound by the caller."""
+    how: dict[str, Any] = {
+        "attn_implementation": names.attention,
+        "experts_implementation": names.experts,
+        "seed": seed,
+    }
+    with quiet_transformers():
+        module = part.build(device, **how)
+        call = part.inputs(phase, sizes["b"], sizes["s"], sizes["p"], device, **how)
+    return compiled(module, call)
+
+
+def compiled(module: nn.Module, call: Call) -> Running:
+    """The module compiled for a call, its cache in fixed memory; its results are compared with those of eager code."""
+    torch._dynamo.reset()
+    torch._dynamo.config.recompile_limit = _RECOMPILED
+    torch._dynamo.config.fail_on_recompile_limit_hit = True
+    with quiet_transformers():
+        returned, restore = fixed_cache.prepare(call, module)
+    plain = [t.clone() for t in tensors(returned)]
+    function, whole, note = _compiled(module, call, plain[0].device.type)
+    call.reset()
+    restore()
+    with torch.no_grad():
+        found = list(tensors(function(module, call.args, call.kwargs)))
+    call.reset()
+    return Running(
+        pairs=[(module, call)], function=function, whole=whole, note=note,
+        difference=_difference(found, plain),
+    )  # fmt: skip
+
+
+def _compiled(module: nn.Module, call: Call, device_type: str) -> tuple[Any, bool, str]:
+    """The compiled function, in one graph where that can be; a break is told and not hidden."""
+
+    def function(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        return module(*args, **kwargs)
+
+    backend = BACKENDS.get(device_type, "eager")
+    note = ""
+    for whole in (True, False):
+        found = torch.compile(function, backend=backend, fullgraph=whole, dynamic=False)
+        try:
+            call.reset()
+            with torch.no_grad():
+                found(module, call.args, call.kwargs)
+            return found, whole, note
+        except torch._dynamo.exc.TorchDynamoException as error:
+            note = "graph break: " + " ".join(str(error).split())[:200]
+            torch._dynamo.reset()
+    raise UnsupportedModelError("torch.compile refuses the module.", note)
+
+
+def _difference(found: list[torch.Tensor], plain: list[torch.Tensor]) -> float:
+    """The largest over the outputs of the norm of the difference over the norm."""
+    worst = 0.0
+    for one, other in zip(found, plain, strict=True):
+        if one.is_floating_point() and other.numel():
+            away = (one.double() - other.double()).norm()
+            size = other.double().norm()
+            ratio = float(away / size) if size else float(away)
+            worst = ratio if math.isnan(ratio) else max(worst, ratio)
+    return worst

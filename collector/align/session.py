@@ -1,0 +1,187 @@
+"""One run of align-model: the model traced once, the device, the prices, and the log that a second run goes on from."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from collector.align.aligning import (
+    LOWERING,
+    Settings,
+    align,
+    chosen_parts,
+    distinct,
+    parts_of,
+    predicted,
+)
+from collector.align.alone import Standalone
+from collector.align.outcome import Outcome
+from collector.align.workloads import Workload
+from collector.log import OK, Segment, read_log
+from collector.worker import now
+from oplib.command_line import Progress
+from oplib.errors import InvalidInputError
+from oplib.kernels import registry
+from oplib.kernels.hardware import hardware
+from perfdb.database import PerfDatabase
+from perfdb.systems import list_systems
+from tracer.submodules import SubModule
+
+Json = dict[str, Any]  # Any: an object that becomes JSON
+BACKEND = "torch"
+ROLES = ("layer", "attention", "moe", "mlp", "mixer")
+_SECONDS = {"cuda": 0.5, "cpu": 0.02}  # of samples of a row; a CPU's times are for tests
+_ON_CPU = "h100_sxm"  # whose prices stand beside times of a CPU
+
+
+class Session:
+    """What `align-model` was asked for, and what stays while it runs."""
+
+    def __init__(
+        self, options: argparse.Namespace, variants: dict[str, str], progress: Progress
+    ) -> None:
+        self._options, self._progress = options, progress
+        self._model = _name(options.model)
+        for slot, name in variants.items():
+            if name not in registry.slot(slot).variants:
+                raise InvalidInputError(
+                    f"{slot} has no variant {name!r}.",
+                    f"Known: {', '.join(registry.slot(slot).variants)}.",
+                )
+        device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
+        device = "cuda:0" if device == "cuda" else device
+        if device.startswith("cuda") and not torch.cuda.is_available() and not options.dry_run:
+            raise InvalidInputError(
+                f"--device is {device}, and torch sees no GPU.", "Give --device cpu."
+            )
+        self._device = device
+        system = options.system or _system_of(device)
+        self.db = PerfDatabase.load(
+            system=system, backend=BACKEND, mode=options.mode, data=options.data
+        )
+        self._system = "" if device == "cpu" else system
+        self._settings = Settings(
+            model=self._model, device=device, variants=variants, seed=options.seed,
+            seconds=options.seconds or _SECONDS[device.partition(":")[0]], time=not options.compile_only,
+            debug=options.debug,
+        )  # fmt: skip
+        self._done = {
+            _key(row): row["result"]
+            for row in _logged(options.out)
+            if row["variants"] == dict(variants)
+        }
+        self._segment: Segment | None = None
+
+    @cached_property
+    def chosen(self) -> list[SubModule]:
+        """The parts that were asked for, each kind once."""
+        self._progress(f"trace {self._model}")
+        every = parts_of(self._options.model)
+        found = distinct(chosen_parts(every, self._options.submodule or [*ROLES]))
+        if not found:
+            names = ", ".join(part.name for part in every)
+            raise InvalidInputError(
+                f"No sub-module is {' or '.join(self._options.submodule)}.",
+                f"Roles, or one of: {names}.",
+            )
+        return found
+
+    def prepare(self, pairs: list[tuple[str, Workload]]) -> None:
+        """Trace the model and read the tables: what needs no device."""
+        for part in self.chosen:
+            for phase, workload in pairs:
+                predicted(part.ops(phase, LOWERING), workload, self.db)
+
+    def parts(self, pairs: list[tuple[str, Workload]]) -> list[Json]:
+        """The rows of the chosen parts at each workload."""
+        todo = [(part, phase, workload) for part in self.chosen for phase, workload in pairs]
+        if self._options.dry_run:
+            return [self._planned(*one) for one in todo]
+        standalone = Standalone(
+            self._device, self._system, self._options.out, seconds=self._settings.seconds / 2
+        )
+        rows = []
+        for number, (part, phase, workload) in enumerate(todo, 1):
+            self._progress(f"{number}/{len(todo)} {part.name} {phase} {workload}")
+            known = self._done.get((self._model, part.name, phase, str(workload)))
+            if known is None:
+                start = time.monotonic()
+                known = align(part, phase, workload, self._settings, standalone, self.db).to_json()
+                known["seconds"] = round(time.monotonic() - start, 2)
+                self._keep(known)
+            rows.append(known)
+        return rows
+
+    def whole(self, pairs: list[tuple[str, Workload]]) -> list[Json]:
+        """The rows of the whole model."""
+        from collector.align.whole import Whole
+
+        model = Whole(
+            self._options.model, self._options.layers, self._settings, self.db, self._progress
+        )
+        rows = []
+        for row in model.rows(pairs, dry=self._options.dry_run):
+            self._keep(row)
+            rows.append(row)
+        return rows
+
+    def _planned(self, part: SubModule, phase: str, workload: Workload) -> Json:
+        ops = part.ops(phase, LOWERING)
+        found = Outcome(
+            model=self._model, submodule=part.name, role=part.role, phase=phase, workload=str(workload), ops=(),
+            predicted=predicted(ops, workload, self.db),
+        )  # fmt: skip
+        return found.to_json()
+
+    def _keep(self, row: Json) -> None:
+        """A row in the log once it is there; what failed is tried again by a second run."""
+        timed = not (self._options.compile_only or self._options.dry_run or row["failed"])
+        if self._options.out is None or not timed:
+            return
+        if self._segment is None:
+            self._segment = Segment(self._options.out)
+        fields = {
+            "what": "align",
+            "status": OK,
+            "date": now(),
+            "variants": dict(self._settings.variants),
+        }
+        self._segment.append({**fields, "result": row})
+
+
+def _logged(folder: Path | None) -> list[Json]:
+    if folder is None or not folder.exists():
+        return []
+    return [row for row in read_log(folder)[0] if row["what"] == "align"]
+
+
+def _key(row: Json) -> tuple[str, str, str, str]:
+    result = row["result"]
+    return result["model"], result["submodule"], result["phase"], result["workload"]
+
+
+def _name(path: str) -> str:
+    """What the rows call the model: the folder of a config, or the path as it is."""
+    found = Path(path)
+    if found.name == "config.json":
+        found = found.parent
+    return found.resolve().name if found.exists() else path
+
+
+def _system_of(device: str) -> str:
+    """The system that the device is one of, by its name."""
+    if device == "cpu" or not torch.cuda.is_available():
+        return _ON_CPU
+    name = hardware(device).name.lower()
+    found = [system for system in list_systems() if system.partition("_")[0] in name.split()]
+    if len(found) != 1:
+        raise InvalidInputError(
+            f"No GPU that is known is called {name!r}.",
+            f"Name one with --system: {', '.join(list_systems())}.",
+        )
+    return found[0]
