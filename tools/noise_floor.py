@@ -2,13 +2,14 @@
 
     python tools/noise_floor.py
 
-Five ways. Rows that a table has twice, of one kernel, differ by their noise alone. Where three backends call the same
+Six ways. Rows that a table has twice, of one kernel, differ by their noise alone. Where three backends call the same
 library (bfloat16 GEMM is cuBLAS in all of them), the differences of two tables, each from the straight line between
 its neighbours along m, hold the noise of both: three pairs give the three noises; and how far a row is above the
 median of the three says how often it was disturbed. Decode with a window does the same work at any p beyond it, so its
 rows there repeat one measurement. Times that lie on multiples of a tick were read from a clock no finer than that. And
 a table of a GPU whose clock is fine, with its times brought to the length of the other GPU's and rounded to the ticks
-of that one's clock, shows what the clock alone does to an error.
+of that one's clock, shows what the clock alone does to an error. Last, what estimates at the same places of two tables
+are off by has in common what kernels do there; the rest is each table's own.
 """
 
 from __future__ import annotations
@@ -23,10 +24,11 @@ import numpy
 from oplib.errors import TraceModelError
 from oplib.op import kind
 from perfdb.efficiency import Group
+from perfdb.folds import FOLDS
 from perfdb.foreign import find_table
 from perfdb.row_choice import fingerprint_of, key_of
 from perfdb.tables import read_table
-from perfdb.validate import large_groups, validate
+from perfdb.validate import estimate_hidden, large_groups, validate
 
 ROOT = Path(__file__).resolve().parent.parent
 REFERENCE = ROOT.parent / "shared" / "reference" / "tables"
@@ -43,6 +45,7 @@ SHORT_US = 40.0  # of a kernel that a tick of microseconds is much of
 ROUNDED_US = 80.0  # longer times are means of several readings
 PERIODS = numpy.arange(0.3, 4.5, 0.002)  # us
 CONCENTRATED = 0.3  # of a resultant of length 1; 0.01 where times lie anywhere
+DRAW, ASKED = numpy.array([0.7548, 0.5698, 0.4302]) * 100, 0.1  # which places: about a tenth
 SKIPPED = 0.02  # log ratio over all p: a kernel that takes longer at a larger p does more work
 
 
@@ -152,6 +155,22 @@ def error(groups: Sequence[Group], fold: str) -> str:
     return f"{100 * one['median']:.1f} %, p90 {100 * one['p90']:.1f} %"
 
 
+def residuals(group: Group) -> dict[tuple[float, ...], float]:
+    """How far off, in log latency, the estimate of a row is that knows all others, by its place; the same places of
+    every table. The twentieth that is furthest off on either side counts as at its edge."""
+    fold = FOLDS["point"](group)
+    drawn = numpy.modf(numpy.abs(group.points[fold.asked] @ DRAW))[0] < ASKED
+    asked = fold.asked[drawn]
+    off = estimate_hidden(group, fold, asked).value - group.ratios[asked]
+    off = numpy.clip(off, *numpy.percentile(off, [5, 95]))
+    return dict(zip(map(tuple, group.points[asked].round(6).tolist()), off, strict=True))
+
+
+def correlation(one: Mapping, other: Mapping) -> float:
+    places = sorted(one.keys() & other.keys())
+    return float(numpy.corrcoef([one[p] for p in places], [other[p] for p in places])[0, 1])
+
+
 def groups_of(system: str, backend: str, name: str) -> list[Group]:
     """Groups of a table; none where there is no such table."""
     data = REFERENCE if system == "h100_sxm" else None
@@ -228,11 +247,27 @@ def print_clocks() -> None:
                 )
 
 
+def print_shared() -> None:
+    for system in SYSTEMS:
+        found = {
+            (backend, group.shared["dtype"]): residuals(group)
+            for backend in BACKENDS
+            for group in groups_of(system, backend, "gemm")
+        }
+        same: dict[str, list[float]] = {}
+        for (first, one), (second, other) in combinations(found.items(), 2):
+            name = first[1] if first[1] == second[1] else "two types"
+            same.setdefault(name, []).append(correlation(one, other))
+        spans = [f"{name} {min(found):.2f} to {max(found):.2f}" for name, found in same.items()]
+        print(f"{system}/gemm: residuals of two tables correlate by {', '.join(spans)}")
+
+
 def main() -> None:
     print_repeated()
     print_libraries()
     print_windows()
     print_clocks()
+    print_shared()
 
 
 if __name__ == "__main__":
