@@ -16,7 +16,8 @@ from perfdb.kriging import Component, Covariance
 
 FILE = "covariances.toml"
 
-_LIMIT = 2.5  # deviations at which outliers are cut: tables of every kind have some
+# Noise in tables of every kind: Student's t, wider above than below, as a disturbance takes time and none gives it.
+FREEDOM, SKEW = 3.0, 1.25
 
 # What a kind without an entry gets: smooth over many octaves or over a few, and a rough part of a few percent.
 _DEFAULT_SMOOTH, _DEFAULT_ROUGH = 0.4, (0.05, 1.0)
@@ -59,7 +60,8 @@ def models_of(kind: OpKind) -> Sequence[Model]:
                     for part in one["components"]
                 ),
                 noise=one["noise"],
-                limit=_LIMIT,
+                skew=SKEW,
+                freedom=FREEDOM,
             ),
         )
         for one in entry["models"]
@@ -78,6 +80,7 @@ def _default(kind: OpKind, far: float, noise: float) -> Model:
                 Component(deviation=rough, lengths=(near,) * count),
             ),
             noise=noise,
-            limit=_LIMIT,
+            skew=SKEW,
+            freedom=FREEDOM,
         ),
     )

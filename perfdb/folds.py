@@ -29,11 +29,15 @@ class Fold:
     outside: bool = False
 
 
-def site_of(group: Group) -> Ints:
-    """A number per combination of the parameters among the coordinates: one shape, measured at many workloads."""
+def shape_of(group: Group) -> list[int]:
+    """The coordinates that are parameters: one shape is measured at many workloads."""
     kind = group.rows.kind
-    shape = [i for i, name in enumerate(kind.coordinates) if name not in kind.dims]
-    return numpy.unique(Places(group.points[:, shape]).codes, return_inverse=True)[1]
+    return [i for i, name in enumerate(kind.coordinates) if name not in kind.dims]
+
+
+def site_of(group: Group) -> Ints:
+    """A number per shape."""
+    return numpy.unique(Places(group.points[:, shape_of(group)]).codes, return_inverse=True)[1]
 
 
 def line_of(group: Group) -> tuple[int, Ints]:

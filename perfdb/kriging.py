@@ -29,8 +29,7 @@ _SHORTEST, _LONGEST = (
     0.05,
     50.0,
 )  # lengths by which neighbours are searched, in the units of the coordinates
-_CUTS = 6  # outliers of 40 neighbours at most
-_LEAST_PRECISION = 1e-12  # 1 / variance; a lone neighbour has none
+_REWEIGHTINGS = 5  # after which weights hardly move
 _PRIOR_POINTS = 4.0  # residuals' worth of belief in the table's own scale
 _LARGEST_Z = 4.0  # residuals further out tell no more
 
@@ -49,35 +48,53 @@ class Component:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Covariance:
-    """What points of one table tell about each other; `noise` is the deviation of a repeated measurement. A value
-    further than `limit` deviations from what its neighbours say counts as at that limit."""
+    """What points of one table tell about each other. `noise` is the deviation of a repeated measurement, `skew` times
+    as large above as it is on average and as much smaller below; it has the tails of Student's t with `freedom`, so
+    that a value far from what its neighbours say hardly counts."""
 
     components: tuple[Component, ...]
     noise: float
-    limit: float = math.inf
+    skew: float = 1.0
+    freedom: float = math.inf
 
     @property
     def variance(self) -> float:
         """Prior variance at one place."""
         return sum(part.deviation**2 for part in self.components)
 
+    @property
+    def noise_variances(self) -> tuple[float, float]:
+        """Variance of the noise of values above the field, and of those below."""
+        return (self.noise * self.skew) ** 2, (self.noise / self.skew) ** 2
+
     def __call__(self, first: Floats, second: Floats) -> Floats:
         """Covariances [..., i, j] of points first [..., i, d] and second [..., j, d].
 
         In single precision, whose error is far below any noise and which is ten times as fast.
         """
-        apart = (
-            first.astype(numpy.float32)[..., :, None, :]
-            - second.astype(numpy.float32)[..., None, :, :]
-        )
-        numpy.abs(apart, out=apart)
-        flat = apart.reshape(-1, apart.shape[-1])
+        near, far = first.astype(numpy.float32), second.astype(numpy.float32)
+        return self._apart(near[..., :, None, :] - far[..., None, :, :])
+
+    def among(self, points: Floats) -> Floats:
+        """Covariances [..., i, i] of points [..., i, d] with each other: half as many as there are pairs."""
+        count = points.shape[-2]
+        one, other = numpy.triu_indices(count, 1)
+        single = points.astype(numpy.float32)
+        found = numpy.full((*points.shape[:-1], count), self.variance)
+        found[..., one, other] = self._apart(single[..., one, :] - single[..., other, :])
+        found[..., other, one] = found[..., one, other]
+        return found
+
+    def _apart(self, apart: NDArray[numpy.float32]) -> Floats:
+        """Covariances [...] of points that are `apart` [..., d]."""
+        flat = numpy.abs(apart, out=apart).reshape(-1, apart.shape[-1])
         total = numpy.zeros(len(flat), dtype=numpy.float32)
         rough = [part for part in self.components if not part.smooth]
         if rough:
-            weights = 1 / numpy.array([part.lengths for part in rough], dtype=numpy.float32).T
+            weights = -1 / numpy.array([part.lengths for part in rough], dtype=numpy.float32).T
             variances = numpy.array([part.deviation**2 for part in rough], dtype=numpy.float32)
-            total += numpy.exp(-(flat @ weights)) @ variances
+            fading = flat @ weights
+            total += numpy.exp(fading, out=fading) @ variances
         for part in self.components:
             if part.smooth:
                 weights = 3 / numpy.square(numpy.array(part.lengths, dtype=numpy.float32))
@@ -170,30 +187,30 @@ class Field:
         """Ordinary kriging of each query from its neighbours `near` [q, j].
 
         The deviation is the model's own, scaled by how large the residuals of these neighbours are, each left out
-        in turn, next to what the model expects of them. The same residuals tell which of them are outliers.
+        in turn, next to what the model expects of them.
         """
         known, values, count = self.points[near], self.values[near], near.shape[1]
         system = numpy.ones((len(queries), count + 1, count + 1))
-        system[:, :count, :count] = self.covariance(known, known)
-        system[:, :count, :count] += self.covariance.noise**2 * numpy.eye(count)
+        system[:, :count, :count] = self.covariance.among(known)
         system[:, count, count] = 0.0
         told = self.covariance(queries[:, None, :], known)[:, 0, :]
         right = numpy.concatenate([told, numpy.ones((len(queries), 1))], axis=1)
+        noise = self._noise(system, values)
+        numpy.einsum("qii->qi", system)[:, :count] += noise
         inverse = numpy.linalg.inv(system)
         weights = numpy.einsum("qij,qj->qi", inverse, right)
+        usual = self.covariance.noise**2
         variance = self.covariance.variance - (weights * right).sum(axis=1)
-        variance = numpy.maximum(variance, 0.0) + self.covariance.noise**2
+        variance = numpy.maximum(variance, 0.0) + usual
 
         diagonal = numpy.einsum("qii->qi", inverse)[:, :count]
         left_out = numpy.einsum("qij,qj->qi", inverse[:, :count, :count], values)
-        if self.covariance.limit < math.inf:
-            values, left_out = _cut(values, left_out, inverse, diagonal, self.covariance.limit)
-        residuals = numpy.divide(  # a lone neighbour, left out, leaves nothing to compare with
-            left_out, diagonal, out=numpy.zeros_like(left_out), where=diagonal > 0
-        )
-        surprise = numpy.minimum(numpy.square(residuals) * diagonal, _LARGEST_Z**2)
+        alone = diagonal <= 0  # a lone neighbour, left out, leaves nothing to compare with
+        expected = 1 / numpy.where(alone, 1.0, diagonal)  # variance of each, left out
+        residuals = numpy.where(alone, 0.0, left_out * expected)
+        surprise = numpy.square(residuals) / numpy.maximum(expected - noise + usual, usual)
         trust = numpy.square(told / told.max(axis=1, keepdims=True))
-        scale = (_PRIOR_POINTS + (trust * surprise).sum(axis=1)) / (
+        scale = (_PRIOR_POINTS + (trust * numpy.minimum(surprise, _LARGEST_Z**2)).sum(axis=1)) / (
             _PRIOR_POINTS + trust.sum(axis=1)
         )
         return Estimate(
@@ -201,26 +218,24 @@ class Field:
             deviation=numpy.sqrt(variance * scale),
         )
 
+    def _noise(self, system: Floats, values: Floats) -> Floats:
+        """Variance of the noise of each of `values` [q, j], the larger the further it is from what the others say.
 
-def _cut(
-    values: Floats, left_out: Floats, inverse: Floats, diagonal: Floats, limit: float
-) -> tuple[Floats, Floats]:
-    """`values` [q, j] with outliers at `limit` deviations from the others, and `left_out` [q, j] of these.
-
-    The worst of each query first and one at a time, because it makes its own neighbours look like outliers.
-    """
-    each = numpy.arange(len(values))
-    precision = numpy.maximum(diagonal, _LEAST_PRECISION)
-    for _ in range(_CUTS):
-        z = left_out / numpy.sqrt(precision)
-        worst = numpy.abs(z).argmax(axis=1)
-        most = z[each, worst]
-        change = (numpy.clip(most, -limit, limit) - most) / numpy.sqrt(precision[each, worst])
-        values = values.copy()
-        values[each, worst] += change
-        columns = inverse[each, : values.shape[1], worst]
-        left_out = left_out + columns * change[:, None]
-    return values, left_out
+        The most likely field under noise of Student's t, by reweighting; `system` [q, j + 1, j + 1] has no noise yet.
+        """
+        above, below = self.covariance.noise_variances
+        free = self.covariance.freedom
+        noise = numpy.full(values.shape, self.covariance.noise**2)
+        if math.isinf(free):
+            return noise
+        system, plain = system.copy(), numpy.einsum("qii->qi", system)[:, :-1].copy()
+        right = numpy.concatenate([values, numpy.zeros((len(values), 1))], axis=1)[:, :, None]
+        for _ in range(_REWEIGHTINGS):
+            numpy.einsum("qii->qi", system)[:, :-1] = plain + noise
+            off = noise * numpy.linalg.solve(system, right)[:, :-1, 0]
+            side = numpy.where(off > 0, above, below)
+            noise = (free * side + numpy.square(off)) / (free + 1)
+        return noise
 
 
 def join(parts: Iterable[Estimate]) -> Estimate:

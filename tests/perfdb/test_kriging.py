@@ -78,16 +78,35 @@ def test_rougher_data_than_the_model_says_widen_the_deviation():
     assert numpy.median(found.deviation) > 2 * numpy.median(calm.deviation)
 
 
-def test_an_outlier_is_cut_where_there_is_a_limit():
-    """One neighbour off by ten: without a limit the estimate beside it follows, with one it hardly does."""
+def test_an_outlier_hardly_counts_where_noise_has_tails():
+    """One neighbour off by ten: under normal noise the estimate beside it follows, under Student's t it hardly does."""
     points, values = drawn(200, seed=7)
     spoilt = values.copy()
     spoilt[17] += 10
     beside = points[[17]] + 0.3
     truth = Field(points, values, COVARIANCE).estimate(beside).value[0]
     plain = Field(points, spoilt, COVARIANCE).estimate(beside).value[0]
-    limited = Field(points, spoilt, replace(COVARIANCE, limit=2.5)).estimate(beside).value[0]
-    assert abs(limited - truth) < abs(plain - truth) / 5
+    tailed = Field(points, spoilt, replace(COVARIANCE, freedom=3.0)).estimate(beside).value[0]
+    assert abs(tailed - truth) < abs(plain - truth) / 5
+
+
+def test_disturbed_rows_do_not_lift_the_rest():
+    """Every fourth value a tenth higher, as where something else ran: noise wider above finds the others' level."""
+    points, values = drawn(400, seed=8)
+    disturbed = values + 0.1 * (numpy.arange(400) % 4 == 0)
+    asked = numpy.flatnonzero(numpy.arange(400) % 4 == 1)
+    off = {}
+    for freedom, skew in ((numpy.inf, 1.0), (3.0, 1.0), (3.0, 1.25)):
+        covariance = replace(COVARIANCE, freedom=freedom, skew=skew)
+        found = Field(points, disturbed, covariance).leave_out(asked, numpy.arange(400))
+        off[freedom, skew] = numpy.median(found.value - values[asked])
+    assert off[3.0, 1.25] < off[3.0, 1.0] < off[numpy.inf, 1.0]
+    assert off[3.0, 1.25] < 0.5 * off[numpy.inf, 1.0]
+
+
+def test_covariances_among_points_are_those_of_each_pair():
+    points = drawn(12, seed=9)[0].reshape(3, 4, 2)
+    assert COVARIANCE.among(points) == pytest.approx(COVARIANCE(points, points), abs=SINGLE)
 
 
 def test_a_single_point_speaks_for_everything():
