@@ -32,6 +32,7 @@ CHANGEABLE = (  # beside sizes, in --versus
     "modules",
 )
 MODES = ("sol", "sol_full", "empirical", "silicon", "hybrid")
+LOWERINGS = ("eager", "torch", "serving")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -83,6 +84,12 @@ def parser() -> argparse.ArgumentParser:
         metavar="FILE",
         type=Path,
         help="write both passes for Perfetto or chrome://tracing",
+    )
+    found.add_argument(
+        "--lowering",
+        choices=LOWERINGS,
+        default="serving",
+        help="how a model path runs: as written, compiled by torch, or in an engine (default)",
     )
     found.add_argument("--revision", help="branch, tag or commit of a Hub model")
     found.add_argument(
@@ -261,7 +268,7 @@ def _trace(path: str, arguments: argparse.Namespace, progress: Progress) -> Json
 
     report: Json = analyse(
         path,
-        Options(system=arguments.system),
+        Options(system=arguments.system, lowering=arguments.lowering),
         progress,
         revision=arguments.revision,
         trust_remote_code=arguments.trust_remote_code,

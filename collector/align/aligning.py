@@ -138,12 +138,13 @@ def _ran(
     except InvalidInputError as error:
         if not error.message.startswith(REFUSED):
             raise
-        scans = [name for name, variant in slots.items() if _enters_as_functions(variant)]
-        if not scans:
+        refused = _to_give_up(slots)
+        if not refused:
             raise
-        rest = {name: variant for name, variant in slots.items() if name not in scans}
+        rest = {name: variant for name, variant in slots.items() if name not in refused}
         again = _ran(part, outcome, rest, workload, settings, bench, db)
-        return replace(again, note=f"{', '.join(scans)} as transformers has it: {error.message}")
+        told = f"{', '.join(refused)} as transformers has it: {error.message}"
+        return replace(again, note="; ".join(filter(None, (told, again.note))))
 
 
 def _timed(
@@ -183,9 +184,12 @@ def _attention_unknown(ops: tuple[Op, ...], slots: Mapping[str, Variant]) -> boo
     return any(op.kind.role == "attention" and op.op not in slots for op in ops)
 
 
-def _enters_as_functions(variant: Variant) -> bool:
-    bind = registry.slot(variant.slot).bind
-    return bind is not None and bool(bind(variant).functions)
+def _to_give_up(slots: Mapping[str, Variant]) -> list[str]:
+    """Which slots a part is run without after one refused its call: kernel functions first, then attention."""
+    bindings = {name: registry.slot(name).bind for name in slots}
+    found = {name: bind(slots[name]) for name, bind in bindings.items() if bind is not None}
+    functions = [name for name, binding in found.items() if binding.functions]
+    return functions or [name for name, binding in found.items() if binding.attention]
 
 
 def _rows(

@@ -254,6 +254,24 @@ def test_a_part_that_fails_is_a_row(monkeypatch):
     assert row.predicted == predicted(found.ops("context", "torch"), CONTEXT, db)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("model", "role", "workload", "given_up"),
+    [
+        ("llama4", "attention", "3x1x23", "generation_attention"),
+        ("qwen3_next", "mixer", "2x5x9", "causal_conv1d, gated_delta_rule"),
+    ],
+)
+def test_what_a_slot_refuses_runs_as_transformers_has_it(capsys, model, role, workload, given_up):
+    """Chunks over cached keys, and a prompt that goes on from a state: the row is there and says so."""
+    given = ["--submodule", role, "--workloads", workload]
+    status, rows = run(capsys, small_models.folder(model), *given)
+    assert status == 0
+    told = [row for row in rows if row["note"].startswith(f"{given_up} as transformers has it")]
+    assert told
+    assert all(row["measured_ms"] > 0 and row["failed"] == "" for row in rows)
+
+
 def kernels(*names: str) -> tuple[Kernel, ...]:
     return tuple(Kernel(name=name, us=float(place)) for place, name in enumerate(names, 1))
 
