@@ -168,8 +168,9 @@ def _act(options: Options) -> int:
 
 def _tasks(options: Options) -> list[Any]:  # Any: tasks, whose module is loaded where there is work
     """What there is to do, in the order it is done."""
-    from collector.grids import grid_cases, spread_out
+    from collector.grids import grid_cases, in_laps, spread_out, window_share
     from collector.worker import Task
+    from perfdb.systems import load_system
 
     cases: list[Case] = []
     for op in filter(None, (options.ops or "").split(",")):
@@ -197,9 +198,16 @@ def _tasks(options: Options) -> list[Any]:  # Any: tasks, whose module is loaded
         cases = spread_out(cases, options.seed)
     if options.limit and options.limit < len(cases):
         cases = random.Random(options.seed).sample(cases, options.limit)
+    system = load_system(options.system)
+    alone = options.what != "time"
     return [
-        Task(case=case, variant=variant, what=options.what)
-        for case in cases
+        Task(
+            case=case,
+            variant=variant,
+            what=options.what,
+            share=1.0 if alone else window_share(case, system),
+        )
+        for case in in_laps(cases, system)
         for variant in _variants(options, case)
     ]
 
@@ -240,7 +248,8 @@ def _measure(options: Options, tasks: list[Any]) -> int:  # Any: tasks
     done = _done(options)
     todo = [t for t in tasks if (t.what, t.variant, t.case.case_id) not in done]
     devices = _devices(options)
-    seconds = sum(expected_seconds(t.case, system) for t in todo) / len(devices)
+    cpu = devices[0].startswith("cpu")
+    seconds = sum(expected_seconds(t.case, system, cpu=cpu) for t in todo) / len(devices)
     limit = f", stops after {options.budget:.0f} s" if options.budget else ""
     print(
         f"{len(todo)} cases to measure, {len(tasks) - len(todo)} have a row; about {seconds:.0f} s on "
@@ -312,6 +321,8 @@ def _workers(options: Options, devices: list[str]) -> list[Any]:  # Any: options
 
 def _done(options: Options) -> set[tuple[str, str, str]]:
     """Cases of earlier runs that are not measured again, by what was asked for."""
+    if options.out is None and options.dry_run:
+        return set()
     folder = _folder(options)
     rows = latest(_asked(read_log(folder)[0])) if folder.exists() else {}
     if rows and not options.resume:
