@@ -1,9 +1,9 @@
 """The runner: tasks over one process per device; each row is in the log before its case counts as done.
 
-This process alone writes the log. A worker is given windows of tasks, which it makes ready one by one and samples side
-by side; each row is written as soon as its case is final. A worker that dies, hangs or asks for it is replaced; the case
-it made ready becomes a row with a status, and the others are given out again. Where it ended among the samples of
-several, each of them is given out alone.
+This process alone writes the log. A worker is given windows of tasks, which it makes ready one by one and samples
+side by side; each row is written as soon as its case is final. A worker that dies, hangs or asks for it is replaced;
+the case it made ready becomes a row with a status, and the others are given out again. Where it ended among the
+samples of several, each of them is given out alone.
 """
 
 from __future__ import annotations

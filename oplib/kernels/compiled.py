@@ -72,7 +72,8 @@ class Compiled(Variant):
             sizes = [
                 tuple(n for i, n in enumerate(t.shape) if i not in varying) for t in _tensors(value)
             ]
-            yield (name, *sizes) if sizes else (name, value)
+            plain = isinstance(value, int | float | str | None)
+            yield (name, *sizes) if sizes else (name, value if plain else type(value))
 
 
 def _tensors(value: Any) -> Iterator[torch.Tensor]:  # Any: an input

@@ -138,7 +138,7 @@ def why(
 
 
 def dump(device: Hardware, width: int = 80) -> Iterator[str]:
-    """Lines of at most `width` columns: each slot with its variants, what they are, and whether they run on a device."""
+    """Lines of at most `width` columns: each slot, its variants, and whether they run on a device."""
     for name in slots():
         yield name
         for variant in ranked(name):
