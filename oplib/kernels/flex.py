@@ -39,7 +39,7 @@ class Flex(Variant):
         q, k, v, sinks = inputs["q"], inputs["k"], inputs["v"], inputs["sinks"]
         cap = params.get("softcap")
 
-        def capped(score: Any, b: Any, h: Any, query: Any, key: Any) -> Any:
+        def capped(score: Any, *_: Any) -> Any:
             return torch.tanh(score / cap) * cap
 
         out, beside = flex.flex_attention(
@@ -57,7 +57,9 @@ class Flex(Variant):
         return (out,)
 
 
-def block_mask(params: Params, s: int, p: int, t: int, device: torch.device) -> Any:  # Any: a BlockMask
+def block_mask(
+    params: Params, s: int, p: int, t: int, device: torch.device
+) -> Any:  # Any: a BlockMask
     """Which blocks of 128 queries see which blocks of 128 keys; None where each query sees all keys."""
     if not flag(params, "causal"):
         return None
@@ -65,7 +67,9 @@ def block_mask(params: Params, s: int, p: int, t: int, device: torch.device) -> 
     if s == 1 and not chunk and (not window or t <= window):
         return None
     offset = 0 if plain_causal(params, {"s": s, "p": p}) else p
-    seen = mask_of(torch.tensor(offset, device=device), torch.tensor(p + s - t, device=device), window, chunk)
+    seen = mask_of(
+        torch.tensor(offset, device=device), torch.tensor(p + s - t, device=device), window, chunk
+    )
     return flex.create_block_mask(seen, None, None, s, t, device=device)
 
 
@@ -73,7 +77,7 @@ def mask_of(query_at: torch.Tensor, key_at: torch.Tensor, window: int, chunk: in
     """Where a query sees a key; the first of each are at the positions given, as tensors, so that one compilation
     serves all of them."""
 
-    def seen(b: Any, h: Any, query: Any, key: Any) -> Any:
+    def seen(_b: Any, _h: Any, query: Any, key: Any) -> Any:
         query, key = query + query_at, key + key_at
         found = key <= query
         if window:
