@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import random
 import sys
 from collections.abc import Iterable
@@ -97,6 +98,13 @@ def _add_work(found: argparse.ArgumentParser) -> None:
     )
     found.add_argument(
         "--timeout", metavar="SECONDS", type=float, default=60.0, help="for one case (default 60)"
+    )
+    found.add_argument(
+        "--compilers",
+        metavar="N",
+        type=int,
+        default=-1,
+        help="processes that compile ahead for a GPU (default: all cores but two; 0: none)",
     )
     found.add_argument(
         "--resume",
@@ -273,10 +281,13 @@ def _run(
     from collector.runner import Limits, Runner, causes, failed_groups
 
     segment = Segment(_folder(options))
-    limits = Limits(case_seconds=options.timeout, budget_seconds=options.budget)
+    spent = _ahead(options, todo, devices)
+    left = max(options.budget - spent, 1.0) if options.budget else 0.0
+    limits = Limits(case_seconds=options.timeout, budget_seconds=left)
     alone = [task for task in todo if task.case.kind.role != "communication"]
     together = [task for task in todo if task.case.kind.role == "communication"]
     outcome = Runner(segment, _workers(options, devices), limits, progress).run(alone)
+    outcome.seconds += spent
     if together:
         group = _workers(options, ["+".join(devices)])
         other = Runner(segment, group, limits, progress, serving=serve_group).run(together)
@@ -301,6 +312,19 @@ def _run(
         | tables,
     )
     return 1 if failed else 0
+
+
+def _ahead(options: Options, todo: list[Any], devices: list[str]) -> float:  # Any: tasks
+    """Seconds spent on compiling ahead, at most half of a budget."""
+    from collector.ahead import compile_ahead, representatives
+    from perfdb.systems import load_system
+
+    count = (os.cpu_count() or 1) - 2 if options.compilers < 0 else options.compilers
+    if devices[0].startswith("cpu") or count < 1 or options.what == "check":
+        return 0.0
+    wanted = representatives(todo, load_system(options.system), devices[0])
+    seconds = options.budget / 2 or options.timeout * len(wanted)
+    return compile_ahead(wanted, devices[0], processes=count, seconds=seconds)
 
 
 def _workers(options: Options, devices: list[str]) -> list[Any]:  # Any: options of workers

@@ -38,6 +38,10 @@ class Compiled(Variant):
     ) -> str | None:
         return super().why_not(device, params, dims) or self._plain.why_not(device, params, dims)
 
+    def constants(self, params: Params, dims: Sizes) -> tuple[int, ...]:
+        """What of a case is a constant of the compiled code beside the parameters: cases that agree share it."""
+        return ()
+
     def prepare(self, inputs: Inputs, params: Params, dims: Sizes) -> Inputs:
         ready = self._plain.prepare(inputs, params, dims)
         for name, places in self.varies.items():

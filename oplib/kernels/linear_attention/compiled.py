@@ -9,7 +9,7 @@ from oplib.kernels.linear_attention.eager import Eager
 from oplib.kernels.step import CompiledStep
 
 
-class CompiledStep(CompiledStep):
+class CompiledLinear(CompiledStep):
     """The step of generation compiled by torch."""
 
     of = Eager

@@ -1,7 +1,7 @@
 """Attention of each query over the keys that a selection left.
 
-Inputs: those of plain heads (`oplib.kernels.attention`) or of latent ones (`oplib.kernels.latent`), and the positions of
-the keys of each query, chosen[b, s, c] in int64, evenly spread over those it sees. Where a query sees fewer than topk
+Inputs: those of plain heads (`oplib.kernels.attention`) or of latent ones (`oplib.kernels.latent`), and chosen[b, s, c]
+in int64, the positions of the keys of each query, evenly spread over those it sees. Where a query sees fewer than topk
 keys, the rest of its places are the position after the last key, which no query sees.
 """
 
