@@ -131,22 +131,25 @@ def _work_ms(case: Case, system: System) -> float:
     )
 
 
-def window_share(case: Case, system: System) -> float:
+def window_share(case: Case, system: System, *, cpu: bool = False) -> float:
     """The part of a window of cases, measured side by side, that one fills with its tensors or its time."""
     moved = float(case.kind.bytes(case.params, case.dims))
     memory = max(moved, _held(case)) / (WINDOW_MEMORY * system.memory_capacity.base)
-    spent = float(bound_ms(case.kind, case.params, case.dims, system)) / WINDOW_MS
-    return min(max(memory, spent), 1.0)
+    return min(max(memory, _bound(case, system, cpu=cpu) / WINDOW_MS), 1.0)
 
 
 def expected_seconds(case: Case, system: System, *, cpu: bool = False) -> float:
     """What a case takes, roughly: the host's part, and as many calls as samples need at half the bound's speed."""
-    if cpu:
-        flops = float(case.kind.flops(case.params, case.dims))
-        moved = float(case.kind.bytes(case.params, case.dims))
-        bound = max(flops / _CPU_FLOPS, moved / _CPU_BYTES) * 1e3
-    else:
-        bound = float(bound_ms(case.kind, case.params, case.dims, system))
+    bound = _bound(case, system, cpu=cpu)
     if bound >= 1.0:
         return _HOST_SECONDS + 6 * 2 * bound / 1e3
     return _HOST_SECONDS + 15 * max(2 * bound, 0.2) / 1e3
+
+
+def _bound(case: Case, system: System, *, cpu: bool) -> float:
+    """ms of the system's bound, or of what one core of a host does."""
+    if not cpu:
+        return float(bound_ms(case.kind, case.params, case.dims, system))
+    flops = float(case.kind.flops(case.params, case.dims))
+    moved = float(case.kind.bytes(case.params, case.dims))
+    return max(flops / _CPU_FLOPS, moved / _CPU_BYTES) * 1e3

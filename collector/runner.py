@@ -147,8 +147,11 @@ class Runner:
         self._later: list[Task] = []  # those that did not fit beside others
         self._outcome = Outcome()
 
-    def run(self, tasks: Iterable[Task]) -> Outcome:
-        """All tasks, until they are done or the budget is spent."""
+    def run(
+        self, tasks: Iterable[Task], more: Callable[[list[Json]], Iterable[Task]] | None = None
+    ) -> Outcome:
+        """All tasks, until they are done or the budget is spent. `more`, asked whenever all are done, gives further
+        ones by the rows so far, or none."""
         waiting = collections.deque(tasks)
         start = time.monotonic()
         budget = self._limits.budget_seconds
@@ -157,7 +160,7 @@ class Runner:
             for one in self._options[: len(waiting)]
         ]
         try:
-            while waiting or self._later or any(process.given for process in processes):
+            while self._goes_on(waiting, processes, more):
                 waiting.extend(self._later)
                 self._later.clear()
                 spent = time.monotonic() - start
@@ -174,6 +177,18 @@ class Runner:
         self._outcome.left = len(waiting)
         self._outcome.seconds = time.monotonic() - start
         return self._outcome
+
+    def _goes_on(
+        self,
+        waiting: collections.deque[Task],
+        processes: list[Process],
+        more: Callable[[list[Json]], Iterable[Task]] | None,
+    ) -> bool:
+        if waiting or self._later or any(process.given for process in processes):
+            return True
+        if more is not None:
+            waiting.extend(more(self._outcome.rows))
+        return bool(waiting)
 
     def _step(
         self, processes: list[Process], waiting: collections.deque[Task], until: float | None
