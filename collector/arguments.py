@@ -69,6 +69,12 @@ def _add_work(found: argparse.ArgumentParser) -> None:
         help="cpu, or GPUs by number: 0,1 (default: all); cpu,cpu is a group of two processes",
     )
     found.add_argument(
+        "--cluster",
+        metavar="ADDRESS",
+        default="",
+        help="over all GPUs of a Ray cluster: auto, local, or its address; --out is a folder that all nodes share",
+    )
+    found.add_argument(
         "--system",
         default="h200_sxm",
         help="GPU whose facts give bounds and guard rails (default h200_sxm)",

@@ -187,12 +187,15 @@ def _run(
     from collector.runner import Limits, Runner, causes, failed_groups
 
     segment = Segment(_folder(options))
-    spent = _ahead(options, todo, devices)
+    spent = 0.0 if options.cluster else _ahead(options, todo, devices)
     left = max(options.budget - spent, 1.0) if options.budget else 0.0
     limits = Limits(case_seconds=options.timeout, budget_seconds=left)
     alone = [task for task in todo if task.case.kind.role != "communication"]
     together = [task for task in todo if task.case.kind.role == "communication"]
-    outcome = Runner(segment, _workers(options, devices), limits, progress).run(alone, more)
+    if options.cluster:
+        outcome = _over_cluster(options, alone, devices, limits)
+    else:
+        outcome = Runner(segment, _workers(options, devices), limits, progress).run(alone, more)
     outcome.seconds += spent
     if together:
         group = _workers(options, ["+".join(devices)])
@@ -218,6 +221,19 @@ def _run(
         | tables,
     )
     return 1 if failed else 0
+
+
+def _over_cluster(
+    options: Options, tasks: list[Any], devices: list[str], limits: Any
+) -> Any:  # Any: tasks, Limits of the runner, an Outcome
+    from collector.cluster import run_cluster
+
+    if options.adaptive:
+        raise InvalidInputError(
+            "--adaptive decides by the rows of one host.", "Leave --cluster or --adaptive out."
+        )
+    worker = _workers(options, devices[:1])[0]
+    return run_cluster(options.cluster, tasks, worker, limits, _folder(options).resolve())
 
 
 def _ahead(options: Options, todo: list[Any], devices: list[str]) -> float:  # Any: tasks
@@ -270,7 +286,7 @@ def _asked(rows: Iterable[Json]) -> list[Json]:
 def _devices(options: Options) -> list[str]:
     if options.device.startswith("cpu"):
         return options.device.split(",")
-    if options.dry_run or options.list:
+    if options.dry_run or options.list or options.cluster:
         return [f"cuda:{number}" for number in (options.device or "0").split(",")]
     import torch
 
