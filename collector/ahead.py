@@ -27,10 +27,13 @@ _POLL_SECONDS = 0.2
 
 
 def representatives(tasks: Iterable[Task], system: System, device: str) -> list[tuple[Case, str]]:
-    """A case and a variant for each compilation that the tasks need, the middle one by its bound."""
+    """A case and a variant for each compilation that the tasks need, the middle one by its bound.
+
+    Before them the examples that each variant is checked on.
+    """
     from oplib.kernels.compiled import Compiled
     from oplib.kernels.hardware import hardware
-    from oplib.kernels.registry import resolve
+    from oplib.kernels.registry import examples, resolve, slot
 
     here = hardware(device)
     alike: dict[tuple[Any, ...], list[Case]] = {}  # Any: parameters and dims
@@ -53,7 +56,12 @@ def representatives(tasks: Iterable[Task], system: System, device: str) -> list[
         )
         return ordered[len(ordered) // 2]
 
-    return [(middle(cases), str(key[1])) for key, cases in alike.items()]
+    checked = [
+        (Case(op=op, params=params, dims=dims), name)
+        for op, name in dict.fromkeys((key[0], key[1]) for key in alike)
+        for params, dims in examples(slot(op).variants[name], here)
+    ]
+    return checked + [(middle(cases), str(key[1])) for key, cases in alike.items()]
 
 
 def compile_ahead(

@@ -36,7 +36,6 @@ _PACKAGES = (
 )
 _PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of Linux's prctl
 _POOL_SHARE = 0.1  # of the device's memory, that inputs get at first: more than a window needs
-_EXAMPLES = 3  # of the slot's, that a variant is checked on before its first row
 _REASON = 300  # characters of an error that a row keeps
 
 
@@ -321,7 +320,7 @@ class Worker:
         from oplib.kernels.check import check
 
         right, refused = 0, ""
-        for params, dims in self._examples(variant):
+        for params, dims in self._registry.examples(variant, self.bench.hardware):
             try:
                 found = check(
                     variant, params, dims, device=self.options.device, seed=self.options.seed
@@ -337,14 +336,6 @@ class Worker:
         if refused and not right:
             self._unchecked[str(variant)] = f"unchecked, no example ran: {refused}"
         return ""
-
-    def _examples(self, variant: Any) -> list[tuple[Params, Mapping[str, int]]]:  # Any: a Variant
-        able = [
-            (params, dims)
-            for params, dims in self._registry.slot(variant.slot).examples
-            if variant.why_not(self.bench.hardware, params, dims) is None
-        ]
-        return able[:_EXAMPLES]
 
     def _kernels(self, variant: Any, case: Case) -> list[str]:  # Any: a Variant
         """Names of what runs on the device in one call, in order of first appearance; on a CPU those of operators."""

@@ -19,6 +19,7 @@ from oplib.params import Params
 from oplib.registry import kind
 
 REFERENCE = "eager"
+_CHECKED = 3  # examples
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,6 +129,12 @@ def resolve(
 def ranked(name: str) -> list[Variant]:
     """The variants of a slot, the preferred ones first."""
     return sorted(slot(name).variants.values(), key=lambda v: (-v.preference, v.name))
+
+
+def examples(variant: Variant, device: Hardware) -> list[tuple[Params, Sizes]]:
+    """The first examples of its slot that a variant can run, on which it is checked before it is trusted."""
+    able = [one for one in slot(variant.slot).examples if variant.why_not(device, *one) is None]
+    return able[:_CHECKED]
 
 
 def why(

@@ -26,15 +26,24 @@ def tasks(op: str, variant: str = "") -> list[Task]:
     return [Task(case=case, variant=variant) for case in grid_cases(op, "h200_sxm")]
 
 
+def of_tasks(given: list[Task]) -> list[tuple[Case, str]]:
+    """Representatives without the examples that come first."""
+    found = ahead.representatives(given, SYSTEM, "cuda")
+    asked = {task.case.case_id for task in given}
+    first = [case.case_id in asked for case, _ in found].index(True)
+    assert 0 < first <= 3
+    return found[first:]
+
+
 def test_one_case_stands_for_a_compilation() -> None:
     """Experts compile once per set of parameters, whatever the tokens; the case is one of theirs."""
     given = tasks("moe")
-    found = ahead.representatives(given, SYSTEM, "cuda")
+    found = of_tasks(given)
     sets = {tuple(task.case.params.items()) for task in given}
     assert len(found) == len(sets)
     assert {name for _, name in found} == {"grouped_mm_compiled"}
     assert {case.case_id for case, _ in found} <= {task.case.case_id for task in given}
-    again = ahead.representatives(given[::-1], SYSTEM, "cuda")
+    again = of_tasks(given[::-1])
     assert {case.case_id for case, _ in again} == {case.case_id for case, _ in found}
 
 
@@ -53,7 +62,7 @@ def test_constants_of_the_code_tell_compilations_apart() -> None:
             for b in (1, 2, 4)
             for p in (0, 100)
         ]
-        assert len(ahead.representatives(given, SYSTEM, "cuda")) == count
+        assert len(of_tasks(given)) == count
 
 
 @pytest.mark.slow
