@@ -20,7 +20,6 @@ from typing import Any, Literal, TypeAlias
 from collector.log import ERROR, OK, OOM, SKIPPED, WRONG
 from oplib.case import Case
 from oplib.errors import InvalidInputError
-from oplib.params import Params
 
 Json: TypeAlias = dict[str, Any]  # Any: an object that becomes JSON
 What: TypeAlias = Literal["time", "power", "check", "names"]
