@@ -18,13 +18,14 @@ def parser() -> argparse.ArgumentParser:
         description="Measure operations on this host's devices into a log, and write tables of it.",
         epilog="exit status: 0 done, 1 a whole group failed or the log is damaged, 2 misuse or bad input",
     )
-    _add_work(found)
+    _add_cases(found)
+    _add_run(found)
     _add_results(found)
     return found
 
 
-def _add_work(found: argparse.ArgumentParser) -> None:
-    """What is measured, and how."""
+def _add_cases(found: argparse.ArgumentParser) -> None:
+    """What is measured."""
     found.add_argument("--version", action="version", version=f"%(prog)s {oplib.__version__}")
     found.add_argument("--out", metavar="DIR", type=Path, help="folder of the log")
     found.add_argument(
@@ -63,6 +64,17 @@ def _add_work(found: argparse.ArgumentParser) -> None:
         default=[],
         help="use this variant; NAME all: every one that can run",
     )
+    found.add_argument(
+        "--plugin",
+        metavar="PACKAGE",
+        action="append",
+        default=[],
+        help="a package with more variants",
+    )
+
+
+def _add_run(found: argparse.ArgumentParser) -> None:
+    """Where and for how long."""
     found.add_argument(
         "--device",
         default="",
@@ -119,13 +131,6 @@ def _add_work(found: argparse.ArgumentParser) -> None:
     )
     found.add_argument(
         "--retry-failed", action="store_true", help="with --resume: repeat rows that are not ok"
-    )
-    found.add_argument(
-        "--plugin",
-        metavar="PACKAGE",
-        action="append",
-        default=[],
-        help="a package with more variants",
     )
 
 
