@@ -148,6 +148,10 @@ class Worker:
             "date": now(),
         }
 
+    def answer(self, task: Task) -> Answer:
+        """What becomes of one task by itself."""
+        return [one for one in self.answers([task]) if one.phase == "row"][-1]
+
     def answers(self, window: Sequence[Task]) -> Iterator[Answer]:
         """What becomes of the tasks of a window; every failure is a status."""
         from collector.timing import sample_window

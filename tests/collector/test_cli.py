@@ -162,3 +162,15 @@ def test_a_dtype_that_is_asked_for_replaces_that_of_every_shape() -> None:
     cases = grid_cases("gemm", "h200_sxm", dtypes=iter(["fp8"]))
     assert {case.params["dtype"] for case in cases} == {"fp8"}
     assert len({(case.params["n"], case.params["k"]) for case in cases}) > 100
+
+
+def test_a_task_by_itself_has_one_row() -> None:
+    """A worker in this process: a time, a check, and a case that no variant takes."""
+    from collector.worker import Options, Task, Worker
+
+    worker = Worker(Options(device="cpu", seconds=0.01))
+    timed = worker.answer(Task(case=gemm(4), variant="eager")).row
+    assert (timed["status"], timed["variant"]) == ("ok", "eager")
+    assert timed["timing"]["latency"] > 0
+    assert worker.answer(Task(case=gemm(4), variant="eager", what="check")).row["status"] == "ok"
+    assert worker.answer(Task(case=gemm(4), variant="trtllm")).row["status"] == "skipped"
