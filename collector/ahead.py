@@ -8,6 +8,7 @@ processes run, and what they could not compile the worker compiles itself.
 from __future__ import annotations
 
 import multiprocessing
+import os
 import queue
 import sys
 import time
@@ -21,7 +22,8 @@ from oplib.errors import InvalidInputError
 from perfdb.speed_of_light import bound_ms
 from perfdb.systems import System
 
-_FEWEST = 4  # compilations that pay for the processes
+_FEWEST = 24  # compilations that pay for the processes, each of which opens the device
+_EACH = 12  # compilations of a process, before another one pays
 _MEMORY_SHARE = 0.6  # of the device, that all processes take together
 _POLL_SECONDS = 0.2
 
@@ -71,6 +73,7 @@ def compile_ahead(
     start = time.monotonic()
     if len(wanted) < _FEWEST or processes < 1:
         return 0.0
+    processes = min(processes, -(-len(wanted) // _EACH))
     print(f"{len(wanted)} compilations ahead, {processes} at a time", file=sys.stderr, flush=True)
     context = multiprocessing.get_context("spawn")
     waiting: Queue[Any] = context.Queue()
@@ -88,6 +91,7 @@ def compile_ahead(
         time.sleep(_POLL_SECONDS)
     for helper in helpers:
         helper.kill()
+    for helper in helpers:  # the device takes a second to let go of each, side by side
         helper.join()
     waiting.cancel_join_thread()
     return time.monotonic() - start
@@ -113,9 +117,9 @@ def _compile(waiting: Queue[Any], device: str, share: float) -> None:
         try:
             found = waiting.get(timeout=1.0)
         except queue.Empty:
-            return
+            found = None
         if found is None:
-            return
+            os._exit(0)  # what torch would tidy up takes longer than the rest
         case, name = found
         try:
             slot(case.op).variants[name].make(case.params, case.dims, source).runs[0]()

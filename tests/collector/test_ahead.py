@@ -72,9 +72,10 @@ def test_helpers_work_through_all_and_end(capfd: pytest.CaptureFixture[str]) -> 
     params = kind("causal_conv1d").complete({**shape, "dtype": "float32"})
     bad = kind("causal_conv1d").complete({**shape, "dtype": "float32", "activation": "sine"})
     given = [
-        (Case(op="causal_conv1d", params=one, dims={"b": 1, "s": s}), "eager")
-        for one, s in ((params, 1), (params, 5), (params, 9), (bad, 5))
+        (Case(op="causal_conv1d", params=params, dims={"b": 1, "s": s}), "eager")
+        for s in range(1, 25)
     ]
+    given.append((Case(op="causal_conv1d", params=bad, dims={"b": 1, "s": 5}), "eager"))
     took = ahead.compile_ahead(given, "cpu", processes=2, seconds=120)
     assert 0 < took < 110
     said = capfd.readouterr().err

@@ -20,6 +20,7 @@ _FUNCTIONS = {
     "square": torch.square,
     "neg": torch.neg,
 }
+_CHANGES = REDUCTIONS | frozenset(_FUNCTIONS)  # functions that leave no values as they were
 
 
 class Eager(Variant):
@@ -57,7 +58,7 @@ class Eager(Variant):
         results = [value] if others else []  # what is no sum is an input and not written again
         for name in names:
             value = _FUNCTIONS.get(name, lambda x: x)(value)
-        if not (_FUNCTIONS.keys() | REDUCTIONS) & set(names):
+        if not _CHANGES & set(names):
             value = value * 1.25  # a copy that a compiler cannot leave out
         if REDUCTIONS & set(names):
             value = value * torch.rsqrt(value.square().mean(-1, keepdim=True) + 1e-6)
