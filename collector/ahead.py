@@ -1,7 +1,7 @@
 """Compiling ahead: processes that compile what a run will measure, all at once, before the first sample is taken.
 
 torch keeps what it compiled on disk, where the worker that measures finds it. One case stands for all that share a
-compilation: same kind, variant, parameters and other constants of its code. Nothing is measured while these
+compilation: same kind, variant, parameters and other constants of its code, sizes of 1 among them. Nothing is measured while these
 processes run, and what they could not compile the worker compiles itself.
 """
 
@@ -49,7 +49,8 @@ def representatives(tasks: Iterable[Task], system: System, device: str) -> list[
             continue
         if isinstance(variant, Compiled):
             constants = variant.constants(case.params, case.dims)
-            key = (case.op, variant.name, *case.params.items(), *constants)
+            single = (size == 1 for size in case.dims.values())  # which torch compiles apart
+            key = (case.op, variant.name, *case.params.items(), *constants, *single)
             alike.setdefault(key, []).append(case)
 
     def middle(cases: list[Case]) -> Case:

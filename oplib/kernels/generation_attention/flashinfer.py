@@ -14,7 +14,6 @@ class FlashInferDecode(Variant):
     """FlashInfer's BatchDecodeWithPagedKVCacheWrapper over pages of 16 tokens; its plan is not timed."""
 
     needs = shared.NEEDS
-    unverified = shared.UNSEEN
 
     def refuses(self, params: Params, dims: Sizes) -> str | None:
         if extras := no_extras(params):

@@ -35,4 +35,4 @@ class CompiledCluster(Compiled):
 
     def constants(self, params: Params, dims: Sizes) -> tuple[int, ...]:
         found = form(params, dims)
-        return found.read, found.written, found.width
+        return found.read, found.written, found.width, found.rows == 1
