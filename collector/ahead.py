@@ -1,8 +1,8 @@
 """Compiling ahead: processes that compile what a run will measure, all at once, before the first sample is taken.
 
 torch keeps what it compiled on disk, where the worker that measures finds it. One case stands for all that share a
-compilation: same kind, variant, parameters and other constants of its code, sizes of 1 among them. Nothing is measured while these
-processes run, and what they could not compile the worker compiles itself.
+compilation: same kind, variant, parameters and other constants of its code, sizes of 1 among them. Nothing is measured
+while these processes run, and what they could not compile the worker compiles itself.
 """
 
 from __future__ import annotations
