@@ -55,7 +55,7 @@ def test_tasks_are_given_out_once_and_again_where_a_node_was_lost(tmp_path: Path
 @pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed")
 def test_a_local_cluster_measures_each_case_once(tmp_path: Path) -> None:
-    """Two runners of a local cluster; a variant that ends its process costs its own case; resuming repeats nothing."""
+    """A runner for each processor but one; every case has one row, and resuming repeats nothing."""
     cases = [gemm(m) for m in range(1, 90)]
     plan = write_plan(tmp_path / "plan.jsonl", cases)
     out = tmp_path / "log"
