@@ -15,6 +15,9 @@ from oplib.kernels.hardware import Hardware, hardware
 from oplib.kernels.variant import Outputs
 
 Run = Callable[[], Outputs]
+Times = Callable[[], list[float]]
+Clock = Callable[[], int]
+_SPINS = (20_000, 100_000)  # cycles of the two spins that a clock is read from
 _L2_TIMES = 2  # how much more than the cache is read to empty it, and how much weights rotate over
 _RENEW_SHARE = (
     0.5  # of the device's memory that captured graphs may hold before their pool is let go
@@ -46,10 +49,19 @@ class Bench(Protocol):
     def bind(self, runs: Sequence[Run], calls: int, *, graph: bool) -> Replay:
         """`calls` calls, one after the other over the sets in `runs`."""
 
+    def start(self, replay: Replay, count: int, *, flush: bool) -> Times:
+        """Begin `count` replays; the function returned waits for them and gives the milliseconds of each.
+
+        `flush` empties the cache before each.
+        """
+
     def sample(
         self, replay: Replay, count: int, *, flush: bool, meanwhile: Callable[[], None]
     ) -> list[float]:
-        """Milliseconds of `count` replays. `flush` empties the cache before each; `meanwhile` runs on the host."""
+        """Milliseconds of `count` replays; `meanwhile` runs on the host."""
+
+    def clock(self) -> Clock:
+        """Begin to count cycles; the function returned waits and gives the SM clock in MHz, 0 where unknown."""
 
     def synchronize(self) -> None:
         """Wait for the device."""
@@ -100,16 +112,23 @@ class CpuBench:
     def bind(self, runs: Sequence[Run], calls: int, *, graph: bool) -> Replay:  # noqa: ARG002
         return Plain(runs, calls, "no GPU")
 
-    def sample(
-        self, replay: Replay, count: int, *, flush: bool, meanwhile: Callable[[], None]  # noqa: ARG002
-    ) -> list[float]:  # fmt: skip
+    def start(self, replay: Replay, count: int, *, flush: bool) -> Times:  # noqa: ARG002
         times = []
         for _ in range(count):
             start = time.perf_counter()
             replay()
             times.append((time.perf_counter() - start) * 1e3)
+        return lambda: times
+
+    def sample(
+        self, replay: Replay, count: int, *, flush: bool, meanwhile: Callable[[], None]
+    ) -> list[float]:
+        times = self.start(replay, count, flush=flush)
         meanwhile()
-        return times
+        return times()
+
+    def clock(self) -> Clock:
+        return lambda: 0
 
     def synchronize(self) -> None:
         return None
@@ -139,7 +158,7 @@ class CudaBench:
         cache = max(self.hardware.l2_bytes, 1 << 20)
         self._flood = torch.zeros(_L2_TIMES * cache // 4, dtype=torch.float32, device=device)
         self._drain = torch.zeros((), dtype=torch.float32, device=device)
-        self._events: list[tuple[Any, Any]] = []
+        self._events: list[Any] = []  # torch.cuda.Event, those that nobody waits for
         self._pool: Any = None
         self._keeper: Any = None
         self.overhead_ms, self._captures = 0.0, True
@@ -168,23 +187,52 @@ class CudaBench:
             self.reasons_to_restart.append("a capture was broken off")
             return Plain(runs, calls, "not captured: " + " ".join(str(error).split())[:120])
 
-    def sample(
-        self, replay: Replay, count: int, *, flush: bool, meanwhile: Callable[[], None]
-    ) -> list[float]:  # fmt: skip
-        while len(self._events) < count:
-            self._events.append(
-                (torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True))
-            )
-        for start, end in self._events[:count]:
+    def start(self, replay: Replay, count: int, *, flush: bool) -> Times:
+        pairs = [(self._event(), self._event()) for _ in range(count)]
+        for start, end in pairs:
             if flush:
                 torch.sum(self._flood, dim=0, out=self._drain)
             start.record()
             replay()
             end.record()
-        meanwhile()
-        self._events[count - 1][1].synchronize()
         overhead = self.overhead_ms if replay.graph else 0.0
-        return [start.elapsed_time(end) - overhead for start, end in self._events[:count]]
+
+        def times() -> list[float]:
+            pairs[-1][1].synchronize()
+            self._events += [event for pair in pairs for event in pair]
+            return [start.elapsed_time(end) - overhead for start, end in pairs]
+
+        return times
+
+    def sample(
+        self, replay: Replay, count: int, *, flush: bool, meanwhile: Callable[[], None]
+    ) -> list[float]:
+        times = self.start(replay, count, flush=flush)
+        meanwhile()
+        return times()
+
+    def clock(self) -> Clock:
+        """Two spins of as many cycles as is known, between events: the driver's own word is a tenth of a second old."""
+        spin = getattr(torch.cuda, "_sleep", None)  # private: another torch may lack it
+        if spin is None:
+            return lambda: 0
+        marks = [self._event() for _ in range(3)]
+        spin(_SPINS[-1])  # meanwhile the host is ahead: no mark waits for a launch
+        marks[0].record()
+        for cycles, mark in zip(_SPINS, marks[1:], strict=True):
+            spin(cycles)
+            mark.record()
+
+        def mhz() -> int:
+            marks[2].synchronize()
+            short, long = (marks[i].elapsed_time(marks[i + 1]) for i in range(2))
+            self._events += marks
+            return round((_SPINS[1] - _SPINS[0]) / (long - short) / 1e3) if long > short else 0
+
+        return mhz
+
+    def _event(self) -> Any:  # Any: torch.cuda.Event
+        return self._events.pop() if self._events else torch.cuda.Event(enable_timing=True)
 
     def synchronize(self) -> None:
         torch.cuda.synchronize()

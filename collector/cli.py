@@ -4,140 +4,22 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import random
 import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, TypeAlias
 
-import oplib
+from collector.arguments import parser
 from collector.log import OK, Json, latest, read_log, verify
 from oplib.case import Case
-from oplib.command_line import Parser, run_command
+from oplib.command_line import run_command
 from oplib.errors import InvalidInputError
 from oplib.op import kind
 
 _GPU_SECONDS, _CPU_SECONDS = 0.25, 0.02  # for the samples of a case; a CPU's times are for tests
-WHATS = ("time", "power", "check", "names")
 Options: TypeAlias = argparse.Namespace
-
-
-def parser() -> argparse.ArgumentParser:
-    """The command line."""
-    found = Parser(
-        prog="collect-ops",
-        description="Measure operations on this host's devices into a log, and write tables of it.",
-        epilog="exit status: 0 done, 1 a whole group failed or the log is damaged, 2 misuse or bad input",
-    )
-    _add_work(found)
-    _add_results(found)
-    return found
-
-
-def _add_work(found: argparse.ArgumentParser) -> None:
-    """What is measured, and how."""
-    found.add_argument("--version", action="version", version=f"%(prog)s {oplib.__version__}")
-    found.add_argument("--out", metavar="DIR", type=Path, help="folder of the log")
-    found.add_argument(
-        "--ops",
-        metavar="NAMES",
-        help="op kinds, joined by commas: their grids over the shapes of models",
-    )
-    found.add_argument(
-        "--cases", metavar="FILE", type=Path, help="measure a plan that trace-model wrote"
-    )
-    found.add_argument(
-        "--examples", action="store_true", help="measure the small examples of every slot"
-    )
-    found.add_argument(
-        "--dtypes",
-        metavar="NAMES",
-        default="",
-        help="dtypes instead of the models' own, joined by commas",
-    )
-    found.add_argument(
-        "--models",
-        metavar="NAMES",
-        default="",
-        help="with --ops: shapes of these models only, parts of names joined by commas",
-    )
-    found.add_argument(
-        "--what",
-        choices=WHATS,
-        default="time",
-        help="time (default), time and power, correctness, kernel names",
-    )
-    found.add_argument(
-        "--variant",
-        metavar="SLOT=NAME",
-        action="append",
-        default=[],
-        help="use this variant; NAME all: every one that can run",
-    )
-    found.add_argument(
-        "--device",
-        default="",
-        help="cpu, or GPUs by number: 0,1 (default: all); cpu,cpu is a group of two processes",
-    )
-    found.add_argument(
-        "--system",
-        default="h200_sxm",
-        help="GPU whose facts give bounds and guard rails (default h200_sxm)",
-    )
-    found.add_argument(
-        "--limit", metavar="N", type=int, default=0, help="at most so many cases, spread over all"
-    )
-    found.add_argument("--seed", type=int, default=0, help="of inputs and of the order of cases")
-    found.add_argument(
-        "--budget",
-        metavar="SECONDS",
-        type=float,
-        default=0.0,
-        help="stop giving out cases after so long",
-    )
-    found.add_argument(
-        "--timeout", metavar="SECONDS", type=float, default=60.0, help="for one case (default 60)"
-    )
-    found.add_argument(
-        "--resume",
-        action="store_true",
-        help="go on in a folder that has a log; what has a row is not repeated",
-    )
-    found.add_argument(
-        "--retry-failed", action="store_true", help="with --resume: repeat rows that are not ok"
-    )
-    found.add_argument(
-        "--plugin",
-        metavar="PACKAGE",
-        action="append",
-        default=[],
-        help="a package with more variants",
-    )
-
-
-def _add_results(found: argparse.ArgumentParser) -> None:
-    """What is printed or written instead or afterwards."""
-    found.add_argument("--list", action="store_true", help="print the cases and measure nothing")
-    found.add_argument(
-        "--dry-run",
-        action="store_true",
-        help="print how many cases there are and how long they take",
-    )
-    found.add_argument(
-        "--kernels", action="store_true", help="list slots, variants and why some cannot run here"
-    )
-    found.add_argument(
-        "--export", metavar="DIR", type=Path, help="write tables of the log in --out"
-    )
-    found.add_argument("--verify", action="store_true", help="check every row of the log in --out")
-    found.add_argument(
-        "--compare",
-        metavar="DIR",
-        type=Path,
-        help="compare the log in --out with another run of the same cases",
-    )
-    found.add_argument("--json", action="store_true", help="print the result as JSON on stdout")
-    found.add_argument("--debug", action="store_true", help="show the traceback of an error")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -168,8 +50,9 @@ def _act(options: Options) -> int:
 
 def _tasks(options: Options) -> list[Any]:  # Any: tasks, whose module is loaded where there is work
     """What there is to do, in the order it is done."""
-    from collector.grids import grid_cases, spread_out
+    from collector.grids import grid_cases, in_laps, spread_out, window_share
     from collector.worker import Task
+    from perfdb.systems import load_system
 
     cases: list[Case] = []
     for op in filter(None, (options.ops or "").split(",")):
@@ -197,9 +80,16 @@ def _tasks(options: Options) -> list[Any]:  # Any: tasks, whose module is loaded
         cases = spread_out(cases, options.seed)
     if options.limit and options.limit < len(cases):
         cases = random.Random(options.seed).sample(cases, options.limit)
+    system = load_system(options.system)
+    alone, cpu = options.what != "time", _devices(options)[0].startswith("cpu")
     return [
-        Task(case=case, variant=variant, what=options.what)
-        for case in cases
+        Task(
+            case=case,
+            variant=variant,
+            what=options.what,
+            share=1.0 if alone else window_share(case, system, cpu=cpu),
+        )
+        for case in in_laps(cases, system)
         for variant in _variants(options, case)
     ]
 
@@ -237,10 +127,13 @@ def _measure(options: Options, tasks: list[Any]) -> int:  # Any: tasks
     from perfdb.systems import load_system
 
     system = load_system(options.system)
+    if options.adaptive:
+        return _refine(options, tasks)
     done = _done(options)
     todo = [t for t in tasks if (t.what, t.variant, t.case.case_id) not in done]
     devices = _devices(options)
-    seconds = sum(expected_seconds(t.case, system) for t in todo) / len(devices)
+    cpu = devices[0].startswith("cpu")
+    seconds = sum(expected_seconds(t.case, system, cpu=cpu) for t in todo) / len(devices)
     limit = f", stops after {options.budget:.0f} s" if options.budget else ""
     print(
         f"{len(todo)} cases to measure, {len(tasks) - len(todo)} have a row; about {seconds:.0f} s on "
@@ -256,18 +149,54 @@ def _measure(options: Options, tasks: list[Any]) -> int:  # Any: tasks
     return _run(options, todo, devices, Progress(len(todo)))
 
 
+def _refine(options: Options, tasks: list[Any]) -> int:  # Any: tasks
+    """Rounds over the grid until the target is reached; the rows of earlier runs count."""
+    from collector.adaptive import refine
+    from collector.grids import in_laps, spread_out
+    from collector.progress import Progress
+    from perfdb.systems import load_system
+
+    if options.target <= 0 or options.what != "time" or options.cases or options.examples:
+        raise InvalidInputError(
+            f"--adaptive with --target {options.target} and --what {options.what}.",
+            "It takes --ops, times, and a target above 0 percent.",
+        )
+    done = _done(options)  # refuses a log that is not to be gone on from
+    system, devices = load_system(options.system), _devices(options)
+    rows = _asked(read_log(_folder(options))[0]) if done else []
+    by_id = {task.case.case_id: task for task in tasks}
+    grid = spread_out([task.case for task in tasks], options.seed)
+
+    def more(new: list[Json]) -> list[Any]:  # Any: tasks
+        state = refine(grid, [*rows, *new], system, options.target / 100)
+        print(f"{state}; {len(state.next)} next", file=sys.stderr, flush=True)
+        return [by_id[case.case_id] for case in in_laps(list(state.next), system)]
+
+    first = more([])
+    if options.dry_run:
+        _say(options, {"cases": len(grid), "done": len(done), "next": len(first)})
+        return 0
+    return _run(options, first, devices, Progress(len(tasks) - len(done)), more)
+
+
 def _run(
-    options: Options, todo: list[Any], devices: list[str], progress: Any
-) -> int:  # Any: tasks; Progress
+    options: Options, todo: list[Any], devices: list[str], progress: Any, more: Any = None
+) -> int:  # Any: tasks; Progress; a function that gives further tasks
     from collector.collectives import serve_group
     from collector.log import Segment
     from collector.runner import Limits, Runner, causes, failed_groups
 
     segment = Segment(_folder(options))
-    limits = Limits(case_seconds=options.timeout, budget_seconds=options.budget)
+    spent = 0.0 if options.cluster else _ahead(options, todo, devices)
+    left = max(options.budget - spent, 1.0) if options.budget else 0.0
+    limits = Limits(case_seconds=options.timeout, budget_seconds=left)
     alone = [task for task in todo if task.case.kind.role != "communication"]
     together = [task for task in todo if task.case.kind.role == "communication"]
-    outcome = Runner(segment, _workers(options, devices), limits, progress).run(alone)
+    if options.cluster:
+        outcome = _over_cluster(options, alone, devices, limits)
+    else:
+        outcome = Runner(segment, _workers(options, devices), limits, progress).run(alone, more)
+    outcome.seconds += spent
     if together:
         group = _workers(options, ["+".join(devices)])
         other = Runner(segment, group, limits, progress, serving=serve_group).run(together)
@@ -294,6 +223,32 @@ def _run(
     return 1 if failed else 0
 
 
+def _over_cluster(
+    options: Options, tasks: list[Any], devices: list[str], limits: Any
+) -> Any:  # Any: tasks, Limits of the runner, an Outcome
+    from collector.cluster import run_cluster
+
+    if options.adaptive:
+        raise InvalidInputError(
+            "--adaptive decides by the rows of one host.", "Leave --cluster or --adaptive out."
+        )
+    worker = _workers(options, devices[:1])[0]
+    return run_cluster(options.cluster, tasks, worker, limits, _folder(options).resolve())
+
+
+def _ahead(options: Options, todo: list[Any], devices: list[str]) -> float:  # Any: tasks
+    """Seconds spent on compiling ahead, at most half of a budget."""
+    from collector.ahead import compile_ahead, representatives
+    from perfdb.systems import load_system
+
+    count = (os.cpu_count() or 1) - 2 if options.compilers < 0 else options.compilers
+    if devices[0].startswith("cpu") or count < 1 or options.what == "check":
+        return 0.0
+    wanted = representatives(todo, load_system(options.system), devices[0])
+    seconds = options.budget / 2 or options.timeout * len(wanted)
+    return compile_ahead(wanted, devices[0], processes=count, seconds=seconds)
+
+
 def _workers(options: Options, devices: list[str]) -> list[Any]:  # Any: options of workers
     from collector.worker import Options as WorkerOptions
 
@@ -312,6 +267,8 @@ def _workers(options: Options, devices: list[str]) -> list[Any]:  # Any: options
 
 def _done(options: Options) -> set[tuple[str, str, str]]:
     """Cases of earlier runs that are not measured again, by what was asked for."""
+    if options.out is None and options.dry_run:
+        return set()
     folder = _folder(options)
     rows = latest(_asked(read_log(folder)[0])) if folder.exists() else {}
     if rows and not options.resume:
@@ -329,7 +286,7 @@ def _asked(rows: Iterable[Json]) -> list[Json]:
 def _devices(options: Options) -> list[str]:
     if options.device.startswith("cpu"):
         return options.device.split(",")
-    if options.dry_run or options.list:
+    if options.dry_run or options.list or options.cluster:
         return [f"cuda:{number}" for number in (options.device or "0").split(",")]
     import torch
 

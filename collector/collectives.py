@@ -44,14 +44,16 @@ def serve_group(connection: Connection, options: Options) -> None:
         theirs.close()
         pipes.append(ours)
     member = Member(options, 0, port)
-    connection.send(Answer(row=member.provenance(), hello=True))
+    connection.send(Answer(phase="hello", row=member.provenance()))
     with suppress(EOFError):
-        while task := connection.recv():
-            for pipe in pipes:
-                pipe.send(task)
-            row = member.row(task)
-            # a process that failed where others did not leaves them waiting: a fresh group is safe
-            connection.send(Answer(row=row, restart=row["status"] == ERROR))
+        while window := connection.recv():
+            for place, task in enumerate(window):
+                connection.send(Answer(phase="preparing", place=place))
+                for pipe in pipes:
+                    pipe.send(task)
+                row = member.row(task)
+                # a process that failed where others did not leaves them waiting: a fresh group is safe
+                connection.send(Answer(row=row, place=place, restart=row["status"] == ERROR))
 
 
 def _peer(connection: Connection, options: Options, rank: int, port: int) -> None:
@@ -171,7 +173,7 @@ def _timing(each: list[float], calls: int, graph: bool, note: str) -> Json:
         "flushed": False,
         "graph": graph,
         "note": note,
-        "converged": half_width(each) <= PRECISION,
+        "converged": half_width([each]) <= PRECISION,
         "power": None,
         "idle_power": None,
         "energy": None,

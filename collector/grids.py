@@ -14,12 +14,17 @@ from oplib.case import Case
 from oplib.errors import InvalidInputError
 from oplib.op import kind
 from oplib.symbols import evaluate, parse_expr
-from perfdb.speed_of_light import bound_ms
+from perfdb.speed_of_light import bound_ms, sides_ms
 from perfdb.systems import System, load_system
 
 MOST_TOKENS = 65536  # b*s of a case
 MOST_MS = 20.0  # the bound of a case: what is longer interpolates well, and costs most of a run
 MEMORY_SHARE = 0.25  # of the device's memory, that the tensors of a case may take
+LAP = 1024  # cases that are sorted at a time
+WINDOW_MEMORY = 0.05  # of the device's memory, that the tensors of a window may take
+WINDOW_MS = 40.0  # the bounds of the cases of a window, together
+_HOST_SECONDS = 0.006  # of a case that needs no compilation
+_CPU_FLOPS, _CPU_BYTES = 4e10, 8e9  # per second of one core, in a torch of 2026
 _TOKENS = tuple(2**i for i in range(15))  # where a cluster's bytes are taken
 
 
@@ -106,6 +111,45 @@ def spread_out(cases: list[Case], seed: int = 0) -> list[Case]:
     return mixed
 
 
-def expected_seconds(case: Case, system: System, per_case: float = 0.012) -> float:
-    """What a case takes, roughly: `per_case` of the host, and 36 calls at half the bound's speed."""
-    return per_case + 36 * 2 * float(bound_ms(case.kind, case.params, case.dims, system)) / 1e3
+def in_laps(cases: list[Case], system: System) -> list[Case]:
+    """The same cases in laps of `LAP`, each sorted by the work of its cases, upwards and downwards by turns.
+
+    A GPU that is held at its power lowers its clock within milliseconds and raises it again in a few hundred: beside
+    neighbours of the same weight a case meets the same clock in every run.
+    """
+    found: list[Case] = []
+    for start in range(0, len(cases), LAP):
+        lap = sorted(cases[start : start + LAP], key=lambda case: _work_ms(case, system))
+        found += lap if start // LAP % 2 == 0 else lap[::-1]
+    return found
+
+
+def _work_ms(case: Case, system: System) -> float:
+    """Milliseconds of work at peak; where a kind counts none, of its bound."""
+    return float(sides_ms(case.kind, case.params, case.dims, system)[0]) or float(
+        bound_ms(case.kind, case.params, case.dims, system)
+    )
+
+
+def window_share(case: Case, system: System, *, cpu: bool = False) -> float:
+    """The part of a window of cases, measured side by side, that one fills with its tensors or its time."""
+    moved = float(case.kind.bytes(case.params, case.dims))
+    memory = max(moved, _held(case)) / (WINDOW_MEMORY * system.memory_capacity.base)
+    return min(max(memory, _bound(case, system, cpu=cpu) / WINDOW_MS), 1.0)
+
+
+def expected_seconds(case: Case, system: System, *, cpu: bool = False) -> float:
+    """What a case takes, roughly: the host's part, and as many calls as samples need at half the bound's speed."""
+    bound = _bound(case, system, cpu=cpu)
+    if bound >= 1.0:
+        return _HOST_SECONDS + 6 * 2 * bound / 1e3
+    return _HOST_SECONDS + 15 * max(2 * bound, 0.2) / 1e3
+
+
+def _bound(case: Case, system: System, *, cpu: bool) -> float:
+    """ms of the system's bound, or of what one core of a host does."""
+    if not cpu:
+        return float(bound_ms(case.kind, case.params, case.dims, system))
+    flops = float(case.kind.flops(case.params, case.dims))
+    moved = float(case.kind.bytes(case.params, case.dims))
+    return max(flops / _CPU_FLOPS, moved / _CPU_BYTES) * 1e3

@@ -1,7 +1,9 @@
 """The runner: tasks over one process per device; each row is in the log before its case counts as done.
 
-This process alone writes the log. A worker that dies, hangs or asks for it is replaced; the case it was at becomes a
-row with a status, and the one behind it is given out again.
+This process alone writes the log. A worker is given windows of tasks, which it makes ready one by one and samples
+side by side; each row is written as soon as its case is final. A worker that dies, hangs or asks for it is replaced;
+the case it made ready becomes a row with a status, and the others are given out again. Where it ended among the
+samples of several, each of them is given out alone.
 """
 
 from __future__ import annotations
@@ -20,7 +22,8 @@ from oplib.errors import TraceModelError
 
 Json: TypeAlias = dict[str, Any]  # Any: an object that becomes JSON
 Serving: TypeAlias = Callable[[Connection, Options], None]
-_AHEAD = 2  # tasks that a worker has: one runs while the row of the other is written
+WINDOW = 16  # tasks that a worker measures side by side, at most
+_AHEAD = 2  # windows that a worker has: it goes on to one while the rows of the other are written
 _START_SECONDS = 180.0  # for a process to load torch and open its device
 _START_TRIES = 3
 _GRACE_SECONDS = 5.0  # for the cases in flight once the budget is spent
@@ -51,12 +54,34 @@ class Outcome:
         )
 
 
+class Window:
+    """Tasks that a worker measures side by side: those without a row by their place, and how far it is."""
+
+    def __init__(self, tasks: Iterable[Task]) -> None:
+        self.sent = list(tasks)
+        self.left = dict(enumerate(self.sent))
+        self.alone: list[Task] = []  # those that did not fit beside the others
+        self.sampling = False
+        self.at = 0  # the place of the task that is made ready
+
+    def blamed(self) -> Task | None:
+        """The task that a worker was at when it ended; None where it was at several."""
+        if self.sampling and len(self.left) > 1:
+            return None
+        return self.left.pop(self.at if self.at in self.left else next(iter(self.left)))
+
+    def again(self) -> list[Task]:
+        """Tasks to be given out once more, each alone where it is not known which of them ended the worker."""
+        rest = [replace(one, share=1.0) if self.sampling else one for one in self.left.values()]
+        return self.alone + rest
+
+
 class Process:
     """One worker process and what it was given."""
 
     def __init__(self, options: Options, case_seconds: float, serving: Serving) -> None:
         self.options, self._case_seconds, self._serving = options, case_seconds, serving
-        self.given: collections.deque[Task] = collections.deque()
+        self.given: collections.deque[Window] = collections.deque()
         self.failed_starts = 0
         self._start()
 
@@ -72,21 +97,21 @@ class Process:
 
     @property
     def room(self) -> int:
-        """How many more tasks it takes."""
+        """How many more windows it takes."""
         return _AHEAD - len(self.given) if self.ready else 0
 
-    def give(self, task: Task) -> None:
-        """Send a task."""
+    def give(self, window: Window) -> None:
+        """Send the tasks of a window."""
         if not self.given:
-            self.deadline = time.monotonic() + self._case_seconds
-        self.given.append(task)
+            self.went_on()
+        self.given.append(window)
         try:
-            self.connection.send(task)
+            self.connection.send(window.sent)
         except OSError:
             return  # it is dead: receiving says so, and what it was given is given out again
 
-    def started_next(self) -> None:
-        """The next of its tasks runs from now."""
+    def went_on(self) -> None:
+        """It said something: its next step runs from now."""
         self.deadline = time.monotonic() + self._case_seconds
 
     def stop(self) -> int | None:
@@ -100,7 +125,7 @@ class Process:
 
     def restart(self) -> list[Task]:
         """A fresh process; what the old one still had."""
-        left = list(self.given)
+        left = [task for window in self.given for task in window.again()]
         self.given.clear()
         self._start()
         return left
@@ -119,10 +144,14 @@ class Runner:
         self._no_graph: set[tuple[str, str]] = set()
         self._checked: set[str] = set()
         self._taken: dict[tuple[str, str], str] = {}  # the variant that a request came to
+        self._later: list[Task] = []  # those that did not fit beside others
         self._outcome = Outcome()
 
-    def run(self, tasks: Iterable[Task]) -> Outcome:
-        """All tasks, until they are done or the budget is spent."""
+    def run(
+        self, tasks: Iterable[Task], more: Callable[[list[Json]], Iterable[Task]] | None = None
+    ) -> Outcome:
+        """All tasks, until they are done or the budget is spent. `more`, asked whenever all are done, gives further
+        ones by the rows so far, or none."""
         waiting = collections.deque(tasks)
         start = time.monotonic()
         budget = self._limits.budget_seconds
@@ -131,14 +160,16 @@ class Runner:
             for one in self._options[: len(waiting)]
         ]
         try:
-            while waiting or any(process.given for process in processes):
+            while self._goes_on(waiting, processes, more):
+                waiting.extend(self._later)
+                self._later.clear()
                 spent = time.monotonic() - start
                 if budget and spent > budget:
                     waiting.extendleft(self._drain(processes))
                     break
                 for process in processes:
                     while waiting and process.room > 0:
-                        process.give(self._hinted(waiting.popleft()))
+                        process.give(self._window(waiting))
                 self._step(processes, waiting, start + budget if budget else None)
         finally:
             for process in processes:
@@ -146,6 +177,18 @@ class Runner:
         self._outcome.left = len(waiting)
         self._outcome.seconds = time.monotonic() - start
         return self._outcome
+
+    def _goes_on(
+        self,
+        waiting: collections.deque[Task],
+        processes: list[Process],
+        more: Callable[[list[Json]], Iterable[Task]] | None,
+    ) -> bool:
+        if waiting or self._later or any(process.given for process in processes):
+            return True
+        if more is not None:
+            waiting.extend(more(self._outcome.rows))
+        return bool(waiting)
 
     def _step(
         self, processes: list[Process], waiting: collections.deque[Task], until: float | None
@@ -171,17 +214,33 @@ class Runner:
         except (EOFError, OSError):
             self._replace(process, waiting, ERROR, "the worker process ended")
             return
-        if answer.hello:
+        process.went_on()
+        if answer.phase == "hello":
             process.ready, process.failed_starts = True, 0
             process.provenance = str(answer.row["date"])
             self._segment.append(answer.row)
             return
-        task = process.given.popleft()
-        self._write({**answer.row, "provenance": process.provenance}, task)
-        process.started_next()
+        self._heard(process, answer)
         if answer.restart:
             process.stop()
             self._again(process, waiting)
+
+    def _heard(self, process: Process, answer: Answer) -> None:
+        """What a worker says of its first window."""
+        window = process.given[0]
+        if answer.phase == "preparing":
+            window.at = answer.place
+        elif answer.phase == "sampling":
+            window.sampling = True
+        else:
+            task = window.left.pop(answer.place)
+            if answer.phase == "alone":
+                window.alone.append(replace(task, share=1.0))
+            else:
+                self._write({**answer.row, "provenance": process.provenance}, task)
+        if not window.left:
+            process.given.popleft()
+            self._later += window.alone
 
     def _replace(
         self, process: Process, waiting: collections.deque[Task], status: str, reason: str
@@ -195,8 +254,7 @@ class Runner:
                     f"No worker starts on {process.options.device}: it ended with {code}.",
                     "Its own words are on stderr above.",
                 )
-        elif process.given:
-            task = process.given.popleft()
+        elif process.given and (task := process.given[0].blamed()) is not None:
             ended = "" if code is None or status == TIMEOUT else f" with status {code}"
             self._write(
                 {
@@ -218,6 +276,15 @@ class Runner:
     def _again(self, process: Process, waiting: collections.deque[Task]) -> None:
         process.options = replace(process.options, checked=tuple(sorted(self._checked)))
         waiting.extendleft(reversed(process.restart()))
+
+    def _window(self, waiting: collections.deque[Task]) -> Window:
+        """The next tasks, as many as one window holds."""
+        tasks, filled = [self._hinted(waiting.popleft())], 0.0
+        filled = tasks[0].share
+        while waiting and len(tasks) < WINDOW and filled + waiting[0].share <= 1.0:
+            filled += waiting[0].share
+            tasks.append(self._hinted(waiting.popleft()))
+        return Window(tasks)
 
     def _write(self, row: Json, task: Task) -> None:
         # a row goes under the variant that was asked for, so that a resumed run finds it again
@@ -254,13 +321,13 @@ class Runner:
                     answer: Answer = process.connection.recv()
                 except (EOFError, OSError):
                     break
-                self._write(
-                    {**answer.row, "provenance": process.provenance}, process.given.popleft()
-                )
+                self._heard(process, answer)
                 if answer.restart:
                     break
-            left += process.given
+            left += [task for window in process.given for task in window.again()]
             process.given.clear()
+        left += self._later
+        self._later.clear()
         return left
 
 

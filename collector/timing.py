@@ -2,8 +2,11 @@
 
 A sample is the time of a few calls captured in one CUDA graph, over the number of calls. Weights, caches and states
 rotate over more memory than twice the L2 cache where a graph has calls enough, and the cache is emptied by reading
-between graphs where not; what the op before would have just written stays the same tensor. Samples are taken until the
-median is known to 1 %: 1.96 standard errors of it, by the spread of the middle half, or until the time limit.
+between graphs where not; what the op before would have just written stays the same tensor.
+
+Cases are sampled in a window: each pass visits every case that is open, so that the samples of a case lie apart in
+time and see what changes slowly, the clock above all. A case is final once its median is known to 1 %, by the spread
+of its samples and by that of the medians of its passes, or once it has had its time.
 """
 
 from __future__ import annotations
@@ -11,23 +14,26 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
 
 from collector.bench import Bench, Replay
-from collector.nvml import Reading, wait_for_tick
+from collector.nvml import wait_for_tick
 from oplib.kernels.variant import Call
 
 Json = dict[str, Any]  # Any: an object that becomes JSON
-BATCH = 7  # samples taken before anything is read
-MOST_SAMPLES = 63
+PASSES = (3, 9)  # over a window: before any case is final, and at most
+PER_PASS = 3  # samples of a visit, one where a graph is long
 PRECISION = 0.01  # half width of the median's 95 % interval over the median
 GRAPH_MS = 0.15  # what a graph should last, so that events and launch are small beside it
-CALLS = (3, 32)  # calls in a graph
+LONG_MS = 1.0  # a graph that lasts this long is sampled once a visit
+CALLS = 32  # in a graph, at most
 BELOW = 0.98  # of the speed of light: less is no measurement but a mistake
+# Student's t for a 95 % interval of the mean of so many medians
+_STUDENT = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78, 6: 2.57, 7: 2.45, 8: 2.36, 9: 2.31}
 
 
 class WrongResult(Exception):
@@ -75,14 +81,60 @@ class Timing:
         return asdict(self)
 
 
+@dataclass(slots=True, kw_only=True)
+class Ready:
+    """A case bound to a device, and the samples that it has: ms of one call, by pass."""
+
+    call: Call
+    replay: Replay
+    calls: int
+    sets: int
+    flush: bool
+    long: bool
+    limits: Limits
+    passes: list[list[float]] = field(default_factory=list)
+    clocks: list[int] = field(default_factory=list)
+    throttled: dict[str, None] = field(default_factory=dict)
+    spent: float = 0.0
+
+    @property
+    def final(self) -> bool:
+        """Whether it needs no more samples: its median is known, or its time is over."""
+        fewest, most = PASSES
+        if len(self.passes) < fewest:
+            return False
+        over = self.spent > self.limits.seconds or len(self.passes) >= most
+        return over or half_width(self.passes) <= PRECISION
+
+
 def benchmark_with_power(make: Callable[[int], Call], bench: Bench, limits: Limits) -> Timing:
     """The time of a case on a device, and its power where `limits.power_seconds` asks for it.
 
     `make(n)` gives the case over n sets of inputs. Raises WrongResult where the time is below the speed of light, or
     where a replay leaves NaN in its outputs, which are filled with it before.
     """
+    ready = prepare(make, bench, limits)
+    _, found = next(sample_window([ready], bench))
+    if isinstance(found, WrongResult):
+        raise found
+    if not limits.power_seconds:
+        return found
+    power, window = _power(bench, ready.replay, limits)
+    if power is None:
+        return found
+    return replace(
+        found, power=power, idle_power=limits.idle_watts, energy=power * found.latency, window=window
+    )  # fmt: skip
+
+
+def prepare(make: Callable[[int], Call], bench: Bench, limits: Limits) -> Ready:
+    """The case in a graph that was replayed once, its outputs looked at. Raises WrongResult where they hold NaN."""
     call = make(1)
-    once = bench.once_ms(call.runs[0])
+    once = limits.floor_ms
+    if once < LONG_MS:
+        once = bench.once_ms(call.runs[0])
+    else:
+        call.runs[0]()  # what a first call sets up cannot be captured
     calls = calls_in_graph(once, limits.floor_ms, bench.hardware.l2_bytes > 0)
     cache = bench.hardware.l2_bytes
     sets = min(calls, max(1, math.ceil(2 * cache / max(call.cold_bytes, 1))))
@@ -91,51 +143,83 @@ def benchmark_with_power(make: Callable[[int], Call], bench: Bench, limits: Limi
         call = make(sets)
     replay = bench.bind(call.runs, calls, graph=limits.graph)
     _poison(replay, call)
-    before = bench.meter.read()
-    times, after = _samples(bench, replay, flush=flush, seconds=limits.seconds)
+    took = bench.sample(replay, 1, flush=flush, meanwhile=lambda: None)[0]
     _check_outputs(replay)
-    each = [one / calls for one in times]
-    latency = statistics.median(each)
-    if latency <= 0 or latency < BELOW * limits.floor_ms:
-        raise WrongResult(f"{latency:.6f} ms is below the speed of light, {limits.floor_ms:.6f} ms")
-    power, window = None, 0.0
-    if limits.power_seconds:
-        power, window = _power(bench, replay, limits)
+    return Ready(
+        call=call, replay=replay, calls=calls, sets=sets, flush=flush, long=took >= LONG_MS, limits=limits
+    )  # fmt: skip
+
+
+def sample_window(
+    cases: Sequence[Ready], bench: Bench
+) -> Iterator[tuple[int, Timing | WrongResult]]:
+    """The place and the time of each case, as soon as it is final."""
+    waiting = list(enumerate(cases))
+    while waiting:
+        _one_pass([case for _, case in waiting], bench)
+        left = []
+        for place, case in waiting:
+            if case.final:
+                yield place, _timing(case)
+            else:
+                left.append((place, case))
+        waiting = left
+
+
+def _one_pass(cases: Sequence[Ready], bench: Bench) -> None:
+    """Visit each case once. A visit that does not empty the cache begins with a replay that does not count: it brings
+    back what the op before would have left there."""
+    visits, clock = [], bench.clock()
+    for case in cases:
+        warm = 0 if case.flush or case.long else 1
+        count = 1 if case.long else PER_PASS
+        visits.append((case, warm, bench.start(case.replay, warm + count, flush=case.flush)))
+    reading = bench.meter.read()
+    for case, warm, times in visits:
+        found = times()
+        case.passes.append([one / case.calls for one in found[warm:]])
+        case.spent += sum(found) / 1e3
+        case.throttled |= dict.fromkeys(reading.throttled)
+    mhz = clock() or reading.clock
+    for case in cases:
+        case.clocks.append(mhz)
+
+
+def _timing(case: Ready) -> Timing | WrongResult:
+    each = [one for samples in case.passes for one in samples]
+    latency, floor = statistics.median(each), case.limits.floor_ms
+    if latency <= 0 or latency < BELOW * floor:
+        return WrongResult(f"{latency:.6f} ms is below the speed of light, {floor:.6f} ms")
     return Timing(
         latency=latency,
         spread=spread_of(each),
         samples=len(each),
-        calls=calls,
-        sets=sets,
-        flushed=flush,
-        graph=replay.graph,
-        note=replay.note,
-        converged=half_width(each) <= PRECISION,
-        clock_before=before.clock,
-        clock_after=after.clock,
-        throttled=after.throttled,
-        power=power,
-        idle_power=limits.idle_watts if power is not None else None,
-        energy=None if power is None else power * latency,
-        window=window,
-    )  # fmt: skip
+        calls=case.calls,
+        sets=case.sets,
+        flushed=case.flush,
+        graph=case.replay.graph,
+        note=case.replay.note,
+        converged=half_width(case.passes) <= PRECISION,
+        clock_before=case.clocks[0],
+        clock_after=case.clocks[-1],
+        throttled=tuple(case.throttled),
+    )
 
 
 def calls_in_graph(once_ms: float, floor_ms: float, on_gpu: bool) -> int:
-    """How many calls a graph holds: enough to last `GRAPH_MS` by the better of two guesses, few where they are long.
+    """How many calls a graph holds: enough to last `GRAPH_MS` by the better of two guesses.
 
     The bound is a guess from below, a call with its launches one from above.
     """
     guess = max(1.3 * floor_ms, 0.004) if on_gpu else max(once_ms, 1e-4)
     if once_ms > 10.0:
         return 1
-    if once_ms > 1.0:
+    if once_ms > 0.2:
         guess = max(guess, once_ms / 4)
-    fewest, most = CALLS
-    return min(max(math.ceil(GRAPH_MS / guess), fewest), most)
+    return min(max(math.ceil(GRAPH_MS / guess), 1), CALLS)
 
 
-def spread_of(times: list[float]) -> float:
+def spread_of(times: Sequence[float]) -> float:
     """The middle half of the samples over their median."""
     if len(times) < 2:
         return 0.0
@@ -143,31 +227,22 @@ def spread_of(times: list[float]) -> float:
     return (high - low) / statistics.median(times)
 
 
-def half_width(times: list[float]) -> float:
-    """Half of the 95 % interval of the median over the median; the deviation is that of a normal with this spread.
+def half_width(passes: Sequence[Sequence[float]]) -> float:
+    """Half of the 95 % interval of the median over the median, of samples by pass.
 
-    The standard error of a median is 1.253 deviations over the root of the count, a deviation is the middle half over
-    1.349.
+    The larger of two. By all samples: the standard error of a median is 1.253 deviations over the root of the count, a
+    deviation is the middle half over 1.349. By the passes, which see what changes slowly: their medians are as many
+    measurements, of which the mean has an interval by Student's t.
     """
-    return 1.96 * 1.253 * spread_of(times) / 1.349 / math.sqrt(len(times))
-
-
-def _samples(
-    bench: Bench, replay: Replay, *, flush: bool, seconds: float
-) -> tuple[list[float], Reading]:
-    """Samples until the median is known, and what the GPU said of itself while they ran."""
-    readings = [Reading()]
-    bench.sample(replay, 1, flush=flush, meanwhile=lambda: None)
-    times: list[float] = []
-    end = time.perf_counter() + seconds
-    while len(times) < MOST_SAMPLES:
-        times += bench.sample(
-            replay, BATCH, flush=flush, meanwhile=lambda: readings.append(bench.meter.read())
-        )
-        if half_width(times) <= PRECISION or time.perf_counter() > end:
-            break
-    reasons = dict.fromkeys(reason for reading in readings for reason in reading.throttled)
-    return times, Reading(clock=readings[-1].clock, throttled=tuple(reasons))
+    each = [one for samples in passes for one in samples]
+    inside = 1.96 * 1.253 * spread_of(each) / 1.349 / math.sqrt(len(each))
+    if len(passes) < 2:
+        return inside
+    medians = [statistics.median(samples) for samples in passes]
+    count = len(medians)
+    student = _STUDENT[min(count, max(_STUDENT))]
+    between = student * statistics.stdev(medians) / math.sqrt(count) / statistics.median(each)
+    return max(inside, between)
 
 
 def _power(bench: Bench, replay: Replay, limits: Limits) -> tuple[float | None, float]:

@@ -11,8 +11,8 @@ import signal
 import socket
 import sys
 import traceback
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from multiprocessing.connection import Connection
 from typing import Any, Literal, TypeAlias
@@ -20,7 +20,6 @@ from typing import Any, Literal, TypeAlias
 from collector.log import ERROR, OK, OOM, SKIPPED, WRONG
 from oplib.case import Case
 from oplib.errors import InvalidInputError
-from oplib.params import Params
 
 Json: TypeAlias = dict[str, Any]  # Any: an object that becomes JSON
 What: TypeAlias = Literal["time", "power", "check", "names"]
@@ -35,7 +34,7 @@ _PACKAGES = (
     "nvidia-nccl-cu13",
 )
 _PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of Linux's prctl
-_EXAMPLES = 3  # of the slot's, that a variant is checked on before its first row
+_POOL_SHARE = 0.1  # of the device's memory, that inputs get at first: more than a window needs
 _REASON = 300  # characters of an error that a row keeps
 
 
@@ -57,40 +56,49 @@ class Options:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
-    """One row to make: a case, which variant, and what to do with it."""
+    """One row to make: a case, which variant, and what to do with it. `share` is the part of a window that it fills;
+    1 has one to itself."""
 
     case: Case
     variant: str
     what: What = "time"
     graph: bool = True
+    share: float = 0.0
+
+
+Phase: TypeAlias = Literal["hello", "preparing", "sampling", "alone", "row"]
 
 
 @dataclass(slots=True, kw_only=True)
 class Answer:
-    """The fields that a worker adds to a row; `restart` asks for a fresh process, `hello` comes before any case."""
+    """What a worker says, of the task at `place` of its window.
 
+    `hello` comes before any window, `preparing` before each task, `sampling` before the samples of all that are ready,
+    `row` with the fields of a finished one, `alone` of one that did not fit beside the others; `restart` asks for a
+    fresh process.
+    """
+
+    phase: Phase = "row"
+    place: int = 0
     row: Json = field(default_factory=dict)
     restart: bool = False
-    hello: bool = False
 
 
 def serve(connection: Connection, options: Options) -> None:
-    """Answer tasks until the pipe closes. The process ends with its parent, also where that was killed."""
+    """Answer windows of tasks until the pipe closes. The process ends with its parent, also where that was killed."""
     die_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
     worker = Worker(options)
-    connection.send(Answer(row=worker.provenance(), hello=True))
+    connection.send(Answer(phase="hello", row=worker.provenance()))
     while True:
         try:
-            task = connection.recv()
+            window = connection.recv()
         except EOFError:
             return
-        if task is None:
-            return
-        answer = worker.answer(task)
-        connection.send(answer)
-        if answer.restart:
-            return
+        for answer in worker.answers(window):
+            connection.send(answer)
+            if answer.restart:
+                return
 
 
 class Worker:
@@ -115,7 +123,7 @@ class Worker:
         self.bench = bench_of(options.device)
         memory = self.bench.hardware.memory
         limit = int(options.memory_share * memory) if memory else 1 << 31
-        start = 1 << 30 if memory else 1 << 22
+        start = int(_POOL_SHARE * memory) if memory else 1 << 22
         self.source = PoolSource(options.device, options.seed, start=start, limit=limit)
         self._checked: dict[str, str] = dict.fromkeys(options.checked, "")
         self._unchecked: dict[str, str] = {}
@@ -141,24 +149,56 @@ class Worker:
         }
 
     def answer(self, task: Task) -> Answer:
-        """The row of a task; every failure is a status."""
+        """What becomes of one task by itself."""
+        return [one for one in self.answers([task]) if one.phase == "row"][-1]
+
+    def answers(self, window: Sequence[Task]) -> Iterator[Answer]:
+        """What becomes of the tasks of a window; every failure is a status."""
+        from collector.timing import sample_window
+
+        left: dict[int, Any] = {}  # Any: a Ready and fields of its row, by place
+        for place, task in enumerate(window):
+            yield Answer(phase="preparing", place=place)
+            made = self._made(task, beside=len(left))
+            if isinstance(made, Answer):
+                yield replace(made, place=place)
+                if made.restart:
+                    return
+            else:
+                left[place] = made
+        if left:
+            yield Answer(phase="sampling")
+            places = list(left)
+            try:
+                for i, found in sample_window([left[place][0] for place in places], self.bench):
+                    _, row = left.pop(places[i])
+                    yield self._timed_row(window[places[i]], places[i], found, row)
+            except Exception as error:  # noqa: BLE001 - becomes the status of the case, which is found alone
+                yield from self._broken({place: window[place] for place in left}, error)
+        left.clear()
+        self.bench.release()
+
+    def _made(
+        self, task: Task, *, beside: int
+    ) -> Any:  # Any: an Answer, or a Ready and fields of its row
+        """The answer to a task, or, where it is to be sampled, its case bound to the device and fields of its row."""
         torch = self._torch
-        row: Json = {
-            "what": task.what,
-            "variant": task.variant,
-            "case_id": task.case.case_id,
-            "op": task.case.op,
-            "params": dict(task.case.params),
-            "dims": dict(task.case.dims),
-        }
+        row = _head(task)
         restart = False
         try:
-            row |= self._result(task, row)
+            found = self._result(task, row)
+            if not isinstance(found, dict):
+                if not self.bench.reasons_to_restart:
+                    return found, row
+                found = self._at_once(task, found)
+            row |= found
         except InvalidInputError as error:
             row |= {"status": SKIPPED, "reason": error.message[:_REASON]}
         except (MemoryError, torch.OutOfMemoryError) as error:
-            row |= {"status": OOM, "reason": one_line(error)}
             self._empty()
+            if beside:
+                return Answer(phase="alone")
+            row |= {"status": OOM, "reason": one_line(error)}
         except Exception as error:  # noqa: BLE001 - becomes the status of this case
             wrong = type(error).__name__ == "WrongResult"
             row |= {"status": WRONG if wrong else ERROR, "reason": one_line(error)}
@@ -166,12 +206,38 @@ class Worker:
         if self.bench.reasons_to_restart:
             row.setdefault("note", self.bench.reasons_to_restart[-1])
             restart = True
-        if not restart:
-            self.bench.release()
-        row["date"] = now()
-        return Answer(row=row, restart=restart)
+        return Answer(row={**row, "date": now()}, restart=restart)
 
-    def _result(self, task: Task, row: Json) -> Json:
+    def _at_once(self, task: Task, ready: Any) -> Json:  # Any: a Ready
+        """The fields of a case whose capture was broken off: the process is not trusted with another."""
+        from collector.timing import sample_window
+
+        _, found = next(sample_window([ready], self.bench))
+        if isinstance(found, Exception):
+            raise found
+        return {"status": OK, "timing": found.to_json(), "floor_ms": self.floor(task.case)}
+
+    def _timed_row(
+        self, task: Task, place: int, found: Any, row: Json
+    ) -> Answer:  # Any: a Timing or WrongResult
+        if isinstance(found, Exception):
+            fields: Json = {"status": WRONG, "reason": one_line(found)}
+        else:
+            fields = {"status": OK, "timing": found.to_json(), "floor_ms": self.floor(task.case)}
+        return Answer(place=place, row={**row, **fields, "date": now()})
+
+    def _broken(self, tasks: Mapping[int, Task], error: Exception) -> Iterator[Answer]:
+        """Sampling failed: a case that was alone gets the status, of several each is tried alone in a fresh process."""
+        if len(tasks) == 1:
+            for place, task in tasks.items():
+                row = {**_head(task), "status": ERROR, "reason": one_line(error), "date": now()}
+                yield Answer(place=place, row=row, restart=not self._healthy())
+            return
+        for place in tasks:
+            yield Answer(phase="alone", place=place)
+        yield Answer(phase="sampling", restart=True)
+
+    def _result(self, task: Task, row: Json) -> Any:  # Any: fields of the row, or a Ready
         case = task.case
         variant = self._registry.resolve(
             case.op, task.variant or None, device=self.bench.hardware,
@@ -186,10 +252,12 @@ class Worker:
             row["note"] = note
         if task.what == "names":
             return {"status": OK, "kernels": self._kernels(variant, case)}
-        return {"status": OK, **self._timed(variant, task)}
+        return self._timed(variant, task)
 
-    def _timed(self, variant: Any, task: Task) -> Json:  # Any: a Variant, whose module loads torch
-        from collector.timing import Limits, benchmark_with_power
+    def _timed(
+        self, variant: Any, task: Task
+    ) -> Any:  # Any: a Variant; a Ready, or the fields where power is asked
+        from collector.timing import Limits, benchmark_with_power, prepare
 
         case = task.case
         power = self.options.power_seconds if task.what == "power" else 0.0
@@ -198,17 +266,21 @@ class Worker:
             self._idle = self._idle_watts(self.bench)
         limits = Limits(
             seconds=self.options.seconds,
-            floor_ms=self._floor(case),
+            floor_ms=self.floor(case),
             graph=task.graph and variant.capturable,
             power_seconds=power,
             idle_watts=self._idle or 0.0,
         )
-        found = benchmark_with_power(
-            lambda sets: variant.make(case.params, case.dims, self.source, sets), self.bench, limits
-        )
-        return {"timing": found.to_json(), "floor_ms": limits.floor_ms}
 
-    def _floor(self, case: Case) -> float:
+        def make(sets: int) -> Any:  # Any: a Call
+            return variant.make(case.params, case.dims, self.source, sets)
+
+        if not power:
+            return prepare(make, self.bench, limits)
+        found = benchmark_with_power(make, self.bench, limits)
+        return {"status": OK, "timing": found.to_json(), "floor_ms": limits.floor_ms}
+
+    def floor(self, case: Case) -> float:
         """Milliseconds that no kernel can beat: work at peak, and the bytes that the cache cannot hold at bandwidth.
 
         A small op may find what was just written in the cache and leave its own outputs there.
@@ -251,7 +323,7 @@ class Worker:
         from oplib.kernels.check import check
 
         right, refused = 0, ""
-        for params, dims in self._examples(variant):
+        for params, dims in self._registry.examples(variant, self.bench.hardware):
             try:
                 found = check(
                     variant, params, dims, device=self.options.device, seed=self.options.seed
@@ -267,14 +339,6 @@ class Worker:
         if refused and not right:
             self._unchecked[str(variant)] = f"unchecked, no example ran: {refused}"
         return ""
-
-    def _examples(self, variant: Any) -> list[tuple[Params, Mapping[str, int]]]:  # Any: a Variant
-        able = [
-            (params, dims)
-            for params, dims in self._registry.slot(variant.slot).examples
-            if variant.why_not(self.bench.hardware, params, dims) is None
-        ]
-        return able[:_EXAMPLES]
 
     def _kernels(self, variant: Any, case: Case) -> list[str]:  # Any: a Variant
         """Names of what runs on the device in one call, in order of first appearance; on a CPU those of operators."""
@@ -300,6 +364,18 @@ class Worker:
     def _empty(self) -> None:
         if self.bench.hardware.type == "cuda":
             self._torch.cuda.empty_cache()
+
+
+def _head(task: Task) -> Json:
+    """The fields that say what a row is of."""
+    return {
+        "what": task.what,
+        "variant": task.variant,
+        "case_id": task.case.case_id,
+        "op": task.case.op,
+        "params": dict(task.case.params),
+        "dims": dict(task.case.dims),
+    }
 
 
 def _finite(value: float) -> float | None:

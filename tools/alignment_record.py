@@ -3,8 +3,10 @@
     python tools/alignment_record.py CONFIGS FILE[=SAMPLING] ... [--before FOLDER]
 
 A FILE is an `alignment.json`; of two files the first that has a row counts, and SAMPLING says how it was sampled.
-`predicted_ms` is by our tables as they are, `held_out_ms` by them without every point that the row's model asks for:
-what a model would get that nobody has measured. `before_ms` is by the tables in FOLDER.
+docs/alignment.json itself is a FILE too, whose rows are priced anew. `predicted_ms` is by our tables with products at
+the clock at which layers ran, those of the version `-rested`; `held_out_ms` by them without every point that the row's
+model asks for: what a model would get that nobody has measured. `loaded_ms` is by our tables as `price-model` takes
+them, `before_ms` by the tables in FOLDER.
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ sys.path[:0] = [str(ROOT)]
 from oplib.case import Case  # noqa: E402
 from oplib.op import Op  # noqa: E402
 from perfdb.database import PerfDatabase  # noqa: E402
+from tools.merge_tables import merge  # noqa: E402
 from tracer import analysis  # noqa: E402
 from tracer.quantization import QuantScheme  # noqa: E402
 from tracer.submodules import submodules_of  # noqa: E402
@@ -34,6 +37,7 @@ from tracer.submodules import submodules_of  # noqa: E402
 Json = dict[str, Any]  # Any: an object that becomes JSON
 SYSTEM, BACKEND, LOWERING = "h100_sxm", "torch", "torch"
 OURS = ROOT / "perfdb" / "data"
+RESTED = "-rested"  # ends the version of rows whose samples do not follow each other at once
 KEY = ("model", "submodule", "phase", "workload")
 KEPT = (
     *KEY, "role", "standalone_ms", "measured_ms", "graph", "kernels_match", "kernels_differ", "difference", "note",
@@ -61,9 +65,20 @@ def case_ids(ops: tuple[Op, ...], workload: str) -> Iterator[str]:
         yield Case(op=op.op, params=dict(op.params), dims=dims).case_id
 
 
+def rested(folder: Path) -> Path:
+    """Our tables, the rows at rest in place of those under load or beside them."""
+    ours = folder / SYSTEM / BACKEND
+    shutil.copytree(OURS / SYSTEM / BACKEND, ours)
+    for version in ours.glob(f"*{RESTED}"):
+        for path in version.glob("*.txt"):
+            merge(path, ours / version.name.removesuffix(RESTED) / path.name)
+        shutil.rmtree(version)
+    return folder
+
+
 def without(hidden: set[str], folder: Path) -> Path:
-    """Our tables but for the rows of these cases."""
-    shutil.copytree(OURS / SYSTEM / BACKEND, folder / SYSTEM / BACKEND)
+    """Tables of `rested` but for the rows of these cases."""
+    rested(folder)
     for path in (folder / SYSTEM / BACKEND).rglob("*.txt"):
         with path.open(encoding="utf-8", newline="") as file:
             reader = csv.DictReader(file)
@@ -98,7 +113,16 @@ def compact(row: Json, sampling: str) -> Json:
 
 def priced(rows: list[Json], configs: Path, before: Path | None) -> Iterator[Json]:
     """The rows with their prices, model by model."""
-    today, old = database(OURS), database(before) if before else None
+    loaded, old = database(OURS), database(before) if before else None
+    with tempfile.TemporaryDirectory() as folder:
+        yield from _priced(
+            rows, configs, database(rested(Path(folder))), {"loaded_ms": loaded, "before_ms": old}
+        )
+
+
+def _priced(
+    rows: list[Json], configs: Path, today: PerfDatabase, others: dict[str, PerfDatabase | None]
+) -> Iterator[Json]:
     for model in dict.fromkeys(row["model"] for row in rows):
         print(model, file=sys.stderr, flush=True)
         traced = replace(analysis.trace_model(str(configs / model)), scheme=QuantScheme())
@@ -111,8 +135,9 @@ def priced(rows: list[Json], configs: Path, before: Path | None) -> Iterator[Jso
             for row in own:
                 row["predicted_ms"] = price(today, ops[id(row)], row["workload"])
                 row["held_out_ms"] = price(unseen, ops[id(row)], row["workload"])
-                if old is not None:
-                    row["before_ms"] = price(old, ops[id(row)], row["workload"])
+                for name, db in others.items():
+                    if db is not None:
+                        row[name] = price(db, ops[id(row)], row["workload"])
                 measured = row["measured_ms"]
                 row["gap"] = row["predicted_ms"] / measured - 1 if measured else None
                 yield row
@@ -130,7 +155,7 @@ def main() -> int:
         for row in json.loads(Path(path).read_text(encoding="utf-8")):
             key = tuple(row[name] for name in KEY)
             if key not in found or found[key]["failed"]:
-                found[key] = compact(row, sampling or "paired")
+                found[key] = compact(row, sampling or "paired") if "timing" in row else row
     rows = list(priced(list(found.values()), options.configs, options.before))
     rows.sort(key=lambda row: [row[name] for name in KEY])
     lines = ",\n".join(json.dumps(row) for row in rows)

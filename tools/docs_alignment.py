@@ -24,7 +24,8 @@ DATA = ROOT / "docs" / "alignment.json"
 LIMIT = 0.10
 PRICES = {
     "standalone_ms": "the same kernels alone",
-    "predicted_ms": "prices by our tables",
+    "predicted_ms": "prices by our tables, products at rest",
+    "loaded_ms": "prices by our tables, products under load",
     "held_out_ms": "prices, every point of the model hidden",
     "before_ms": "prices by the tables before these runs",
 }
@@ -69,8 +70,11 @@ sum of the same kernels on their own: {count} layers and workloads of {models} m
 {table}
 
 Most points that `predicted_ms` asks for are measured ones: these layers' ops were timed alone in the same runs, and the
-rows are in `perfdb/data/h100_sxm/torch`. Nothing is fitted to the layers. The third line is what a model gets whose
-points nobody has measured: its tables lack every point that it asks for at any of these workloads.
+rows are in `perfdb/data/h100_sxm/torch`. Nothing is fitted to the layers. Layers and those rows rest between samples;
+the products of them are a version of their own, `2.11.0-rested`, since `price-model` takes products under load, as a
+server runs them: at the lower clock of the power limit, which the third line shows against layers at rest. The fourth
+is what a model gets whose points nobody has measured: its tables lack every point that it asks for at any of these
+workloads.
 
 ![predicted against measured](alignment.svg)
 

@@ -126,7 +126,7 @@ class Standalone:
         return call
 
     def _timed(self, variant: Variant, case: Case) -> Json:
-        floor = self._worker._floor(case)
+        floor = self._worker.floor(case)
         limits = Limits(seconds=self._seconds, floor_ms=floor, graph=variant.capturable)
         found = benchmark_with_power(
             lambda sets: self._made(variant, case, sets), self.bench, limits

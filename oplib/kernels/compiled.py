@@ -38,6 +38,10 @@ class Compiled(Variant):
     ) -> str | None:
         return super().why_not(device, params, dims) or self._plain.why_not(device, params, dims)
 
+    def constants(self, params: Params, dims: Sizes) -> tuple[int, ...]:
+        """What of a case is a constant of the compiled code beside the parameters: cases that agree share it."""
+        return ()
+
     def prepare(self, inputs: Inputs, params: Params, dims: Sizes) -> Inputs:
         ready = self._plain.prepare(inputs, params, dims)
         for name, places in self.varies.items():
@@ -72,7 +76,8 @@ class Compiled(Variant):
             sizes = [
                 tuple(n for i, n in enumerate(t.shape) if i not in varying) for t in _tensors(value)
             ]
-            yield (name, *sizes) if sizes else (name, value)
+            plain = isinstance(value, int | float | str | None)
+            yield (name, *sizes) if sizes else (name, value if plain else type(value))
 
 
 def _tensors(value: Any) -> Iterator[torch.Tensor]:  # Any: an input

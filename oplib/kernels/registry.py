@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import pkgutil
+import textwrap
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -19,6 +20,7 @@ from oplib.params import Params
 from oplib.registry import kind
 
 REFERENCE = "eager"
+_CHECKED = 3  # examples
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,6 +135,12 @@ def ranked(name: str) -> list[Variant]:
     return sorted(slot(name).variants.values(), key=lambda v: (-v.preference, v.name))
 
 
+def examples(variant: Variant, device: Hardware) -> list[tuple[Params, Sizes]]:
+    """The first examples of its slot that a variant can run, on which it is checked before it is trusted."""
+    able = [one for one in slot(variant.slot).examples if variant.why_not(device, *one) is None]
+    return able[:_CHECKED]
+
+
 def why(
     name: str, device: Hardware, params: Params | None = None, dims: Sizes | None = None
 ) -> dict[str, str]:
@@ -140,15 +148,21 @@ def why(
     return {v.name: v.why_not(device, params, dims) or "" for v in ranked(name)}
 
 
-def dump(device: Hardware) -> Iterator[str]:
-    """A line per variant: slot, variant, what it is, and whether it runs on a device."""
+def dump(device: Hardware, width: int = 80) -> Iterator[str]:
+    """Lines of at most `width` columns: each slot, its variants, and whether they run on a device."""
     for name in slots():
+        yield name
         for variant in ranked(name):
             reason = variant.why_not(device)
             mark = f"no: {reason}" if reason else "yes"
             if variant.unverified:
                 mark += f"; unverified: {variant.unverified}"
-            yield f"{name:22} {variant.name:18} {mark:60} {variant.doc}"
+            yield from textwrap.wrap(
+                f"{variant.name:18} {mark}", width, initial_indent="  ", subsequent_indent=" " * 21
+            )
+            yield from textwrap.wrap(
+                variant.doc, width, initial_indent=" " * 6, subsequent_indent=" " * 6
+            )
 
 
 def _choice(name: str, device: Hardware, params: Params | None, dims: Sizes | None) -> str:

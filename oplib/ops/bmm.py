@@ -35,7 +35,7 @@ class Bmm(OpKind):
     Valid range:
         All sizes at least 1.
     Error:
-        No measured tables yet; bound only.
+        Of estimates between rows, by table: docs/interpolation.md. Small rows below the bound found bytes in the cache.
     Source:
         PyTorch 2.13 documentation, torch.bmm: https://docs.pytorch.org/docs/2.13/generated/torch.bmm.html
     """

@@ -38,7 +38,7 @@ class ContextAttention(PlainAttention):
     Valid range:
         s at least 1, p at least 0, num_heads a multiple of num_kv_heads, not both window and chunk.
     Error:
-        No measured tables yet; bound only.
+        Of estimates between rows, by table: docs/interpolation.md. Small rows below the bound found bytes in the cache.
     Source:
         Dao, FlashAttention-2, arXiv:2307.08691v1, section 4.1: https://arxiv.org/abs/2307.08691v1 (it halves the
         rectangle for a causal mask, here the diagonal is counted exactly); Ainslie et al., GQA, arXiv:2305.13245v3:

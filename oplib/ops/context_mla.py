@@ -33,7 +33,7 @@ class ContextMla(LatentAttention):
     Valid range:
         s at least 1, p at least 0.
     Error:
-        No measured tables yet; bound only.
+        Of estimates between rows, by table: docs/interpolation.md. Small rows below the bound found bytes in the cache.
     Source:
         DeepSeek-V2, arXiv:2405.04434v5, section 2.1 and appendix C: https://arxiv.org/abs/2405.04434v5
     """

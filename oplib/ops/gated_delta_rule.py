@@ -41,7 +41,7 @@ class GatedDeltaRule(ChunkedRecurrence):
     Valid range:
         num_v_heads a multiple of num_k_heads.
     Error:
-        No measured tables yet; bound only.
+        Of estimates between rows, by table: docs/interpolation.md. Small rows below the bound found bytes in the cache.
     Source:
         Yang et al., Gated DeltaNet, arXiv:2412.06464v3, section 3.3: https://arxiv.org/abs/2412.06464v3; Yang et al.,
         DeltaNet, arXiv:2406.06484v6, section 3.2: https://arxiv.org/abs/2406.06484v6; Kimi Linear,

@@ -31,7 +31,7 @@ class Gemm(OpKind):
     Valid range:
         m, n, k at least 1. At small m the launch time exceeds this bound.
     Error:
-        No measured tables yet; bound only.
+        Of estimates between rows, by table: docs/interpolation.md. Small rows below the bound found bytes in the cache.
     Source:
         NVIDIA, "Matrix Multiplication Background User's Guide" (February 2023), section 2:
         https://docs.nvidia.com/deeplearning/performance/dl-performance-matrix-multiplication/index.html

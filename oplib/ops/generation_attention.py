@@ -32,7 +32,7 @@ class GenerationAttention(PlainAttention):
     Valid range:
         s at least 1, p at least 0, num_heads a multiple of num_kv_heads, not both window and chunk.
     Error:
-        No measured tables yet; bound only.
+        Of estimates between rows, by table: docs/interpolation.md. Small rows below the bound found bytes in the cache.
     Source:
         Shazeer, "Fast Transformer Decoding", arXiv:1911.02150v1, section 2.4.1: https://arxiv.org/abs/1911.02150v1;
         Ainslie et al., GQA, arXiv:2305.13245v3: https://arxiv.org/abs/2305.13245v3;

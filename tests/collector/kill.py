@@ -23,7 +23,7 @@ from collector.runner import Limits, Runner  # noqa: E402
 from collector.worker import Answer, Options, Task, die_with_parent, now  # noqa: E402
 from oplib.case import Case  # noqa: E402
 
-DIES, HANGS, RESTARTS = 1_000_001, 1_000_002, 1_000_003  # values of m that misbehave
+DIES, HANGS, RESTARTS, DIES_LATE = (1_000_000 + i for i in range(4))  # values of m that misbehave
 
 
 def tasks(sizes: list[int]) -> list[Task]:
@@ -34,21 +34,33 @@ def tasks(sizes: list[int]) -> list[Task]:
 def serve(connection, options: Options) -> None:
     """A worker without torch."""
     die_with_parent()
-    connection.send(Answer(row={"what": "provenance", "date": now()}, hello=True))
+    connection.send(Answer(phase="hello", row={"what": "provenance", "date": now()}))
     with contextlib.suppress(EOFError):
-        while task := connection.recv():
-            m = task.case.dims["m"]
-            if m == DIES:
-                os.kill(os.getpid(), signal.SIGKILL)
-            time.sleep(60 if m == HANGS else 0.0005)
-            row = {
-                "what": task.what, "variant": task.variant, "case_id": task.case.case_id,
-                "op": "gemm", "params": dict(task.case.params), "dims": dict(task.case.dims),
-                "status": "ok", "date": now(),
-            }  # fmt: skip
-            connection.send(Answer(row=row, restart=m == RESTARTS))
-            if m == RESTARTS:
-                return
+        while window := connection.recv():
+            for place in range(len(window)):
+                connection.send(Answer(phase="preparing", place=place))
+                if window[place].case.dims["m"] == DIES:
+                    os.kill(os.getpid(), signal.SIGKILL)
+            connection.send(Answer(phase="sampling"))
+            # cases of a window become final in another order than they were given in
+            for place in sorted(range(len(window)), key=lambda i: window[i].case.case_id):
+                if not sampled(connection, window[place], place):
+                    return
+
+
+def sampled(connection, task: Task, place: int) -> bool:
+    """Half a millisecond, and the row; whether the process goes on."""
+    m = task.case.dims["m"]
+    if m == DIES_LATE:
+        os.kill(os.getpid(), signal.SIGKILL)
+    time.sleep(60 if m == HANGS else 0.0005)
+    row = {
+        "what": task.what, "variant": task.variant, "case_id": task.case.case_id,
+        "op": "gemm", "params": dict(task.case.params), "dims": dict(task.case.dims),
+        "status": "ok", "date": now(),
+    }  # fmt: skip
+    connection.send(Answer(row=row, place=place, restart=m == RESTARTS))
+    return m != RESTARTS
 
 
 def never(connection, options: Options) -> None:

@@ -328,19 +328,25 @@ class Timed:
     def __init__(self, ms: float) -> None:
         self.ms, self.calls, self.reasons_to_restart = ms, [], []
 
-    def sample(self, _replay, count, *, flush, meanwhile):
+    def start(self, _replay, count, *, flush):
         self.calls.append(count)
-        return [self.ms + 1.0, *[self.ms] * (count - 1)]
+        return lambda: [self.ms + 1.0, *[self.ms] * (count - 1)]
 
 
-def test_a_rested_device_is_started_before_a_sample():
-    """Long samples are taken one by one, each behind one that is not counted; short ones all at once."""
+def test_a_rested_device_is_started_before_its_samples(monkeypatch):
+    """A replay that is not counted goes ahead; after enough work the device rests before the next, else it does not."""
+    slept = []
+    monkeypatch.setattr("collector.align.rested.time.sleep", slept.append)
     slow = Timed(2.0)
-    assert RestedBench(slow).sample(None, 3, flush=False, meanwhile=lambda: None) == [2.0] * 3
-    assert slow.calls == [1, 2, 2, 2]
-    short = Timed(-0.9)
-    RestedBench(short).sample(None, 3, flush=False, meanwhile=lambda: None)
-    assert short.calls == [1, 3]
+    rested = RestedBench(slow)
+    for _ in range(2):
+        assert rested.sample(None, 3, flush=False, meanwhile=lambda: None) == [2.0] * 3
+    assert slow.calls == [4, 4]
+    assert slept == pytest.approx([3 * 9.0 / 1e3])
+    short = RestedBench(Timed(-0.3))
+    for _ in range(2):
+        short.start(None, 3, flush=False)()
+    assert len(slept) == 1
 
 
 def test_the_page_escapes(tmp_path):

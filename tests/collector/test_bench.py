@@ -14,6 +14,7 @@ from oplib.kernels.hardware import Hardware
 from oplib.kernels.variant import Call
 
 KERNEL_MS, GRAPH_MS = 0.002, 0.006
+MHZ = 1500
 
 
 class FakeCuda:
@@ -30,6 +31,9 @@ class FakeCuda:
             self.clock += KERNEL_MS
         else:
             self.capturing.kernels += 1
+
+    def sleep(self, cycles: int) -> None:
+        self.clock += KERNEL_MS + cycles / MHZ / 1e3
 
     def graph(self):
         owner = self
@@ -78,6 +82,7 @@ def cuda(monkeypatch: pytest.MonkeyPatch) -> FakeCuda:
         get_device_properties=lambda device: types.SimpleNamespace(uuid=None),
         CUDAGraph=fake.graph,
         Event=fake.event,
+        _sleep=fake.sleep,
         graph_pool_handle=lambda: "pool",
         synchronize=lambda: None,
         memory_reserved=lambda: 10,
@@ -113,6 +118,7 @@ def test_what_a_graph_costs_is_taken_off(cuda: FakeCuda) -> None:
     assert found.latency == pytest.approx(KERNEL_MS)
     assert found.graph
     assert found.calls == 32
+    assert found.clock_after == MHZ  # from two spins, what starts one being taken off
 
 
 def test_a_capture_that_is_refused_runs_plainly_and_asks_for_a_restart(cuda: FakeCuda) -> None:

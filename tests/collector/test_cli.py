@@ -9,7 +9,17 @@ import pytest
 
 from collector import cli
 from collector.export import export
-from collector.grids import MOST_TOKENS, expected_seconds, fits, grid_cases, shapes, spread_out
+from collector.grids import (
+    LAP,
+    MOST_TOKENS,
+    expected_seconds,
+    fits,
+    grid_cases,
+    in_laps,
+    shapes,
+    spread_out,
+    window_share,
+)
 from collector.log import Segment
 from collector.repeat import compare, sampled
 from oplib.registry import kind
@@ -75,11 +85,39 @@ def test_misuse_is_told(
     assert json.loads(said.out)["error"]["kind"]
 
 
+def test_a_dry_run_needs_no_folder(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["--ops", "gemm", "--models", "Qwen3-8B", "--dry-run", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["cases"] > 0
+    assert told["seconds"] > 0
+
+
+def test_neighbours_in_a_lap_are_of_one_weight() -> None:
+    """Work grows along the first lap and falls along the second; nothing is lost, and windows hold what fits."""
+    cases = spread_out(grid_cases("gemm", "h200_sxm"))
+    found = in_laps(cases, SYSTEM)
+    assert sorted(c.case_id for c in found) == sorted(c.case_id for c in cases)
+    work = [float(case.kind.flops(case.params, case.dims)) for case in found]
+    assert work[:LAP] == sorted(work[:LAP])
+    assert work[LAP : 2 * LAP] == sorted(work[LAP : 2 * LAP], reverse=True)
+    shares = [window_share(case, SYSTEM) for case in cases]
+    assert 0 < min(shares) < 1 / 16
+    assert max(shares) <= 1
+
+
+def test_a_cpu_is_expected_to_take_longer() -> None:
+    """What is expected of a core is not what the system's bound says."""
+    large = gemm(4096, 4096, 4096)
+    assert expected_seconds(large, SYSTEM, cpu=True) > 100 * expected_seconds(large, SYSTEM)
+    assert window_share(large, SYSTEM, cpu=True) == 1.0
+
+
 def test_kernels_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["--kernels", "--device", "cpu"]) == 0
     text = capsys.readouterr().out
     assert "sdpa_cudnn" in text
     assert "no: needs cuda, this is cpu" in text
+    assert max(len(line) for line in text.splitlines()) <= 80
 
 
 def test_a_run_on_the_cpu_becomes_a_table(tmp_path: Path) -> None:
@@ -124,3 +162,15 @@ def test_a_dtype_that_is_asked_for_replaces_that_of_every_shape() -> None:
     cases = grid_cases("gemm", "h200_sxm", dtypes=iter(["fp8"]))
     assert {case.params["dtype"] for case in cases} == {"fp8"}
     assert len({(case.params["n"], case.params["k"]) for case in cases}) > 100
+
+
+def test_a_task_by_itself_has_one_row() -> None:
+    """A worker in this process: a time, a check, and a case that no variant takes."""
+    from collector.worker import Options, Task, Worker
+
+    worker = Worker(Options(device="cpu", seconds=0.01))
+    timed = worker.answer(Task(case=gemm(4), variant="eager")).row
+    assert (timed["status"], timed["variant"]) == ("ok", "eager")
+    assert timed["timing"]["latency"] > 0
+    assert worker.answer(Task(case=gemm(4), variant="eager", what="check")).row["status"] == "ok"
+    assert worker.answer(Task(case=gemm(4), variant="trtllm")).row["status"] == "skipped"

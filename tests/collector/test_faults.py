@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from collector.log import latest, read_log
-from tests.collector.running import collect, gemm, write_plan
+from tests.collector.running import PLUGIN, collect, gemm, write_plan
 
 CASES = [gemm(m) for m in (1, 2, 3)]
 
@@ -71,3 +71,33 @@ def test_resume_repeats_nothing_and_retries_on_request(run: tuple[int, dict, Pat
     status, _, said = collect(out, "--cases", plan)
     assert status == 2
     assert "--resume" in said
+
+
+def test_what_fails_beside_others_is_tried_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory that lacks while others are held, and samples that break off: no row, but a second try by itself; alone
+    the same is a row."""
+    from collector import timing
+    from collector.worker import Options, Task, Worker
+    from oplib.kernels.registry import slot
+
+    worker = Worker(Options(device="cpu", seconds=0.01, check=False, plugins=(PLUGIN,)))
+    try:
+        window = [Task(case=gemm(4), variant="eager"), Task(case=gemm(5), variant="greedy")]
+        said = [(one.phase, one.place) for one in worker.answers(window)]
+        assert said == [
+            ("preparing", 0), ("preparing", 1), ("alone", 1), ("sampling", 0), ("row", 0)
+        ]  # fmt: skip
+        assert worker.answer(window[1]).row["status"] == "oom"
+
+        def broken(cases, bench):
+            raise RuntimeError("an illegal memory access was encountered")
+
+        monkeypatch.setattr(timing, "sample_window", broken)
+        both = [window[0], Task(case=gemm(6), variant="eager")]
+        answers = list(worker.answers(both))
+        assert [one.place for one in answers if one.phase == "alone"] == [0, 1]
+        assert answers[-1].restart
+        assert worker.answer(window[0]).row["status"] == "error"
+    finally:
+        for name in ("quick", "raises", "hangs", "dies", "greedy", "wrong", "unwritten"):
+            slot("gemm").variants.pop(name, None)

@@ -11,10 +11,11 @@ import torch
 from oplib.errors import DuplicateNameError, InvalidInputError
 from oplib.kernels import registry
 from oplib.kernels.check import check
+from oplib.kernels.compiled import Compiled
 from oplib.kernels.hardware import Hardware, hardware
 from oplib.kernels.registry import dump, resolve, slot, slots, why
 from oplib.kernels.source import FreshSource, PoolSource
-from oplib.kernels.variant import Variant
+from oplib.kernels.variant import Needs, Variant
 from oplib.registry import kind, op_kinds
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -206,3 +207,58 @@ def test_tensors_of_a_set_do_not_overlap_and_sets_rotate() -> None:
     assert len(set(places)) == 5
     with pytest.raises(MemoryError, match="over 1048576"):
         source.weight((1 << 20,), torch.float32)
+
+
+def compiled_ones() -> list[tuple[Variant, int]]:
+    """Compiled variants on the examples of their slot, by a backend of torch that runs what was captured as it is."""
+    found = []
+    for one in slots().values():
+        for variant in one.variants.values():
+            if not isinstance(variant, Compiled):
+                continue
+            anywhere = Needs(dtypes=type(variant).needs.dtypes)
+            stand_in = type("StandIn", (type(variant),), {"backend": "eager", "needs": anywhere})
+            made = stand_in(variant.slot, variant.name, one.reference.inputs)
+            found += [
+                (made, i)
+                for i, (params, dims) in enumerate(one.examples)
+                if made.why_not(CPU, params, dims) is None
+            ]
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # torch's compiler has its own
+@pytest.mark.parametrize(("variant", "example"), compiled_ones(), ids=str)
+def test_compiled_variants_are_right(variant: Variant, example: int) -> None:
+    params, dims = slot(variant.slot).examples[example]
+    found = check(variant, params, dims, device="cpu", seed=0)
+    assert found.ok, found
+
+
+def test_each_output_of_a_cluster_is_written() -> None:
+    """No output is an input, nor another output: a compiler would leave it out."""
+    one = slot("pointwise")
+    for params, dims in one.examples:
+        given = one.reference.inputs(params, dims, FreshSource("cpu", 0))
+        out = one.reference.run(given, params, dims)
+        places = [tensor.data_ptr() for tensor in (*given["tensors"], *out)]
+        assert len(set(places)) == len(places)
+        assert {tensor.dtype for tensor in out} == {given["tensors"][0].dtype}
+
+
+@pytest.mark.parametrize("s", [1, 5, 19])
+def test_chunks_of_linear_attention_are_the_recurrence(s: int) -> None:
+    """The chunked form gives what one step after the other gives, to rounding in float64."""
+    from oplib.kernels.linear_attention.eager import chunked
+
+    torch.manual_seed(s)
+    q, k, v = (torch.randn(2, 3, s, n, dtype=torch.float64) for n in (4, 4, 5))
+    decay = -torch.rand(3, 1, 1, dtype=torch.float64)
+    state, outputs = torch.zeros(2, 3, 4, 5, dtype=torch.float64), []
+    for t in range(s):
+        state = state * decay.exp() + k[:, :, t, :, None] * v[:, :, t, None]
+        outputs.append((q[:, :, t, None] @ state)[:, :, 0])
+    y, last = chunked(q, k, v, decay, 8)
+    torch.testing.assert_close(y, torch.stack(outputs, 2))
+    torch.testing.assert_close(last, state)

@@ -39,14 +39,15 @@ def run(folder: Path, sizes: list[int], limits: Limits) -> tuple[Runner, list[di
 
 def test_a_worker_that_fails_costs_one_case(tmp_path: Path) -> None:
     """One case ends the process, one hangs, one asks for a fresh process: all others are measured, each once."""
-    sizes = [*range(1, 40), kill.DIES, kill.HANGS, kill.RESTARTS, *range(40, 80)]
+    sizes = [*range(1, 40), kill.DIES, kill.HANGS, kill.RESTARTS, kill.DIES_LATE, *range(40, 80)]
     _, rows, left = run(tmp_path, sizes, Limits(case_seconds=1.0))
     by_size = {row["dims"]["m"]: row for row in rows}
     assert (left, len(rows), len(by_size)) == (0, len(sizes), len(sizes))
-    assert by_size[kill.DIES]["status"] == "error"
-    assert "ended" in by_size[kill.DIES]["reason"]
+    for size in (kill.DIES, kill.DIES_LATE):
+        assert by_size[size]["status"] == "error"
+        assert "ended" in by_size[size]["reason"]
     assert by_size[kill.HANGS]["status"] == "timeout"
-    assert sum(row["status"] == "ok" for row in rows) == len(sizes) - 2
+    assert sum(row["status"] == "ok" for row in rows) == len(sizes) - 3
     logged = [row for row in read_log(tmp_path)[0] if "case_id" in row]
     assert len(logged) == len(sizes)
     assert not failed_groups(rows)

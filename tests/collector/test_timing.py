@@ -12,7 +12,8 @@ import torch
 from collector.bench import Plain
 from collector.nvml import NoMeter, Reading, wait_for_tick
 from collector.timing import (
-    MOST_SAMPLES,
+    PASSES,
+    PER_PASS,
     PRECISION,
     Limits,
     WrongResult,
@@ -20,6 +21,8 @@ from collector.timing import (
     calls_in_graph,
     half_width,
     idle_watts,
+    prepare,
+    sample_window,
     spread_of,
 )
 from oplib.kernels.hardware import Hardware
@@ -47,6 +50,7 @@ class FakeBench:
     taken: int = 0
     flushes: list[bool] = field(default_factory=list)
     sets: int = 0
+    mhz: int = 0
 
     def once_ms(self, run) -> float:
         run()
@@ -56,15 +60,22 @@ class FakeBench:
         self.sets, self.calls = len(runs), calls
         return GraphLike(runs, calls) if graph else Plain(runs, calls, "asked for")
 
-    def sample(self, replay, count, *, flush, meanwhile: Callable[[], None]) -> list[float]:
+    def start(self, replay, count: int, *, flush: bool) -> Callable[[], list[float]]:
         self.flushes.append(flush)
         replay()
-        meanwhile()
-        start = self.taken
+        begin = self.taken
         self.taken += count
-        return [
-            self.scripted[i % len(self.scripted)] * self.calls for i in range(start, start + count)
+        times = [
+            self.scripted[i % len(self.scripted)] * self.calls for i in range(begin, begin + count)
         ]
+        return lambda: times
+
+    def sample(self, replay, count, *, flush, meanwhile: Callable[[], None]) -> list[float]:
+        meanwhile()
+        return self.start(replay, count, flush=flush)()
+
+    def clock(self) -> Callable[[], int]:
+        return lambda: self.mhz
 
     def synchronize(self) -> None:
         return None
@@ -78,32 +89,72 @@ def make(cold: int = 0, run: Callable[[], tuple] | None = None) -> Callable[[int
     return lambda sets: Call(runs=(one,) * sets, cold_bytes=cold)
 
 
-def test_a_steady_case_stops_after_one_batch() -> None:
-    found = benchmark_with_power(make(), FakeBench([0.5]), Limits())
-    assert (found.latency, found.spread, found.samples, found.converged) == (0.5, 0.0, 7, True)
+def test_a_steady_case_stops_after_the_fewest_passes() -> None:
+    found = benchmark_with_power(make(), FakeBench([0.01]), Limits())
+    assert (found.latency, found.spread, found.converged) == (0.01, 0.0, True)
+    assert found.samples == PASSES[0] * PER_PASS
     assert (found.graph, found.calls) == (True, 32)
     assert found.power is None
 
 
 def test_a_noisy_case_is_sampled_until_its_median_is_known() -> None:
-    """Samples that spread over 8 % need more than a batch; those that never settle end unconverged at the limit."""
-    some = benchmark_with_power(make(), FakeBench([1.0, 1.02, 0.98, 1.01, 0.99]), Limits())
-    assert 7 < some.samples < MOST_SAMPLES
+    """Samples that spread over 8 % need more passes; those that never settle end unconverged at the limit."""
+    some = benchmark_with_power(make(), FakeBench([0.01, 0.0102, 0.0098, 0.0101, 0.0099]), Limits())
+    assert some.samples > PASSES[0] * PER_PASS
     assert some.converged
-    never = benchmark_with_power(make(), FakeBench([1.0, 2.0]), Limits())
-    assert (never.samples, never.converged) == (MOST_SAMPLES, False)
-    late = benchmark_with_power(make(), FakeBench([1.0, 2.0]), Limits(seconds=0.0))
-    assert late.samples == 7
+    never = benchmark_with_power(make(), FakeBench([0.01, 0.02]), Limits())
+    assert (never.samples, never.converged) == (PASSES[1] * PER_PASS, False)
+    late = benchmark_with_power(make(), FakeBench([0.01, 0.02]), Limits(seconds=0.0))
+    assert late.samples == PASSES[0] * PER_PASS
 
 
-def test_the_criterion_is_the_standard_error_of_a_median() -> None:
-    """Medians of normal samples fall within the stated half width 95 times of 100, about."""
+def test_a_long_graph_is_sampled_once_a_visit() -> None:
+    found = benchmark_with_power(make(), FakeBench([2.0]), Limits(floor_ms=1.9))
+    assert (found.calls, found.samples, found.converged) == (1, PASSES[0], True)
+
+
+def test_a_drift_between_passes_is_no_convergence() -> None:
+    """Samples that agree within each pass and differ by 3 % from pass to pass: their own spread would say 1 %."""
+    steady = [[1.0, 1.0, 1.0], [1.03, 1.03, 1.03], [1.0, 1.0, 1.0], [1.03, 1.03, 1.03]]
+    assert half_width([[one for samples in steady for one in samples]]) < half_width(steady)
+    assert half_width(steady) > 2 * PRECISION
+    assert half_width([[1.0] * 3] * 3) == 0.0
+
+
+def test_cases_of_a_window_take_turns() -> None:
+    """Each pass visits every open case once; a case is given out when it is final, before the others are."""
+
+    class Turns(FakeBench):
+        def start(self, replay, count: int, *, flush: bool) -> Callable[[], list[float]]:
+            visited.append(replay)
+            noisy = replay is cases[1].replay
+            times = [
+                0.01 * self.calls * (1.0 + noisy * 0.3 * (len(visited) % 4)) for _ in range(count)
+            ]
+            return lambda: times
+
+    visited: list = []
+    cases: list = []
+    bench = Turns([0.01], mhz=1755)
+    cases += [prepare(make(), FakeBench([0.01]), Limits()) for _ in range(3)]
+    bench.calls = 32
+    found = list(sample_window(cases, bench))
+    assert visited[:9] == [case.replay for case in cases] * PASSES[0]
+    assert [place for place, _ in found] == [0, 2, 1]
+    assert [timing.converged for _, timing in found] == [True, True, False]
+    assert {timing.clock_after for _, timing in found} == {1755}
+
+
+def test_the_criterion_is_the_interval_of_a_median() -> None:
+    """Medians of normal samples fall within the stated half width 95 times of 100, about, in one pass or in several."""
     generator = torch.Generator().manual_seed(0)
-    inside, rounds, count = 0, 400, 49
-    for _ in range(rounds):
-        times = (10 + 0.2 * torch.randn(count, generator=generator)).tolist()
-        inside += abs(sorted(times)[count // 2] / 10 - 1) <= half_width(times)
-    assert 0.90 <= inside / rounds <= 0.99
+    for passes, count in ((1, 49), (5, 9)):
+        inside, rounds = 0, 400
+        for _ in range(rounds):
+            times = (10 + 0.2 * torch.randn(passes, count, generator=generator)).tolist()
+            median = sorted(one for samples in times for one in samples)[passes * count // 2]
+            inside += abs(median / 10 - 1) <= half_width(times)
+        assert 0.90 <= inside / rounds <= 0.995
     assert PRECISION == 0.01
     assert spread_of([1.0]) == 0.0
 
@@ -136,7 +187,7 @@ def test_outputs_that_a_replay_leaves_are_found() -> None:
 
 @pytest.mark.parametrize(
     ("once", "floor", "gpu", "calls"),
-    [(0.02, 0.0, True, 32), (0.02, 0.02, True, 6), (0.02, 1.0, True, 3), (50.0, 0.0, True, 1), (4.0, 0.0, True, 3),
+    [(0.02, 0.0, True, 32), (0.02, 0.02, True, 6), (0.02, 1.0, True, 1), (50.0, 0.0, True, 1), (0.4, 0.0, True, 2),
      (0.05, 0.0, False, 3), (0.001, 0.0, False, 32)],
 )  # fmt: skip
 def test_calls_in_a_graph(once: float, floor: float, gpu: bool, calls: int) -> None:

@@ -14,7 +14,6 @@ class FlashInferDecode(Variant):
     """FlashInfer's BatchDecodeWithPagedKVCacheWrapper over pages of 16 tokens; its plan is not timed."""
 
     needs = shared.NEEDS
-    unverified = shared.UNSEEN
     bindable = False  # a plan is made on the host for each call
 
     def refuses(self, params: Params, dims: Sizes) -> str | None:

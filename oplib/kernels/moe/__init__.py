@@ -2,7 +2,9 @@
 
 Inputs: x[m, hidden], logits[m, experts] of the router, up[experts, (2 or 1)·inner, hidden] with the gate in front where
 there is one, down[experts, hidden, inner], and up_bias, down_bias or None. Logits are such that the experts of a token
-are drawn without replacement, all alike (balanced) or by popularities of a power law (`oplib.ops.moe`).
+are drawn without replacement, all alike (balanced) or by popularities of a power law (`oplib.ops.moe`). In fp8 weights
+are stored in it, with a float32 scale per row of each expert's matrices, up_scale[experts, (2 or 1)·inner] and
+down_scale[experts, hidden], and tokens come in bfloat16: rounding them is part of the op.
 """
 
 from __future__ import annotations
@@ -21,23 +23,31 @@ EXAMPLES = (
     (_SIZES, {"m": 37}),
     (_SIZES, {"m": 1}),
     ({**_SIZES, "gated": False, "bias": True, "distribution": "power_law_1.2"}, {"m": 19}),
+    ({**_SIZES, "intermediate_size": 48, "dtype": "fp8"}, {"m": 37}),
 )
 
 
 def inputs(params: Params, dims: Sizes, source: Source) -> Inputs:
     """Tokens, logits and weights."""
-    m, dtype = dims["m"], DTYPES[text(params, "dtype")]
+    m, stored = dims["m"], DTYPES[text(params, "dtype")]
+    quantised = text(params, "dtype") == "fp8"
+    dtype = DTYPES["bfloat16"] if quantised else stored
     hidden, inner = integer(params, "hidden_size"), integer(params, "intermediate_size")
     experts = integer(params, "num_experts")
     wide = 2 * inner if flag(params, "gated") else inner
     biased = flag(params, "bias")
+    scales: Inputs = {}
+    if quantised:
+        scales["up_scale"] = source.uniform((experts, wide), 0.01, 0.03, torch.float32)
+        scales["down_scale"] = source.uniform((experts, hidden), 0.01, 0.03, torch.float32)
     return {
+        **scales,
         "x": source.activation((m, hidden), dtype),
         "logits": _logits(
             text(params, "distribution"), m, integer(params, "top_k"), experts, source
         ),
-        "up": source.weight((experts, wide, hidden), dtype),
-        "down": source.weight((experts, hidden, inner), dtype),
+        "up": source.weight((experts, wide, hidden), stored),
+        "down": source.weight((experts, hidden, inner), stored),
         "up_bias": source.weight((experts, wide), dtype) if biased else None,
         "down_bias": source.weight((experts, hidden), dtype) if biased else None,
     }

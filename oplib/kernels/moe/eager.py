@@ -5,13 +5,17 @@ from __future__ import annotations
 import torch
 from torch.nn import functional
 
-from oplib.kernels.variant import Inputs, Outputs, Sizes, Variant
+from oplib.kernels.variant import Inputs, Needs, Outputs, Sizes, Variant
 from oplib.params import Params, flag, integer
 
 
 class Eager(Variant):
-    """A loop over the experts. It asks for each one's tokens on the host, so no CUDA graph holds it."""
+    """A loop over the experts. It asks for each one's tokens on the host, so no CUDA graph holds it.
 
+    As the reference of fp8 it rounds tokens as a kernel does and widens both operands, which is no way to run them.
+    """
+
+    needs = Needs(dtypes=("float32", "bfloat16", "float16", "fp8"))
     capturable = False
     experts = "eager"  # in transformers' registry
 
@@ -29,12 +33,31 @@ class Eager(Variant):
             biases = [
                 None if b is None else b[expert] for b in (inputs["up_bias"], inputs["down_bias"])
             ]
-            inner = functional.linear(x[token], inputs["up"][expert], biases[0])
-            one = functional.linear(
-                activate(inner, flag(params, "gated")), inputs["down"][expert], biases[1]
-            )
+            inner = _linear(x[token], "up", inputs, expert, biases[0])
+            active = activate(inner, flag(params, "gated"))
+            one = _linear(active, "down", inputs, expert, biases[1])
             out.index_add_(0, token, one * weights[token, place, None].to(x.dtype))
         return (out,)
+
+
+def _linear(
+    x: torch.Tensor, name: str, inputs: Inputs, expert: int, bias: torch.Tensor | None
+) -> torch.Tensor:
+    weight = inputs[name][expert]
+    if f"{name}_scale" not in inputs:
+        return functional.linear(x, weight, bias)
+    weight = weight.to(x.dtype) * inputs[f"{name}_scale"][expert, :, None].to(x.dtype)
+    if x.dtype != torch.float64:  # which is the truth, without rounding
+        rounded, scale = by_row(x)
+        x = rounded.to(x.dtype) * scale[:, None].to(x.dtype)
+    return functional.linear(x, weight, bias)
+
+
+def by_row(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rows in fp8, and the float32 scale of each, by which its largest value becomes the largest there is."""
+    largest = torch.finfo(torch.float8_e4m3fn).max
+    scale = x.abs().amax(-1).to(torch.float32).clamp(min=1e-12) / largest
+    return (x.to(torch.float32) / scale[:, None]).to(torch.float8_e4m3fn), scale
 
 
 def unshared(params: Params) -> str | None:

@@ -26,20 +26,24 @@ class GroupedMm(Variant):
         return unshared(params)
 
     def run(self, inputs: Inputs, params: Params, dims: Sizes) -> Outputs:
-        x, top_k = inputs["x"], integer(params, "top_k")
-        experts = inputs["up"].shape[0]
+        top_k, experts = integer(params, "top_k"), inputs["up"].shape[0]
         weights, chosen = route(inputs["logits"], top_k)
         expert, order = torch.sort(chosen.flatten())
         counts = torch.histc(expert.float(), bins=experts, min=0, max=experts - 1)
         ends = torch.cumsum(counts, 0).to(torch.int32)
-        inner = functional.grouped_mm(x[order // top_k], inputs["up"].transpose(1, 2), offs=ends)
+        inner = self.product(inputs["x"][order // top_k], "up", inputs, ends)
         if inputs["up_bias"] is not None:
             inner = inner + inputs["up_bias"][expert]
-        active = activate(inner, flag(params, "gated"))
-        rows = functional.grouped_mm(active, inputs["down"].transpose(1, 2), offs=ends)
+        rows = self.product(activate(inner, flag(params, "gated")), "down", inputs, ends)
         if inputs["down_bias"] is not None:
             rows = rows + inputs["down_bias"][expert]
         rows = rows * weights.flatten()[order].to(rows.dtype)[:, None]
         back = torch.empty_like(order)
         back[order] = torch.arange(order.numel(), device=order.device)
-        return (rows[back].view(-1, top_k, x.shape[1]).sum(1),)
+        return (rows[back].view(-1, top_k, rows.shape[1]).sum(1),)
+
+    def product(
+        self, x: torch.Tensor, name: str, inputs: Inputs, ends: torch.Tensor
+    ) -> torch.Tensor:
+        """Rows sorted by expert times the weights `name` of each, the rows of an expert ending at `ends`."""
+        return functional.grouped_mm(x, inputs[name].transpose(1, 2), offs=ends)

@@ -22,6 +22,8 @@ EXAMPLES = (
     ),
     ({"functions": "mul+silu", "dtype": "bfloat16"}, {"read": 4 * 999, "written": 2 * 999}),
     ({"functions": "to", "dtype": "float32"}, {"read": 4004, "written": 4004}),
+    ({"functions": "mul", "dtype": "float32"}, {"read": 4004, "written": 8008}),
+    ({"functions": "ge+where", "dtype": "bool"}, {"read": 2 * 999, "written": 999}),
 )
 
 REDUCTIONS = frozenset({"mean", "sum", "softmax", "amax", "norm", "rms_norm", "layer_norm", "var"})

@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import ClassVar
 
 from oplib.kernels.compiled import Compiled, Varies
+from oplib.kernels.pointwise import form
 from oplib.kernels.pointwise.eager import Eager
-from oplib.kernels.variant import Needs
+from oplib.kernels.variant import Needs, Sizes
+from oplib.params import Params
 
 
 class CompiledCluster(Compiled):
@@ -30,3 +32,7 @@ class CompiledCluster(Compiled):
         ),
     )
     preference = 10
+
+    def constants(self, params: Params, dims: Sizes) -> tuple[int, ...]:
+        found = form(params, dims)
+        return found.read, found.written, found.width, found.rows == 1

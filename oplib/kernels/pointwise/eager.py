@@ -20,6 +20,7 @@ _FUNCTIONS = {
     "square": torch.square,
     "neg": torch.neg,
 }
+_CHANGES = REDUCTIONS | frozenset(_FUNCTIONS)  # functions that leave no values as they were
 
 
 class Eager(Variant):
@@ -48,20 +49,26 @@ class Eager(Variant):
             joined = first
             for other in others:
                 joined = joined | other
-            return tuple(joined | i for i in range(inputs["written"]))
+            return tuple(_flipped(joined, i) for i in range(inputs["written"]))
         wide = torch.float64 if first.dtype == torch.float64 else torch.float32
         value = first.to(wide)
         for other in others:
             value = value + other.to(wide)
         names = text(params, "functions").split("+")
-        results = [value]
+        results = [value] if others else []  # what is no sum is an input and not written again
         for name in names:
             value = _FUNCTIONS.get(name, lambda x: x)(value)
+        if not _CHANGES & set(names):
+            value = value * 1.25  # a copy that a compiler cannot leave out
         if REDUCTIONS & set(names):
             value = value * torch.rsqrt(value.square().mean(-1, keepdim=True) + 1e-6)
             value = value * inputs["scale"].to(wide)
         results = [value, *results]
         while len(results) < inputs["written"]:
             results.append(value * (1.0 + 0.25 * len(results)))
-        outputs = [result.to(first.dtype) for result in results[: inputs["written"]]]
-        return tuple(one.clone() if one is first else one for one in outputs)  # a copy is work too
+        return tuple(result.to(first.dtype) for result in results[: inputs["written"]])
+
+
+def _flipped(values: torch.Tensor, i: int) -> torch.Tensor:
+    """The integers or truths, another function of them for each i, in their own dtype."""
+    return ~values if values.dtype == torch.bool else values ^ (i + 1)
