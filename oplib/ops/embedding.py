@@ -29,8 +29,8 @@ class Embedding(OpKind):
     Valid range:
         m at least 1.
     Error:
-        Of estimates between our rows, on one kind of GPU: docs/measuring.md. Rows below the bound found their tensors in
-        the cache, where the op before leaves them.
+        Of estimates between our rows, on one kind of GPU: docs/measuring.md. Rows below the bound found their tensors
+        in the cache, where the op before leaves them.
     Source:
         PyTorch 2.13 documentation, torch.nn.Embedding:
         https://docs.pytorch.org/docs/2.13/generated/torch.nn.Embedding.html
