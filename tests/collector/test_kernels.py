@@ -57,15 +57,11 @@ def test_variants_are_right(variant: Variant, example: int, seed: int) -> None:
 
 def test_the_check_sees_one_wrong_element() -> None:
     """A variant that leaves one element out, or a row unwritten, does not pass."""
-    if "wrong" not in slot("gemm").variants:
-        registry.extend("tests.collector.plugin")
+    registry.extend("tests.collector.plugin")
     params, dims = kind("gemm").complete({"n": 33, "k": 16, "dtype": "bfloat16"}), {"m": 64}
     for name in ("wrong", "unwritten"):
         variant = slot("gemm").variants[name]
         assert not check(variant, params, dims, device="cpu", seed=0).ok
-        del slot("gemm").variants[name]
-    for name in ("quick", "raises", "hangs", "dies", "greedy"):
-        del slot("gemm").variants[name]
 
 
 @pytest.mark.parametrize("s", [1, 5, 19, 37])

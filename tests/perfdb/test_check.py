@@ -45,7 +45,7 @@ def test_rows_below_the_bound_are_explained(where, tmp_path, capsys):
     path = next(tmp_path.glob("**/gemm_perf.txt"))
     path.write_text(path.read_text().replace("-1.0", "0.000000001"))
     assert main(where) == 0
-    assert "  known: No measured tables yet" in capsys.readouterr().out
+    assert "  known: Of estimates between rows" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
