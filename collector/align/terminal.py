@@ -1,4 +1,4 @@
-"""The rows of align-model on a terminal: a line each, and below them the ops of a lone one."""
+"""The rows of align-model on a terminal: a line each under the name of its part, and the ops of a few."""
 
 from __future__ import annotations
 
@@ -7,29 +7,24 @@ from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Console
+from rich.table import Table
 
 from oplib.console import columns, cut, heading, line, plain_table
 from oplib.wording import duration
 
 Json = dict[str, Any]  # Any: an object that becomes JSON
 LIMIT = 0.10
+_NAME = 16  # characters of a name: the columns fill 80 together
 _FEW = 3  # rows up to which their ops are printed too
 
 
 def render(rows: Sequence[Json], console: Console, *, dry: bool = False) -> None:
     """The table, what it comes to, and what failed."""
-    table = plain_table()
-    columns(
-        table, submodule=34, phase=10, workload=12, predicted=-10, alone=-10, measured=-10, gap=-7, graph=6, kernels=8
-    )  # fmt: skip
-    for row in rows:
-        table.add_row(
-            cut(f"{row['model']} {row['submodule']}", 34, console, head=True), row["phase"], row["workload"],
-            _ms(row["predicted_ms"]), _ms(row["standalone_ms"]), _ms(row["measured_ms"]), _share(row["gap"]),
-            "" if dry or row["measured_ms"] is None else "yes" if row["graph"] else "no",
-            {True: "same", False: "differ", None: ""}[row["kernels_match"]],
-        )  # fmt: skip
-    console.print(table)
+    for name in dict.fromkeys((row["model"], row["submodule"]) for row in rows):
+        heading(console, " ".join(name))
+        console.print(
+            _workloads([row for row in rows if (row["model"], row["submodule"]) == name], dry=dry)
+        )
     if not dry and len(rows) <= _FEW:
         for row in rows:
             _ops(row, console)
@@ -56,16 +51,30 @@ def summary(rows: Sequence[Json]) -> str:
     )
 
 
+def _workloads(rows: Sequence[Json], *, dry: bool) -> Table:
+    table = plain_table()
+    columns(
+        table, phase=10, workload=12, predicted=-9, alone=-8, measured=-8, gap=-8, graph=5, kernels=7
+    )  # fmt: skip
+    for row in rows:
+        table.add_row(
+            row["phase"], row["workload"],
+            _ms(row["predicted_ms"]), _ms(row["standalone_ms"]), _ms(row["measured_ms"]), _share(row["gap"]),
+            "" if dry or row["measured_ms"] is None else "yes" if row["graph"] else "no",
+            {True: "same", False: "differ", None: ""}[row["kernels_match"]],
+        )  # fmt: skip
+    return table
+
+
 def _ops(row: Json, console: Console) -> None:
     heading(console, f"{row['submodule']} {row['phase']} {row['workload']}")
     table = plain_table()
-    columns(
-        table, op=22, name=30, variant=20, predicted=-10, origin=13, alone=-10, measured=-10, gap=-7
-    )
+    columns(table, name=_NAME, op=12, variant=9, priced=-8, origin=7, alone=-7, measured=-8, gap=-6)
     for op in row["ops"]:
         table.add_row(
-            op["op"], cut(op["name"], 30, console, head=True), op["variant"], _ms(op["predicted_ms"]),
-            cut(op["origin"], 13, console), _ms(op["standalone_ms"]), _ms(op["measured_ms"]), _share(op["gap"]),
+            cut(op["name"], _NAME, console, head=True), cut(op["op"], 12, console), cut(op["variant"], 9, console),
+            _ms(op["predicted_ms"]), op["origin"][:7], _ms(op["standalone_ms"]), _ms(op["measured_ms"]),
+            _share(op["gap"]),
         )  # fmt: skip
     console.print(table)
 
