@@ -59,6 +59,9 @@ class Bench(Protocol):
         self, replay: Replay, count: int, *, flush: bool, meanwhile: Callable[[], None]
     ) -> list[float]:
         """Milliseconds of `count` replays; `meanwhile` runs on the host."""
+        times = self.start(replay, count, flush=flush)
+        meanwhile()
+        return times()
 
     def clock(self) -> Clock:
         """Begin to count cycles; the function returned waits and gives the SM clock in MHz, 0 where unknown."""
@@ -94,7 +97,7 @@ class Captured:
         self._graph.replay()
 
 
-class CpuBench:
+class CpuBench(Bench):
     """The host itself, timed with perf_counter: what tests of the whole path run on."""
 
     def __init__(self) -> None:
@@ -120,13 +123,6 @@ class CpuBench:
             times.append((time.perf_counter() - start) * 1e3)
         return lambda: times
 
-    def sample(
-        self, replay: Replay, count: int, *, flush: bool, meanwhile: Callable[[], None]
-    ) -> list[float]:
-        times = self.start(replay, count, flush=flush)
-        meanwhile()
-        return times()
-
     def clock(self) -> Clock:
         return lambda: 0
 
@@ -137,7 +133,7 @@ class CpuBench:
         return None
 
 
-class CudaBench:
+class CudaBench(Bench):
     """A GPU. All work goes to one side stream, graphs share one memory pool, events are read once per batch.
 
     `overhead_ms` is what a graph costs beyond its kernels, between the two events: the intercept of the time of graphs
@@ -203,13 +199,6 @@ class CudaBench:
             return [start.elapsed_time(end) - overhead for start, end in pairs]
 
         return times
-
-    def sample(
-        self, replay: Replay, count: int, *, flush: bool, meanwhile: Callable[[], None]
-    ) -> list[float]:
-        times = self.start(replay, count, flush=flush)
-        meanwhile()
-        return times()
 
     def clock(self) -> Clock:
         """Two spins of as many cycles as is known, between events: the driver's own word is a tenth of a second old."""

@@ -9,9 +9,8 @@ from html import escape
 from importlib.resources import files
 from typing import Any
 
-from collector.align.terminal import LIMIT, summary
+from collector.align.terminal import LIMIT, milliseconds, share, summary
 from models.report.svg import Axes, Scale, element, figure
-from oplib.wording import duration
 
 Json = dict[str, Any]  # Any: an object that becomes JSON
 _STYLE = "details summary { cursor: pointer; color: var(--accent); } .same { color: var(--green); }"
@@ -132,19 +131,18 @@ def _table(rows: Sequence[Json]) -> str:
 
 
 def _row(row: Json) -> str:
-    gap = "" if row["gap"] is None else f"{row['gap']:+.1%}"
     bad = row["gap"] is not None and abs(row["gap"]) >= LIMIT
     kernels = {True: '<span class="same">same</span>', False: "differ", None: ""}[
         row["kernels_match"]
     ]
     cells = [
-        escape(row["submodule"]), row["phase"], escape(row["workload"]), _time(row["predicted_ms"]),
-        _time(row["standalone_ms"]), _time(row["measured_ms"]),
+        escape(row["submodule"]), row["phase"], escape(row["workload"]), milliseconds(row["predicted_ms"]),
+        milliseconds(row["standalone_ms"]), milliseconds(row["measured_ms"]),
     ]  # fmt: skip
     plain = "".join(f"<td>{cell}</td>" for cell in cells)
     graph = "yes" if row["graph"] else escape(row["failed"] or row["note"] or "no")
     style = ' class="bad"' if bad else ""
-    return f"<tr>{plain}<td{style}>{gap}</td><td>{graph}</td><td>{kernels}</td><td>{_ops(row)}</td></tr>"
+    return f"<tr>{plain}<td{style}>{share(row['gap'])}</td><td>{graph}</td><td>{kernels}</td><td>{_ops(row)}</td></tr>"
 
 
 def _ops(row: Json) -> str:
@@ -153,10 +151,9 @@ def _ops(row: Json) -> str:
     heads = ("op", "name", "kernel", "predicted", "origin", "alone", "measured", "gap")
     lines = [_cells(heads, "th")]
     for op in row["ops"]:
-        gap = "" if op["gap"] is None else f"{op['gap']:+.1%}"
         cells = (
-            op["op"], op["name"], op["variant"], _time(op["predicted_ms"]), op["origin"],
-            _time(op["standalone_ms"]), _time(op["measured_ms"]), gap,
+            op["op"], op["name"], op["variant"], milliseconds(op["predicted_ms"]), op["origin"],
+            milliseconds(op["standalone_ms"]), milliseconds(op["measured_ms"]), share(op["gap"]),
         )  # fmt: skip
         lines.append(_cells(cells, "td"))
     differ = row["kernels_differ"] or {"missing": [], "added": []}
@@ -169,10 +166,6 @@ def _ops(row: Json) -> str:
 
 def _cells(values: Iterable[str], kind: str) -> str:
     return "<tr>" + "".join(f"<{kind}>{escape(value)}</{kind}>" for value in values) + "</tr>"
-
-
-def _time(value: float | None) -> str:
-    return "" if value is None else duration(value)
 
 
 def _section(title: str, body: str) -> str:

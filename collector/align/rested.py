@@ -8,7 +8,7 @@ pauses of a few times a visit's length both run at full clock.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from collector.bench import Bench, Clock, Replay, Run, Times
 from collector.nvml import Meter
@@ -19,7 +19,7 @@ _LONGEST = 0.06  # seconds
 _WORTH_MS = 0.5  # of work, below which none rests: no such burst reaches a power limit
 
 
-class RestedBench:
+class RestedBench(Bench):
     """Another bench, with pauses before its samples."""
 
     def __init__(self, bench: Bench) -> None:
@@ -48,13 +48,6 @@ class RestedBench:
             return found[1:]
 
         return times
-
-    def sample(
-        self, replay: Replay, count: int, *, flush: bool, meanwhile: Callable[[], None]
-    ) -> list[float]:
-        times = self.start(replay, count, flush=flush)
-        meanwhile()
-        return times()
 
     def clock(self) -> Clock:
         return self._bench.clock()

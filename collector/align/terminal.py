@@ -59,7 +59,8 @@ def _workloads(rows: Sequence[Json], *, dry: bool) -> Table:
     for row in rows:
         table.add_row(
             row["phase"], row["workload"],
-            _ms(row["predicted_ms"]), _ms(row["standalone_ms"]), _ms(row["measured_ms"]), _share(row["gap"]),
+            milliseconds(row["predicted_ms"]), milliseconds(row["standalone_ms"]),
+            milliseconds(row["measured_ms"]), share(row["gap"]),
             "" if dry or row["measured_ms"] is None else "yes" if row["graph"] else "no",
             {True: "same", False: "differ", None: ""}[row["kernels_match"]],
         )  # fmt: skip
@@ -73,15 +74,18 @@ def _ops(row: Json, console: Console) -> None:
     for op in row["ops"]:
         table.add_row(
             cut(op["name"], _NAME, console, head=True), cut(op["op"], 12, console), cut(op["variant"], 9, console),
-            _ms(op["predicted_ms"]), op["origin"][:7], _ms(op["standalone_ms"]), _ms(op["measured_ms"]),
-            _share(op["gap"]),
+            milliseconds(op["predicted_ms"]), op["origin"][:7], milliseconds(op["standalone_ms"]),
+            milliseconds(op["measured_ms"]),
+            share(op["gap"]),
         )  # fmt: skip
     console.print(table)
 
 
-def _ms(value: float | None) -> str:
+def milliseconds(value: float | None) -> str:
+    """A time in words, nothing where there is none."""
     return "" if value is None else duration(value)
 
 
-def _share(value: float | None) -> str:
+def share(value: float | None) -> str:
+    """A gap in percent with its sign, nothing where there is none."""
     return "" if value is None else f"{value:+.1%}"
