@@ -42,11 +42,13 @@ class WrongResult(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """`seconds` is what the samples of a case may take; `floor_ms` is the speed of light, 0 where unknown."""
+    """`seconds` is what the samples of a case may take; `floor_ms` is the speed of light, 0 where unknown. The
+    case runs for `load_seconds` before its first sample, so that the clock is the one that this load leaves."""
 
     seconds: float = 1.0
     floor_ms: float = 0.0
     graph: bool = True
+    load_seconds: float = 0.0
     power_seconds: float = 0.0
     idle_watts: float = 0.0
 
@@ -114,6 +116,9 @@ def benchmark_with_power(make: Callable[[int], Call], bench: Bench, limits: Limi
     where a replay leaves NaN in its outputs, which are filled with it before.
     """
     ready = prepare(make, bench, limits)
+    start = time.perf_counter()
+    while time.perf_counter() - start < limits.load_seconds:
+        _burst(bench, ready.replay)
     _, found = next(sample_window([ready], bench))
     if isinstance(found, WrongResult):
         raise found
@@ -249,9 +254,7 @@ def _power(bench: Bench, replay: Replay, limits: Limits) -> tuple[float | None, 
     """W beyond idle while the op runs back to back, and the seconds between the two ticks that it is taken from."""
 
     def busy() -> None:
-        for _ in range(10):
-            replay()
-        bench.synchronize()
+        _burst(bench, replay)
 
     start = wait_for_tick(bench.meter, busy)
     if start is None:
@@ -263,6 +266,12 @@ def _power(bench: Bench, replay: Replay, limits: Limits) -> tuple[float | None, 
         return None, 0.0
     seconds = end[0] - start[0]
     return (end[1] - start[1]) / 1e3 / seconds - limits.idle_watts, seconds
+
+
+def _burst(bench: Bench, replay: Replay) -> None:
+    for _ in range(10):
+        replay()
+    bench.synchronize()
 
 
 def idle_watts(bench: Bench, seconds: float = 1.0) -> float:

@@ -12,9 +12,9 @@ from collector.align.alone import CALLS, Alone, Standalone
 from collector.align.binding import bound
 from collector.align.kernels import Compared, Kernel, attribute, compare, kernels_of
 from collector.align.outcome import OpOutcome, Outcome
+from collector.align.rested import RestedBench, at_rest_and_under_load
 from collector.align.workloads import Workload
-from collector.bench import Bench
-from collector.timing import Limits, benchmark_with_power
+from collector.timing import Limits
 from collector.worker import one_line
 from oplib.case import Case
 from oplib.errors import InvalidInputError, PerfDataNotAvailableError
@@ -118,7 +118,7 @@ def predicted(ops: tuple[Op, ...], workload: Workload, db: PerfDatabase) -> floa
 
 def _ran(
     part: SubModule, outcome: Outcome, slots: Mapping[str, Variant], workload: Workload, settings: Settings,
-    bench: Bench, db: PerfDatabase,
+    bench: RestedBench, db: PerfDatabase,
 ) -> Outcome:  # fmt: skip
     """The part compiled and timed; a kernel function that a slot cannot stand for stays transformers' own."""
     ops = part.ops(outcome.phase, LOWERING)
@@ -131,7 +131,7 @@ def _ran(
             )
             outcome = replace(outcome, difference=run.difference, note=run.note)
             return (
-                _timed(outcome, run, bench, settings, _floor(ops, workload, db))
+                timed(outcome, run, bench, settings, _floor(ops, workload, db))
                 if settings.time
                 else outcome
             )
@@ -147,14 +147,19 @@ def _ran(
         return replace(again, note="; ".join(filter(None, (told, again.note))))
 
 
-def _timed(
-    outcome: Outcome, run: running.Running, bench: Bench, settings: Settings, floor_ms: float
+def timed(
+    outcome: Outcome,
+    run: running.Running,
+    bench: RestedBench,
+    settings: Settings,
+    floor_ms: float = 0.0,
 ) -> Outcome:
+    """The row with the times of what runs, and its kernels."""
     limits = Limits(seconds=settings.seconds, floor_ms=floor_ms)
-    timing = benchmark_with_power(run.make, bench, limits)
+    rested, timing = at_rest_and_under_load(run.make, bench, limits)
     replay = bench.bind(run.make(1).runs, CALLS, graph=timing.graph)
     return replace(
-        outcome, measured=timing.latency, graph=timing.graph, timing=timing.to_json(),
+        outcome, measured=timing.latency, rested=rested.latency, graph=timing.graph, timing=timing.to_json(),
         note="; ".join(filter(None, (outcome.note, timing.note))), kernels=kernels_of(bench, replay, CALLS),
     )  # fmt: skip
 

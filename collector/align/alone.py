@@ -11,7 +11,6 @@ import torch
 
 from collector.align.kernels import Kernel, kernels_of
 from collector.align.rested import RestedBench
-from collector.bench import Bench
 from collector.log import OK, Segment, latest, read_log
 from collector.timing import Limits, benchmark_with_power
 from collector.worker import Options, Worker, now, one_line
@@ -40,7 +39,7 @@ class Standalone:
 
     def __init__(self, device: str, system: str, folder: Path | None, *, seconds: float) -> None:
         self._worker = Worker(Options(device=device, system=system, check=False, seconds=seconds))
-        self.bench: Bench = RestedBench(self._worker.bench)
+        self.bench = RestedBench(self._worker.bench)
         self._seconds = seconds
         self._known: dict[tuple[str, str, str], Json] = {}
         self._compiled: set[str] = set()

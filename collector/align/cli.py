@@ -146,12 +146,9 @@ def _rows(
     from collector.align.session import Session
 
     session = Session(options, variants, progress)
-    if options.whole:
-        with turn:
-            return session.whole(pairs)
     session.prepare(pairs)
     with turn:
-        return session.parts(pairs)
+        return session.whole(pairs) if options.whole else session.parts(pairs)
 
 
 def _variants(texts: list[str]) -> dict[str, str]:

@@ -46,7 +46,8 @@ class OpOutcome:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """One row of the result. `predicted` is the price of the sub-module, `measured` the time of a call, in ms."""
+    """One row of the result, times in ms of a call. `predicted` is the price of the sub-module, `measured` its time
+    under load, `rested` the one at rest, as its ops alone are timed."""
 
     model: str
     submodule: str
@@ -56,6 +57,7 @@ class Outcome:
     ops: tuple[OpOutcome, ...]
     predicted: float | None = None
     measured: float | None = None
+    rested: float | None = None
     graph: bool = False
     note: str = ""
     difference: float | None = None
@@ -80,8 +82,9 @@ class Outcome:
         return {
             "model": self.model, "submodule": self.submodule, "role": self.role, "phase": self.phase,
             "workload": self.workload, "predicted_ms": self.predicted, "standalone_ms": self.standalone,
-            "measured_ms": self.measured, "gap": gap, "ok": None if gap is None else abs(gap) < LIMIT,
-            "standalone_gap": _gap(self.standalone, self.measured), "graph": self.graph, "note": self.note,
+            "measured_ms": self.measured, "rested_ms": self.rested, "gap": gap,
+            "ok": None if gap is None else abs(gap) < LIMIT,
+            "standalone_gap": _gap(self.standalone, self.rested), "graph": self.graph, "note": self.note,
             "kernels_match": self.compared.match if self.compared else None,
             "kernels_differ": self.compared.to_json() if self.compared else None,
             "difference": self.difference, "ops": [op.to_json() for op in self.ops],

@@ -6,7 +6,7 @@ import argparse
 import time
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -31,6 +31,9 @@ from oplib.kernels.hardware import hardware
 from perfdb.database import PerfDatabase
 from perfdb.systems import list_systems
 from tracer.submodules import SubModule
+
+if TYPE_CHECKING:
+    from collector.align.whole import Whole
 
 Json = dict[str, Any]  # Any: an object that becomes JSON
 BACKEND = "torch"
@@ -91,8 +94,20 @@ class Session:
             )
         return found
 
+    @cached_property
+    def model(self) -> Whole:
+        """The whole model, with as many layers as were asked for."""
+        from collector.align.whole import Whole
+
+        return Whole(
+            self._options.model, self._options.layers, self._settings, self.db, self._progress
+        )
+
     def prepare(self, pairs: list[tuple[str, Workload]]) -> None:
         """Trace the model and read the tables: what needs no device."""
+        if self._options.whole:
+            list(self.model.rows(pairs, dry=True))
+            return
         for part in self.chosen:
             for phase, workload in pairs:
                 predicted(part.ops(phase, LOWERING), workload, self.db)
@@ -119,13 +134,8 @@ class Session:
 
     def whole(self, pairs: list[tuple[str, Workload]]) -> list[Json]:
         """The rows of the whole model."""
-        from collector.align.whole import Whole
-
-        model = Whole(
-            self._options.model, self._options.layers, self._settings, self.db, self._progress
-        )
         rows = []
-        for row in model.rows(pairs, dry=self._options.dry_run):
+        for row in self.model.rows(pairs, dry=self._options.dry_run):
             self._keep(row)
             rows.append(row)
         return rows

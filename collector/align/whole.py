@@ -16,14 +16,12 @@ from torch import nn
 from transformers import DynamicCache
 
 from collector.align import running
-from collector.align.aligning import LOWERING, Settings
+from collector.align.aligning import LOWERING, Settings, timed
 from collector.align.binding import Names, bound
-from collector.align.kernels import kernels_of
-from collector.align.outcome import Outcome
+from collector.align.outcome import OpOutcome, Outcome
 from collector.align.rested import RestedBench
 from collector.align.workloads import Workload
 from collector.bench import bench_of
-from collector.timing import Limits, benchmark_with_power
 from collector.worker import one_line
 from models.layout import Layout
 from models.outcome import reports, run
@@ -69,9 +67,10 @@ class Whole:
         bench = RestedBench(bench_of(self._settings.device)) if not dry else None
         for phase, workload in pairs:
             self._progress(f"{phase} {workload}")
+            predicted, ops = self._price(phase, workload)
             outcome = Outcome(
-                model=self._settings.model, submodule=_NAME, role="model", phase=phase, workload=str(workload), ops=(),
-                predicted=self._price(phase, workload),
+                model=self._settings.model, submodule=_NAME, role="model", phase=phase, workload=str(workload),
+                ops=ops, predicted=predicted,
             )  # fmt: skip
             if bench is not None:
                 try:
@@ -81,14 +80,21 @@ class Whole:
                 bench.release()
             yield outcome.to_json() | {"layers": self._depth}
 
-    def _price(self, phase: str, workload: Workload) -> float:
-        """ms that price-model says: time to first token, or time of the first token after it."""
+    def _price(self, phase: str, workload: Workload) -> tuple[float, tuple[OpOutcome, ...]]:
+        """ms that price-model says: time to first token, or time of the first token after it; and of each op."""
         prompt = phase == "context"
         batches = Batches(
             batch=workload.b, isl=workload.s if prompt else workload.p, osl=2, prefix=workload.p if prompt else 0
         )  # fmt: skip
         found = next(iter(reports(run(self._source, self._db, [Layout()], batches)[0])))
-        return float(found["ttft_ms" if prompt else "tpot_ms"])
+        ops = tuple(
+            OpOutcome(
+                op=op["op"], name=op["name"], count=op["count"], variant="", predicted=op["ms"], origin=op["origin"],
+                standalone=None, measured=None,
+            )
+            for op in found["ops"] if op["phase"] == phase
+        )  # fmt: skip
+        return float(found["ttft_ms" if prompt else "tpot_ms"]), ops
 
     def _measured(self, outcome: Outcome, workload: Workload, bench: RestedBench) -> Outcome:
         with self._bound(outcome.phase, workload, bench.hardware) as names:
@@ -96,14 +102,7 @@ class Whole:
             outcome = replace(outcome, note=started.note, difference=started.difference)
             if not self._settings.time:
                 return outcome
-            timing = benchmark_with_power(
-                started.make, bench, Limits(seconds=self._settings.seconds)
-            )
-            kernels = kernels_of(bench, bench.bind(started.make(1).runs, 1, graph=timing.graph), 1)
-        return replace(
-            outcome, measured=timing.latency, graph=timing.graph, timing=timing.to_json(), kernels=kernels,
-            note="; ".join(filter(None, (outcome.note, timing.note))),
-        )  # fmt: skip
+            return timed(outcome, started, bench, self._settings)
 
     def _started(
         self, phase: str, workload: Workload, names: Names, hardware: Hardware
