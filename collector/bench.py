@@ -18,6 +18,7 @@ Run = Callable[[], Outputs]
 Times = Callable[[], list[float]]
 Clock = Callable[[], int]
 _SPINS = (20_000, 100_000)  # cycles of the two spins that a clock is read from
+_AHEAD = 400_000  # cycles of the spin behind which they are queued: no mark waits for the host
 _L2_TIMES = 2  # how much more than the cache is read to empty it, and how much weights rotate over
 _RENEW_SHARE = (
     0.5  # of the device's memory that captured graphs may hold before their pool is let go
@@ -206,7 +207,7 @@ class CudaBench(Bench):
         if spin is None:
             return lambda: 0
         marks = [self._event() for _ in range(3)]
-        spin(_SPINS[-1])  # meanwhile the host is ahead: no mark waits for a launch
+        spin(_AHEAD)
         marks[0].record()
         for cycles, mark in zip(_SPINS, marks[1:], strict=True):
             spin(cycles)

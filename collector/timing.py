@@ -116,9 +116,6 @@ def benchmark_with_power(make: Callable[[int], Call], bench: Bench, limits: Limi
     where a replay leaves NaN in its outputs, which are filled with it before.
     """
     ready = prepare(make, bench, limits)
-    start = time.perf_counter()
-    while time.perf_counter() - start < limits.load_seconds:
-        _burst(bench, ready.replay)
     _, found = next(sample_window([ready], bench))
     if isinstance(found, WrongResult):
         raise found
@@ -158,7 +155,13 @@ def prepare(make: Callable[[int], Call], bench: Bench, limits: Limits) -> Ready:
 def sample_window(
     cases: Sequence[Ready], bench: Bench
 ) -> Iterator[tuple[int, Timing | WrongResult]]:
-    """The place and the time of each case, as soon as it is final."""
+    """The place and the time of each case, as soon as it is final. All of them run for a while before the first sample,
+    where one asks for it."""
+    start, seconds = time.perf_counter(), max(case.limits.load_seconds for case in cases)
+    while time.perf_counter() - start < seconds:
+        for case in cases:
+            case.replay()
+        bench.synchronize()
     waiting = list(enumerate(cases))
     while waiting:
         _one_pass([case for _, case in waiting], bench)
@@ -254,7 +257,9 @@ def _power(bench: Bench, replay: Replay, limits: Limits) -> tuple[float | None, 
     """W beyond idle while the op runs back to back, and the seconds between the two ticks that it is taken from."""
 
     def busy() -> None:
-        _burst(bench, replay)
+        for _ in range(10):
+            replay()
+        bench.synchronize()
 
     start = wait_for_tick(bench.meter, busy)
     if start is None:
@@ -266,12 +271,6 @@ def _power(bench: Bench, replay: Replay, limits: Limits) -> tuple[float | None, 
         return None, 0.0
     seconds = end[0] - start[0]
     return (end[1] - start[1]) / 1e3 / seconds - limits.idle_watts, seconds
-
-
-def _burst(bench: Bench, replay: Replay) -> None:
-    for _ in range(10):
-        replay()
-    bench.synchronize()
 
 
 def idle_watts(bench: Bench, seconds: float = 1.0) -> float:

@@ -35,6 +35,10 @@ _PACKAGES = (
 )
 _PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of Linux's prctl
 _POOL_SHARE = 0.1  # of the device's memory, that inputs get at first: more than a window needs
+_LOAD = (
+    0.03,
+    0.15,
+)  # ms of work at peak from which a case draws the most power, and seconds of load before its samples
 _REASON = 300  # characters of an error that a row keeps
 
 
@@ -267,6 +271,7 @@ class Worker:
         limits = Limits(
             seconds=self.options.seconds,
             floor_ms=self.floor(case),
+            load_seconds=_LOAD[1] if self._sides(case)[0] >= _LOAD[0] else 0.0,
             graph=task.graph and variant.capturable,
             power_seconds=power,
             idle_watts=self._idle or 0.0,
@@ -285,16 +290,20 @@ class Worker:
 
         A small op may find what was just written in the cache and leave its own outputs there.
         """
+        return max(self._sides(case))
+
+    def _sides(self, case: Case) -> list[float]:
+        """The bounds of a case in ms, that of its work first; zeros where the device is not known."""
         if not self.options.system:
-            return 0.0
+            return [0.0]
         from perfdb.speed_of_light import sides_ms
         from perfdb.systems import load_system
 
         system = load_system(self.options.system)
-        sides = [float(side) for side in sides_ms(case.kind, case.params, case.dims, system)]
+        work, moving, *rest = map(float, sides_ms(case.kind, case.params, case.dims, system))
         moved = float(case.kind.bytes(case.params, case.dims))
         beyond = max(moved - 2 * system.l2_capacity.base, 0.0) / moved if moved else 0.0
-        return max(sides[0], sides[1] * beyond, *sides[2:])
+        return [work, moving * beyond, *rest]
 
     def _check(self, variant: Any, case: Case) -> Json:  # Any: a Variant
         from oplib.kernels.check import check

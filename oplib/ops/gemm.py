@@ -72,4 +72,6 @@ class Gemm(OpKind):
         return quant_mode(text(params, "dtype")).compute_dtype
 
     def grid(self) -> dict[str, tuple[int, ...]]:
-        return {"m": tuple(2**i for i in range(15))}
+        between = (24, 48, 96, 192, 384, 768, 1536, 3072, 6144, 12288)
+        beside_tiles = (20, 200, 450, 1000, 2000, 4000, 8000)
+        return {"m": tuple(sorted([*(2**i for i in range(15)), *between, *beside_tiles]))}

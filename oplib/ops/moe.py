@@ -157,7 +157,8 @@ class Moe(OpKind):
         return quant_mode(text(params, "dtype")).compute_dtype
 
     def grid(self) -> dict[str, tuple[int, ...]]:
-        return {"m": tuple(2**i for i in range(15))}
+        between = (24, 48, 96, 192, 384, 768, 1000, 1536, 3072, 4000, 6144)
+        return {"m": tuple(sorted([*(2**i for i in range(15)), *between]))}
 
 
 def _share(whole: Amount, params: Params) -> Amount:
