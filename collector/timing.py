@@ -176,10 +176,10 @@ def sample_window(
 
 def _one_pass(cases: Sequence[Ready], bench: Bench) -> None:
     """Visit each case once. A visit that does not empty the cache begins with a replay that does not count: it brings
-    back what the op before would have left there."""
+    back what the op before would have left there, and the device does not wait for the launch of the next."""
     visits, clock = [], bench.clock()
     for case in cases:
-        warm = 0 if case.flush or case.long else 1
+        warm = 0 if case.flush or (case.long and len(cases) > 1) else 1
         count = 1 if case.long else PER_PASS
         visits.append((case, warm, bench.start(case.replay, warm + count, flush=case.flush)))
     reading = bench.meter.read()

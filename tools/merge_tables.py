@@ -1,5 +1,7 @@
 """Put the rows of newly exported tables into a folder of ours; of a case, a kernel and a device the new row counts.
 
+Where the new row has no power and the old one has, that stays, and the energy is that power times the new latency.
+
 python tools/merge_tables.py NEW_FOLDER perfdb/data/SYSTEM/BACKEND/VERSION
 """
 
@@ -20,6 +22,18 @@ def read(path: Path) -> tuple[list[str], list[dict[str, str]]]:
         return list(reader.fieldnames or ()), rows
 
 
+def _power(new: dict[str, str], old: dict[str, str]) -> dict[str, str]:
+    """What an old row knows of the power of a new one."""
+    power = old.get("power", "nan")
+    if power == "nan" or new.get("power", "nan") != "nan":
+        return {}
+    return {
+        "power": power,
+        "energy": repr(float(power) * float(new["latency"])),
+        "idle_power": old["idle_power"],
+    }
+
+
 def merge(new: Path, old: Path) -> tuple[int, int]:
     """Rows that were replaced and rows that were added."""
     fields, rows = read(new)
@@ -30,7 +44,8 @@ def merge(new: Path, old: Path) -> tuple[int, int]:
     found = {(r["device"], r["kernel_source"], r["case_id"]): r for r in before}
     size = len(found)
     for row in rows:
-        found[row["device"], row["kernel_source"], row["case_id"]] = row
+        key = (row["device"], row["kernel_source"], row["case_id"])
+        found[key] = row | _power(row, found.get(key, {}))
     with old.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, columns, restval="nan", lineterminator="\n")
         writer.writeheader()

@@ -36,7 +36,8 @@ LOWERING = "torch"
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """What stays the same for all rows. `variants` are the ones asked for, by slot; `seconds` bound the samples of a
-    row; without `time` everything is compiled and nothing is timed."""
+    row; without `time` everything is compiled and nothing is timed. A whole model is compiled layer by layer, or in
+    `one_graph`."""
 
     model: str
     device: str
@@ -45,6 +46,7 @@ class Settings:
     time: bool = True
     seed: int = 0
     debug: bool = False
+    one_graph: bool = False
 
 
 def parts_of(model: str, **source: Any) -> list[SubModule]:

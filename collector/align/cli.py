@@ -55,6 +55,11 @@ def parser() -> argparse.ArgumentParser:
         default=0,
         help="with --whole: keep so many layers (default: what fits)",
     )
+    found.add_argument(
+        "--one-graph",
+        action="store_true",
+        help="with --whole: compile the model in one graph (default: each layer by itself)",
+    )
     found.add_argument("--phase", choices=("context", "generation", "both"), default="both")
     found.add_argument(
         "--workloads", metavar="BxSxP", nargs="+", default=[],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,10 +29,12 @@ _RECOMPILED = 64
 @dataclass(slots=True, kw_only=True)
 class Running:
     """`pairs` are copies of the module with calls of their own; `whole` says that it compiled without a break,
-    `difference` how far its outputs are from those that are not compiled, over their root mean square."""
+    `difference` how far its outputs are from those that are not compiled, over their root mean square. `stacks` as
+    `compiled` has them."""
 
     pairs: list[tuple[nn.Module, Call]]
-    function: Any  # what torch.compile returns
+    function: Any  # what torch.compile returns, or what calls the compiled regions
+    stacks: Collection[str]
     whole: bool
     note: str
     difference: float
@@ -47,7 +49,9 @@ class Running:
         """The call over `sets` copies, as `collector.timing` asks for it."""
         while len(self.pairs) < sets:
             module, call = self.pairs[0]
-            self.pairs.append((copy.deepcopy(module), fixed_cache.another(call)))
+            module = copy.deepcopy(module)
+            _compile_regions(module, self.stacks, whole=self.whole)
+            self.pairs.append((module, fixed_cache.another(call)))
         runs = tuple(self._runner(module, call) for module, call in self.pairs[:sets])
         for run in runs:
             run()  # each copy once before a capture: guards may ask for another compilation
@@ -84,36 +88,39 @@ def start(
     return compiled(module, call)
 
 
-def compiled(module: nn.Module, call: Call) -> Running:
-    """The module compiled for a call, its cache in fixed memory; its results are compared with those of eager code."""
+def compiled(module: nn.Module, call: Call, stacks: Collection[str] = ()) -> Running:
+    """The module compiled for a call, its cache in fixed memory; its results are compared with those of eager code.
+
+    `stacks` are paths of lists of layers: each layer is compiled by itself then, and so is each module beside them.
+    """
     torch._dynamo.reset()
     torch._dynamo.config.recompile_limit = _RECOMPILED
     torch._dynamo.config.fail_on_recompile_limit_hit = True
     with quiet_transformers():
         returned, restore = fixed_cache.prepare(call, module)
     plain = [t.clone() for t in tensors(returned)]
-    function, whole, note = _compiled(module, call, plain[0].device.type)
+    function, whole, note = _compiled(module, call, stacks)
     call.reset()
     restore()
     with torch.no_grad():
         found = list(tensors(function(module, call.args, call.kwargs)))
     call.reset()
     return Running(
-        pairs=[(module, call)], function=function, whole=whole, note=note,
+        pairs=[(module, call)], function=function, stacks=stacks, whole=whole, note=note,
         difference=_difference(found, plain),
     )  # fmt: skip
 
 
-def _compiled(module: nn.Module, call: Call, device_type: str) -> tuple[Any, bool, str]:
-    """The compiled function, in one graph where that can be; a break is told and not hidden."""
+def _compiled(module: nn.Module, call: Call, stacks: Collection[str]) -> tuple[Any, bool, str]:
+    """The compiled function, without a break where that can be; a break is told and not hidden."""
 
     def function(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         return module(*args, **kwargs)
 
-    backend = BACKENDS.get(device_type, "eager")
     note = ""
     for whole in (True, False):
-        found = torch.compile(function, backend=backend, fullgraph=whole, dynamic=False)
+        found = function if stacks else torch.compile(function, **_how(module, whole=whole))
+        _compile_regions(module, stacks, whole=whole)
         try:
             call.reset()
             with torch.no_grad():
@@ -123,6 +130,30 @@ def _compiled(module: nn.Module, call: Call, device_type: str) -> tuple[Any, boo
             note = "graph break: " + " ".join(str(error).split())[:200]
             torch._dynamo.reset()
     raise UnsupportedModelError("torch.compile refuses the module.", note)
+
+
+def _compile_regions(module: nn.Module, stacks: Collection[str], *, whole: bool) -> None:
+    for region in regions(module, stacks) if stacks else ():
+        region.compile(**_how(module, whole=whole))
+
+
+def regions(module: nn.Module, stacks: Collection[str], path: str = "") -> Iterator[nn.Module]:
+    """The layers of the lists at the paths in `stacks`, and the modules beside these lists; torch's own, which it does
+    not compile, are a kernel each."""
+    for name, child in module.named_children():
+        own = path + name
+        if own in stacks:
+            yield from child.children()
+        elif any(stack.startswith(own + ".") for stack in stacks):
+            yield from regions(child, stacks, own + ".")
+        elif not type(child).__module__.startswith("torch."):
+            yield child
+
+
+def _how(module: nn.Module, *, whole: bool) -> dict[str, Any]:
+    """Arguments of torch.compile."""
+    device = next(module.parameters()).device.type
+    return {"backend": BACKENDS.get(device, "eager"), "fullgraph": whole, "dynamic": False}
 
 
 def _difference(found: list[torch.Tensor], plain: list[torch.Tensor]) -> float:

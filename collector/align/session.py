@@ -71,7 +71,7 @@ class Session:
         self._settings = Settings(
             model=self._model, device=device, variants=variants, seed=options.seed,
             seconds=options.seconds or _SECONDS[device.partition(":")[0]], time=not options.compile_only,
-            debug=options.debug,
+            debug=options.debug, one_graph=options.one_graph,
         )  # fmt: skip
         self._done = {
             _key(row): row["result"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import inspect
 import json
 import tempfile
@@ -60,6 +61,9 @@ class Whole:
         report = analysis.report(
             self._traced, analysis.Options(lowering=LOWERING, system=db.system.id)
         )
+        self._stacks = (
+            () if settings.one_graph else tuple({layer["stack"] for layer in report["layers"]})
+        )
         self._source = read_source(settings.model, lambda _path: report)
 
     def rows(self, pairs: list[tuple[str, Workload]], *, dry: bool) -> Iterator[Json]:
@@ -77,8 +81,9 @@ class Whole:
                     outcome = self._measured(outcome, workload, bench)
                 except Exception as error:  # noqa: BLE001 - becomes the row's reason
                     outcome = replace(outcome, failed=one_line(error))
+                gc.collect()  # the model and its compiled code know each other
                 bench.release()
-            yield outcome.to_json() | {"layers": self._depth}
+            yield outcome.to_json() | {"layers": self._depth, "one_graph": not self._stacks}
 
     def _price(self, phase: str, workload: Workload) -> tuple[float, tuple[OpOutcome, ...]]:
         """ms that price-model says: time to first token, or time of the first token after it; and of each op."""
@@ -119,7 +124,9 @@ class Whole:
             if workload.p:
                 self._fill(model, cache, workload, hardware)
         return running.compiled(
-            model, _call(model, cache, workload.b, workload.s if phase == "context" else 1, device)
+            model,
+            _call(model, cache, workload.b, workload.s if phase == "context" else 1, device),
+            self._stacks,
         )
 
     def _fill(
