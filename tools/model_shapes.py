@@ -20,6 +20,8 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from oplib.op import kind as op_kind  # noqa: E402
+
 Json = dict[str, Any]  # Any: decoded JSON
 WHOLE = 10e9  # parameters of a model that one GPU serves
 SHARDS = (1, 2, 4, 8)
@@ -71,7 +73,8 @@ def shape(kind: str, params: Json, dims: Json, phase: str) -> Json:
     if kind == "pointwise":
         found["dims"] = {k: str(v) for k, v in dims.items()}
     if kind in ("causal_conv1d", "mamba2", "gated_delta_rule") and "phase" in kept:
-        found["grid"] = {"s": [1] if kept["phase"] == "generation" else [128, 512, 2048, 8192]}
+        prompts = [s for s in op_kind(kind).grid()["s"] if s > 1]
+        found["grid"] = {"s": [1] if kept["phase"] == "generation" else prompts}
     return found if phase else {}
 
 
