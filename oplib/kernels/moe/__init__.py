@@ -2,7 +2,8 @@
 
 Inputs: x[m, hidden], logits[m, experts] of the router, up[experts, (2 or 1)·inner, hidden] with the gate in front where
 there is one, down[experts, hidden, inner], and up_bias, down_bias or None. Logits are such that the experts of a token
-are drawn without replacement, all alike (balanced) or by popularities of a power law (`oplib.ops.moe`). In fp8 weights
+are drawn without replacement, all alike (balanced) or by popularities of a power law (`oplib.ops.moe`). Weights beside
+biases lie in memory with the features of the input first, as in the models that have biases (gpt-oss). In fp8 weights
 are stored in it, with a float32 scale per row of each expert's matrices, up_scale[experts, (2 or 1)·inner] and
 down_scale[experts, hidden], and tokens come in bfloat16: rounding them is part of the op.
 """
@@ -22,7 +23,8 @@ _SIZES = {
 EXAMPLES = (
     (_SIZES, {"m": 37}),
     (_SIZES, {"m": 1}),
-    ({**_SIZES, "gated": False, "bias": True, "distribution": "power_law_1.2"}, {"m": 19}),
+    ({**_SIZES, "gated": False, "distribution": "power_law_1.2"}, {"m": 19}),
+    ({**_SIZES, "bias": True}, {"m": 21}),
     ({**_SIZES, "intermediate_size": 48, "dtype": "fp8"}, {"m": 37}),
 )
 
@@ -36,6 +38,7 @@ def inputs(params: Params, dims: Sizes, source: Source) -> Inputs:
     experts = integer(params, "num_experts")
     wide = 2 * inner if flag(params, "gated") else inner
     biased = flag(params, "bias")
+    turned = biased and not quantised
     scales: Inputs = {}
     if quantised:
         scales["up_scale"] = source.uniform((experts, wide), 0.01, 0.03, torch.float32)
@@ -46,11 +49,20 @@ def inputs(params: Params, dims: Sizes, source: Source) -> Inputs:
         "logits": _logits(
             text(params, "distribution"), m, integer(params, "top_k"), experts, source
         ),
-        "up": source.weight((experts, wide, hidden), stored),
-        "down": source.weight((experts, hidden, inner), stored),
+        "up": _matrices((experts, wide, hidden), stored, source, turned=turned),
+        "down": _matrices((experts, hidden, inner), stored, source, turned=turned),
         "up_bias": source.weight((experts, wide), dtype) if biased else None,
         "down_bias": source.weight((experts, hidden), dtype) if biased else None,
     }
+
+
+def _matrices(
+    shape: tuple[int, int, int], dtype: torch.dtype, source: Source, *, turned: bool
+) -> torch.Tensor:
+    experts, out, inward = shape
+    if turned:
+        return source.weight((experts, inward, out), dtype).transpose(1, 2)
+    return source.weight(shape, dtype)
 
 
 def _logits(distribution: str, m: int, top_k: int, experts: int, source: Source) -> torch.Tensor:
