@@ -285,6 +285,8 @@ def test_kernels_of_libraries_are_compared_by_name():
     assert found.generated == (1, 2)
     other = compare(alone, kernels("gemm_a", "gemm_c"))
     assert (other.match, other.missing, other.added) == (False, ("gemm_b",), ("gemm_c",))
+    assert compare(kernels("Memset (Unknown)"), kernels("Memset (Device)")).match
+    assert not compare(kernels("Memset (Unknown)"), kernels("Memcpy HtoD")).match
 
 
 def test_kernels_go_to_the_ops_that_run_them_alone():
