@@ -82,18 +82,20 @@ def align(
     standalone: Standalone,
     db: PerfDatabase,
 ) -> Outcome:
-    """The row of a part at a workload. What fails in it is told in the row."""
+    """The row of a part at a workload. What fails in it is told in the row.
+
+    The part runs first: its ops alone get inputs that it recorded.
+    """
     ops = part.ops(phase, LOWERING)
     cases = [_case(op, workload) for op in ops]
     chosen = {op.op: settings.variants.get(op.op) for op in ops}
     outcome = Outcome(
         model=settings.model, submodule=part.name, role=part.role, phase=phase, workload=str(workload), ops=()
     )  # fmt: skip
-    measure = standalone.measure if settings.time else standalone.compile
-    alone = [measure(case, chosen[case.op]) for case in cases]
     slots = _slots([standalone.variant(case, chosen[case.op]) for case in cases])
+    standalone.recorded.clear()
     try:
-        outcome = _ran(part, outcome, slots, workload, settings, standalone.bench, db)
+        outcome = _ran(part, outcome, slots, workload, settings, standalone, db)
     except Exception as error:  # noqa: BLE001 - becomes the row's reason
         outcome = replace(outcome, failed=one_line(error))
         if settings.debug:
@@ -101,6 +103,8 @@ def align(
     kernels = outcome.kernels
     standalone.recover()
     standalone.bench.release()
+    measure = standalone.measure if settings.time else standalone.compile
+    alone = [measure(case, chosen[case.op]) for case in cases]
     rows = _rows(ops, workload, alone, kernels, db)
     return replace(
         outcome, ops=rows, predicted=predicted(ops, workload, db),
@@ -118,20 +122,22 @@ def predicted(ops: tuple[Op, ...], workload: Workload, db: PerfDatabase) -> floa
 
 def _ran(
     part: SubModule, outcome: Outcome, slots: Mapping[str, Variant], workload: Workload, settings: Settings,
-    bench: Bench, db: PerfDatabase,
+    standalone: Standalone, db: PerfDatabase,
 ) -> Outcome:  # fmt: skip
     """The part compiled and timed; a kernel function that a slot cannot stand for stays transformers' own."""
     ops = part.ops(outcome.phase, LOWERING)
     try:
         with bound(
-            part.source.traced.model, slots, own_attention=_attention_unknown(ops, slots)
-        ) as names:
+            part.source.traced.model, slots, own_attention=_attention_unknown(ops, slots),
+            recorded=standalone.recorded,
+        ) as names:  # fmt: skip
             run = running.start(
                 part, outcome.phase, workload.sizes, settings.device, names, seed=settings.seed
             )
+            standalone.recorded.open = False
             outcome = replace(outcome, difference=run.difference, note=run.note)
             return (
-                _timed(outcome, run, bench, settings, _floor(ops, workload, db))
+                _timed(outcome, run, standalone.bench, settings, _floor(ops, workload, db))
                 if settings.time
                 else outcome
             )
@@ -142,7 +148,7 @@ def _ran(
         if not refused:
             raise
         rest = {name: variant for name, variant in slots.items() if name not in refused}
-        again = _ran(part, outcome, rest, workload, settings, bench, db)
+        again = _ran(part, outcome, rest, workload, settings, standalone, db)
         told = f"{', '.join(refused)} as transformers has it: {error.message}"
         return replace(again, note="; ".join(filter(None, (told, again.note))))
 

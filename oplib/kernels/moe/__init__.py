@@ -20,6 +20,7 @@ from oplib.params import Params, flag, integer, text
 _SIZES = {
     "hidden_size": 64, "intermediate_size": 40, "num_experts": 12, "top_k": 3, "dtype": "bfloat16",
 }  # fmt: skip
+_LEAST, _NOT_CHOSEN = 1e-9, -60.0  # a weight that counts, and the logit of an expert without one
 EXAMPLES = (
     (_SIZES, {"m": 37}),
     (_SIZES, {"m": 1}),
@@ -84,4 +85,20 @@ def _logits(distribution: str, m: int, top_k: int, experts: int, source: Source)
 
 def bind(variant: Variant) -> Binding:
     """The experts of transformers that run the same kernels; each variant's file names them."""
-    return Binding(experts=getattr(variant, "experts", ""))  # a plugin's variant may have none
+    name = getattr(variant, "experts", "")  # a plugin's variant may have none
+    return Binding(experts=name, noted=_noted)
+
+
+def _noted(
+    module: torch.nn.Module, hidden_states: torch.Tensor, top_k_index: torch.Tensor, top_k_weights: torch.Tensor
+) -> tuple[Params, Sizes, Inputs]:  # fmt: skip
+    """From a call of a model's experts: the tokens, and logits that the slot chooses the same experts by.
+
+    Softmax and the division by the sum give the router's weights back, up to a factor that all of a token have.
+    """
+    m, hidden = hidden_states.shape
+    experts = int(getattr(module, "num_experts", 0))  # which is no part of nn.Module
+    logits = torch.full((m, experts), _NOT_CHOSEN, device=hidden_states.device)
+    logits.scatter_(1, top_k_index, top_k_weights.float().clamp(min=_LEAST).log())
+    told = {"hidden_size": hidden, "num_experts": experts, "top_k": top_k_index.shape[1]}
+    return told, {"m": m}, {"x": hidden_states.clone(), "logits": logits}
