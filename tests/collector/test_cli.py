@@ -93,7 +93,7 @@ def test_a_dry_run_needs_no_folder(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_neighbours_in_a_lap_are_of_one_weight() -> None:
-    """Work at peak grows along the first lap and falls along the second; nothing is lost, and windows hold what fits."""
+    """Work at peak grows along the first lap, falls along the second; nothing is lost, and windows hold what fits."""
     cases = spread_out(grid_cases("gemm", "h200_sxm"))
     found = in_laps(cases, SYSTEM)
     assert sorted(c.case_id for c in found) == sorted(c.case_id for c in cases)
