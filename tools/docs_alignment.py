@@ -116,9 +116,12 @@ TAIL = """\
 - Ops whose samples take 0.5 ms and longer (three calls of 0.17 ms) were themselves timed without a replay ahead: by the
   sums of their kernels, products are 5 us a call too long and experts 15, in the median. That is part of what layers
   with experts are priced too high in generation, 4 to 12 %.
-- Kernels have the same names in {match} of {count} rows. Where they do not it is mostly the experts: transformers sorts
-  and counts with other kernels than the variant does. A router in float32 runs a product that the op list takes for
-  bfloat16.
+- Kernels have the same names in {match} of {count} rows. Where they do not it is mostly the experts: when these rows
+  were made, the variant sorted and counted by kernels of its own, compiled for any number of tokens (a radix sort and
+  three copies, where a layer sorts up to 512 pairs in one kernel), and its tokens chose experts at random (the experts
+  of one layer took 474 and 549 us in two runs of 16 tokens, as these chose). The variant that is here now is
+  transformers' code on the choices of the layer's router. Routers in float32 are priced as bfloat16 in these rows, and
+  as float32 from now on.
 - Mamba 2 at batch 1: -11 %, six small kernels around the scan, of which two move the state of the convolution on.
 - Held out, the delta rule and the scan of Mamba 2 in prompts, heads of 512, and shapes whose neighbours were measured
   at a lowered clock miss most: tables have few of the first and many of the last.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from collector.align import running
@@ -13,6 +13,7 @@ from collector.align.binding import bound
 from collector.align.kernels import Compared, Kernel, attribute, compare, kernels_of
 from collector.align.outcome import OpOutcome, Outcome
 from collector.align.rested import RestedBench, at_rest_and_under_load
+from collector.align.settings import Settings
 from collector.align.workloads import Workload
 from collector.timing import Limits
 from collector.worker import one_line
@@ -31,22 +32,6 @@ from tracer.trace import PHASES
 
 Json = dict[str, Any]  # Any: an object that becomes JSON
 LOWERING = "torch"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
-    """What stays the same for all rows. `variants` are the ones asked for, by slot; `seconds` bound the samples of a
-    row; without `time` everything is compiled and nothing is timed. A whole model is compiled layer by layer, or in
-    `one_graph`."""
-
-    model: str
-    device: str
-    variants: Mapping[str, str]
-    seconds: float = 0.5
-    time: bool = True
-    seed: int = 0
-    debug: bool = False
-    one_graph: bool = False
 
 
 def parts_of(model: str, **source: Any) -> list[SubModule]:
@@ -84,18 +69,20 @@ def align(
     standalone: Standalone,
     db: PerfDatabase,
 ) -> Outcome:
-    """The row of a part at a workload. What fails in it is told in the row."""
+    """The row of a part at a workload. What fails in it is told in the row.
+
+    The part runs first: its ops alone get inputs that it recorded.
+    """
     ops = part.ops(phase, LOWERING)
     cases = [_case(op, workload) for op in ops]
     chosen = {op.op: settings.variants.get(op.op) for op in ops}
     outcome = Outcome(
         model=settings.model, submodule=part.name, role=part.role, phase=phase, workload=str(workload), ops=()
     )  # fmt: skip
-    measure = standalone.measure if settings.time else standalone.compile
-    alone = [measure(case, chosen[case.op]) for case in cases]
     slots = _slots([standalone.variant(case, chosen[case.op]) for case in cases])
+    standalone.recorded.clear()
     try:
-        outcome = _ran(part, outcome, slots, workload, settings, standalone.bench, db)
+        outcome = _ran(part, outcome, slots, workload, settings, standalone, db)
     except Exception as error:  # noqa: BLE001 - becomes the row's reason
         outcome = replace(outcome, failed=one_line(error))
         if settings.debug:
@@ -103,6 +90,9 @@ def align(
     kernels = outcome.kernels
     standalone.recover()
     standalone.bench.release()
+    measure = standalone.measure if settings.time else standalone.compile
+    with settings.turn:
+        alone = [measure(case, chosen[case.op]) for case in cases]
     rows = _rows(ops, workload, alone, kernels, db)
     return replace(
         outcome, ops=rows, predicted=predicted(ops, workload, db),
@@ -120,23 +110,22 @@ def predicted(ops: tuple[Op, ...], workload: Workload, db: PerfDatabase) -> floa
 
 def _ran(
     part: SubModule, outcome: Outcome, slots: Mapping[str, Variant], workload: Workload, settings: Settings,
-    bench: RestedBench, db: PerfDatabase,
+    standalone: Standalone, db: PerfDatabase,
 ) -> Outcome:  # fmt: skip
     """The part compiled and timed; a kernel function that a slot cannot stand for stays transformers' own."""
     ops = part.ops(outcome.phase, LOWERING)
     try:
         with bound(
-            part.source.traced.model, slots, own_attention=_attention_unknown(ops, slots)
-        ) as names:
-            run = running.start(
-                part, outcome.phase, workload.sizes, settings.device, names, seed=settings.seed
-            )
+            part.source.traced.model, slots, own_attention=_attention_unknown(ops, slots),
+            recorded=standalone.recorded,
+        ) as names:  # fmt: skip
+            run = running.start(part, outcome.phase, workload.sizes, settings, names)
+            standalone.recorded.open = False
             outcome = replace(outcome, difference=run.difference, note=run.note)
-            return (
-                timed(outcome, run, bench, settings, _floor(ops, workload, db))
-                if settings.time
-                else outcome
-            )
+            if not settings.time:
+                return outcome
+            floor = _floor(ops, workload, db)
+            return timed(outcome, run, standalone.bench, settings, floor)
     except InvalidInputError as error:
         if not error.message.startswith(REFUSED):
             raise
@@ -144,7 +133,7 @@ def _ran(
         if not refused:
             raise
         rest = {name: variant for name, variant in slots.items() if name not in refused}
-        again = _ran(part, outcome, rest, workload, settings, bench, db)
+        again = _ran(part, outcome, rest, workload, settings, standalone, db)
         told = f"{', '.join(refused)} as transformers has it: {error.message}"
         return replace(again, note="; ".join(filter(None, (told, again.note))))
 
@@ -158,11 +147,13 @@ def timed(
 ) -> Outcome:
     """The row with the times of what runs, and its kernels."""
     limits = Limits(seconds=settings.seconds, floor_ms=floor_ms)
-    rested, timing = at_rest_and_under_load(run.make, bench, limits)
-    replay = bench.bind(run.make(1).runs, CALLS, graph=timing.graph)
+    with settings.turn:
+        rested, timing = at_rest_and_under_load(run.make, bench, limits)
+        replay = bench.bind(run.make(1).runs, CALLS, graph=timing.graph)
+        kernels = kernels_of(bench, replay, CALLS)
     return replace(
         outcome, measured=timing.latency, rested=rested.latency, graph=timing.graph, timing=timing.to_json(),
-        note="; ".join(filter(None, (outcome.note, timing.note))), kernels=kernels_of(bench, replay, CALLS),
+        note="; ".join(filter(None, (outcome.note, timing.note))), kernels=kernels,
     )  # fmt: skip
 
 

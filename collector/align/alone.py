@@ -16,9 +16,10 @@ from collector.timing import Limits, benchmark_with_power
 from collector.worker import Options, Worker, now, one_line
 from oplib.case import Case
 from oplib.errors import InvalidInputError
+from oplib.kernels.binding import Recorded
 from oplib.kernels.compiled import Compiled
 from oplib.kernels.registry import resolve, slots
-from oplib.kernels.variant import Call, Variant
+from oplib.kernels.variant import Call, Inputs, Variant
 
 Json = dict[str, Any]  # Any: an object that becomes JSON
 CALLS = 3  # in the replay that kernels are read from
@@ -35,12 +36,17 @@ class Alone:
 
 
 class Standalone:
-    """Times ops on the device at hand; what the log in `folder` has is not measured again."""
+    """Times ops on the device at hand; what the log in `folder` has is not measured again.
+
+    The log has ops on random inputs, for tables. An op whose inputs are in `recorded` is also timed on those, each time
+    that it is asked for: what was recorded belongs to one sub-module at one workload.
+    """
 
     def __init__(self, device: str, system: str, folder: Path | None, *, seconds: float) -> None:
         self._worker = Worker(Options(device=device, system=system, check=False, seconds=seconds))
         self.bench = RestedBench(self._worker.bench)
         self._seconds = seconds
+        self.recorded = Recorded()
         self._known: dict[tuple[str, str, str], Json] = {}
         self._compiled: set[str] = set()
         self._segment: Segment | None = None
@@ -73,6 +79,12 @@ class Standalone:
             return Alone(variant=variant.name, latency=None, reason=str(timed.get("reason", "")))
         names = self._row("names", variant, case, self._names)
         kernels = tuple(Kernel.from_json(k) for k in names.get("timed_kernels", ()))
+        given = self.recorded.of(case.op, case.params, case.dims)
+        if given is not None:
+            try:
+                timed = self._on_given(variant, case, given)
+            except Exception as error:  # noqa: BLE001 - becomes the op's reason
+                return Alone(variant=variant.name, latency=None, reason=one_line(error))
         return Alone(variant=variant.name, latency=timed["timing"]["latency"], kernels=kernels)
 
     def compile(self, case: Case, chosen: str | None) -> Alone:
@@ -117,18 +129,26 @@ class Standalone:
                 self._segment.append(row)
         return self._known[key]
 
-    def _made(self, variant: Variant, case: Case, sets: int) -> Call:
+    def _on_given(self, variant: Variant, case: Case, given: Inputs) -> Json:
+        """The time on recorded inputs, over weights that rotate as ever."""
+        try:
+            return self._timed(variant, case, given)
+        finally:
+            self.recover()
+            self.bench.release()
+
+    def _made(self, variant: Variant, case: Case, sets: int, given: Inputs | None = None) -> Call:
         """The case, each set run once: compiled code may be made again for a set, which no capture survives."""
-        call = variant.make(case.params, case.dims, self._worker.source, sets)
+        call = variant.make(case.params, case.dims, self._worker.source, sets, given=given)
         for run in call.runs:
             run()
         return call
 
-    def _timed(self, variant: Variant, case: Case) -> Json:
+    def _timed(self, variant: Variant, case: Case, given: Inputs | None = None) -> Json:
         floor = self._worker.floor(case)
         limits = Limits(seconds=self._seconds, floor_ms=floor, graph=variant.capturable)
         found = benchmark_with_power(
-            lambda sets: self._made(variant, case, sets), self.bench, limits
+            lambda sets: self._made(variant, case, sets, given), self.bench, limits
         )
         return {"timing": found.to_json(), "floor_ms": floor}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from oplib.errors import InvalidInputError
 from oplib.kernels import registry
-from oplib.kernels.binding import Binding, forget
+from oplib.kernels.binding import Binding, Recorded, forget
 from oplib.kernels.variant import Variant
 
 NAME = "kernel_slots"  # in transformers' registry of attention; without an entry among its masks, none are made
@@ -32,11 +33,13 @@ class Names:
 
 @contextlib.contextmanager
 def bound(
-    model: nn.Module, variants: Mapping[str, Variant], *, own_attention: bool = False
-) -> Iterator[Names]:
+    model: nn.Module, variants: Mapping[str, Variant], *, own_attention: bool = False,
+    recorded: Recorded | None = None,
+) -> Iterator[Names]:  # fmt: skip
     """Within the context, models built with these names run the variants of these slots; `model` has the classes.
 
-    `own_attention`: attention is of a kind that no slot has, and runs as the model's own code writes it.
+    `own_attention`: attention is of a kind that no slot has, and runs as the model's own code writes it. `recorded`
+    gets what slots are called with whose time depends on values, when the model runs and is not being compiled.
     """
     found = {slot: _binding(variant) for slot, variant in variants.items()}
     bindings = {slot: binding for slot, binding in found.items() if binding is not None}
@@ -54,6 +57,13 @@ def bound(
     functions = {name: f for b in bindings.values() for name, f in b.functions.items()}
     with contextlib.ExitStack() as stack:
         stack.callback(forget)
+        if recorded is not None and names.experts in ALL_EXPERTS_FUNCTIONS:
+            own = ALL_EXPERTS_FUNCTIONS[names.experts]
+            stack.callback(ALL_EXPERTS_FUNCTIONS.__setitem__, names.experts, own)
+            for slot, binding in bindings.items():
+                if binding.experts and binding.noted:
+                    note = functools.partial(_note, recorded, slot, binding.noted)
+                    ALL_EXPERTS_FUNCTIONS[names.experts] = _noting(own, note, recorded)
         for module in {sys.modules[type(part).__module__] for part in model.modules()}:
             for name in functions.keys() & vars(module).keys():
                 stack.callback(setattr, module, name, vars(module)[name])
@@ -70,6 +80,24 @@ def _binding(variant: Variant) -> Binding | None:
             f"{variant} runs alone only, not in a model.", "Choose another variant with --variant."
         )
     return bind(variant)
+
+
+def _note(
+    recorded: Recorded, slot: str, noted: Any, args: Any, kwargs: Any
+) -> None:  # Any: a call's
+    recorded.note(slot, *noted(*args, **kwargs))
+
+
+def _noting(own: Any, note: Any, recorded: Recorded) -> Any:  # Any: of transformers' interface
+    """The experts, whose calls are noted; torch.compile sees nothing of it."""
+
+    def experts(*args: Any, **kwargs: Any) -> torch.Tensor:
+        if not torch.compiler.is_compiling() and recorded.open:
+            note(args, kwargs)
+        result: torch.Tensor = own(*args, **kwargs)
+        return result
+
+    return experts
 
 
 def _dispatch(attentions: Mapping[str, Any]) -> Any:  # Any: functions of transformers' interface

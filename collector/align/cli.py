@@ -115,7 +115,7 @@ def _add_results(found: argparse.ArgumentParser) -> None:
 
 
 def main(argv: list[str] | None = None, *, turn: AbstractContextManager[Any] | None = None) -> int:
-    """Run the command; the exit status. `turn` is held while the device is in use, where several processes wait."""
+    """Run the command; the exit status. `turn` is held while the device is in use, where several processes share it."""
     held = turn or nullcontext()
     return run_command("align-model", lambda given: _run(parser().parse_args(given), held), argv)
 
@@ -150,10 +150,9 @@ def _rows(
     progress("load torch and transformers")
     from collector.align.session import Session
 
-    session = Session(options, variants, progress)
+    session = Session(options, variants, progress, turn)
     session.prepare(pairs)
-    with turn:
-        return session.whole(pairs) if options.whole else session.parts(pairs)
+    return session.whole(pairs) if options.whole else session.parts(pairs)
 
 
 def _variants(texts: list[str]) -> dict[str, str]:

@@ -14,6 +14,12 @@ from collector.bench import Bench, Replay
 Json = dict[str, Any]  # Any: an object that becomes JSON
 #: How names of kernels begin that the compiler writes itself: each has its own name, so that names say nothing alike.
 GENERATED = ("triton_",)
+#: Other names of the same work: of memory in a graph's pool the profiler cannot always tell the kind, and a node of a
+#: graph that copies a few bytes is a copy by one driver's choice and a kernel by another's.
+_ALIKE = {
+    "Memset (Unknown)": "Memset (Device)",
+    "memcpy32_post": "Memcpy DtoD (Device -> Device)",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,6 +34,11 @@ class Kernel:
     def generated(self) -> bool:
         """Whether the compiler wrote it."""
         return self.name.startswith(GENERATED)
+
+    @property
+    def work(self) -> str:
+        """The name that it is compared by."""
+        return _ALIKE.get(self.name, self.name)
 
     def to_json(self) -> Json:
         """The fields."""
@@ -106,7 +117,7 @@ class Compared:
 
 def compare(alone: Sequence[Kernel], inside: Sequence[Kernel]) -> Compared:
     """Kernels of the ops alone beside those of the part."""
-    one, other = (Counter(k.name for k in side if not k.generated) for side in (alone, inside))
+    one, other = (Counter(k.work for k in side if not k.generated) for side in (alone, inside))
     generated = tuple(sum(k.generated for k in side) for side in (alone, inside))
     return Compared(
         match=one == other, missing=tuple((one - other).elements()), added=tuple((other - one).elements()),
@@ -126,7 +137,7 @@ def attribute(
     claimed: list[list[Kernel]] = [[] for _ in alone]
     for place, kernels in enumerate(alone):
         for wanted in (k for k in kernels if not k.generated):
-            found = next((k for k in left if k.name == wanted.name), None)
+            found = next((k for k in left if k.work == wanted.work), None)
             if found is not None:
                 left.remove(found)
                 claimed[place].append(found)

@@ -13,6 +13,7 @@ from torch import nn
 
 from collector.align import fixed_cache
 from collector.align.binding import Names
+from collector.align.settings import Settings
 from oplib.errors import UnsupportedModelError
 from oplib.kernels.variant import Call as Bound
 from oplib.kernels.variant import Outputs
@@ -71,24 +72,25 @@ def start(
     part: SubModule,
     phase: str,
     sizes: Mapping[str, int],
-    device: str,
+    settings: Settings,
     names: Names,
-    *,
-    seed: int = 0,
 ) -> Running:
     """Build, fill and compile a part at a workload; slots are bound by the caller."""
     how: dict[str, Any] = {
         "attn_implementation": names.attention,
         "experts_implementation": names.experts,
-        "seed": seed,
+        "seed": settings.seed,
     }
-    with quiet_transformers():
+    device = settings.device
+    with settings.turn, quiet_transformers():
         module = part.build(device, **how)
         call = part.inputs(phase, sizes["b"], sizes["s"], sizes["p"], device, **how)
-    return compiled(module, call)
+    return compiled(module, call, settings)
 
 
-def compiled(module: nn.Module, call: Call, stacks: Collection[str] = ()) -> Running:
+def compiled(
+    module: nn.Module, call: Call, settings: Settings, stacks: Collection[str] = ()
+) -> Running:
     """The module compiled for a call, its cache in fixed memory; its results are compared with those of eager code.
 
     `stacks` are paths of lists of layers: each layer is compiled by itself then, and so is each module beside them.
@@ -96,7 +98,7 @@ def compiled(module: nn.Module, call: Call, stacks: Collection[str] = ()) -> Run
     torch._dynamo.reset()
     torch._dynamo.config.recompile_limit = _RECOMPILED
     torch._dynamo.config.fail_on_recompile_limit_hit = True
-    with quiet_transformers():
+    with settings.turn, quiet_transformers():
         returned, restore = fixed_cache.prepare(call, module)
     plain = [t.clone() for t in tensors(returned)]
     function, whole, note = _compiled(module, call, stacks)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from contextlib import AbstractContextManager
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,6 @@ import torch
 
 from collector.align.aligning import (
     LOWERING,
-    Settings,
     align,
     chosen_parts,
     distinct,
@@ -21,6 +21,7 @@ from collector.align.aligning import (
 )
 from collector.align.alone import Standalone
 from collector.align.outcome import Outcome
+from collector.align.settings import Settings
 from collector.align.workloads import Workload
 from collector.log import OK, Segment, read_log
 from collector.worker import now
@@ -46,7 +47,11 @@ class Session:
     """What `align-model` was asked for, and what stays while it runs."""
 
     def __init__(
-        self, options: argparse.Namespace, variants: dict[str, str], progress: Progress
+        self,
+        options: argparse.Namespace,
+        variants: dict[str, str],
+        progress: Progress,
+        turn: AbstractContextManager[Any],
     ) -> None:
         self._options, self._progress = options, progress
         self._model = _name(options.model)
@@ -71,7 +76,7 @@ class Session:
         self._settings = Settings(
             model=self._model, device=device, variants=variants, seed=options.seed,
             seconds=options.seconds or _SECONDS[device.partition(":")[0]], time=not options.compile_only,
-            debug=options.debug, one_graph=options.one_graph,
+            debug=options.debug, one_graph=options.one_graph, turn=turn,
         )  # fmt: skip
         self._done = {
             _key(row): row["result"]
@@ -117,9 +122,10 @@ class Session:
         todo = [(part, phase, workload) for part in self.chosen for phase, workload in pairs]
         if self._options.dry_run:
             return [self._planned(*one) for one in todo]
-        standalone = Standalone(
-            self._device, self._system, self._options.out, seconds=self._settings.seconds / 2
-        )
+        with self._settings.turn:
+            standalone = Standalone(
+                self._device, self._system, self._options.out, seconds=self._settings.seconds / 2
+            )
         rows = []
         for number, (part, phase, workload) in enumerate(todo, 1):
             self._progress(f"{number}/{len(todo)} {part.name} {phase} {workload}")

@@ -17,10 +17,11 @@ from torch import nn
 from transformers import DynamicCache
 
 from collector.align import running
-from collector.align.aligning import LOWERING, Settings, timed
+from collector.align.aligning import LOWERING, timed
 from collector.align.binding import Names, bound
 from collector.align.outcome import OpOutcome, Outcome
 from collector.align.rested import RestedBench
+from collector.align.settings import Settings
 from collector.align.workloads import Workload
 from collector.bench import bench_of
 from collector.worker import one_line
@@ -68,7 +69,8 @@ class Whole:
 
     def rows(self, pairs: list[tuple[str, Workload]], *, dry: bool) -> Iterator[Json]:
         """A row per phase and workload."""
-        bench = RestedBench(bench_of(self._settings.device)) if not dry else None
+        with self._settings.turn:
+            bench = RestedBench(bench_of(self._settings.device)) if not dry else None
         for phase, workload in pairs:
             self._progress(f"{phase} {workload}")
             predicted, ops = self._price(phase, workload)
@@ -118,7 +120,7 @@ class Whole:
             attn_implementation=names.attention,
             experts_implementation=names.experts,
         )
-        with quiet_transformers(), torch.no_grad():
+        with self._settings.turn, quiet_transformers(), torch.no_grad():
             model = materialise(model, "", device, self._settings.seed).eval()
             cache = DynamicCache(config=model.config)
             if workload.p:
@@ -126,6 +128,7 @@ class Whole:
         return running.compiled(
             model,
             _call(model, cache, workload.b, workload.s if phase == "context" else 1, device),
+            self._settings,
             self._stacks,
         )
 

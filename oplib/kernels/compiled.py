@@ -42,9 +42,13 @@ class Compiled(Variant):
         """What of a case is a constant of the compiled code beside the parameters: cases that agree share it."""
         return ()
 
+    def varying(self, params: Params, inputs: Inputs) -> Varies:
+        """What is no constant in the code for these inputs: less than `varies` where torch compiles sizes apart."""
+        return self.varies
+
     def prepare(self, inputs: Inputs, params: Params, dims: Sizes) -> Inputs:
         ready = self._plain.prepare(inputs, params, dims)
-        for name, places in self.varies.items():
+        for name, places in self.varying(params, ready).items():
             for tensor in _tensors(ready.get(name)):
                 for place in places:
                     torch._dynamo.maybe_mark_dynamic(tensor, place)
@@ -54,7 +58,7 @@ class Compiled(Variant):
         return self._function(params, inputs)(inputs)
 
     def _function(self, params: Params, inputs: Inputs) -> Callable[[Inputs], Outputs]:
-        key = (*params.items(), *self._fixed_sizes(inputs))
+        key = (*params.items(), *_fixed_sizes(inputs, self.varying(params, inputs)))
         if key not in self._functions:
             fixed, plain = dict(params), self._plain
 
@@ -69,15 +73,16 @@ class Compiled(Variant):
             self._functions[key] = torch.compile(call, backend=self.backend)
         return self._functions[key]
 
-    def _fixed_sizes(self, inputs: Inputs) -> Iterator[tuple[Any, ...]]:  # Any: names and sizes
-        """What the code depends on beyond the parameters: sizes that no workload changes, and plain numbers."""
-        for name, value in inputs.items():
-            varying = self.varies.get(name, ())
-            sizes = [
-                tuple(n for i, n in enumerate(t.shape) if i not in varying) for t in _tensors(value)
-            ]
-            plain = isinstance(value, int | float | str | None)
-            yield (name, *sizes) if sizes else (name, value if plain else type(value))
+
+def _fixed_sizes(inputs: Inputs, varies: Varies) -> Iterator[tuple[Any, ...]]:  # Any: names, sizes
+    """What the code depends on beyond the parameters: sizes that no workload changes, and plain numbers."""
+    for name, value in inputs.items():
+        varying = varies.get(name, ())
+        sizes = [
+            tuple(n for i, n in enumerate(t.shape) if i not in varying) for t in _tensors(value)
+        ]
+        plain = isinstance(value, int | float | str | None)
+        yield (name, *sizes) if sizes else (name, value if plain else type(value))
 
 
 def _tensors(value: Any) -> Iterator[torch.Tensor]:  # Any: an input

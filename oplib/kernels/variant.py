@@ -126,14 +126,16 @@ class Variant(ABC):
         ready = self.prepare(inputs, params, dims)
         return lambda: self.run(ready, params, dims)
 
-    def make(self, params: Params, dims: Sizes, source: PoolSource, sets: int = 1) -> Call:
-        """The case, ready to run over `sets` sets of inputs."""
+    def make(
+        self, params: Params, dims: Sizes, source: PoolSource, sets: int = 1, *, given: Inputs | None = None
+    ) -> Call:  # fmt: skip
+        """The case, ready to run over `sets` sets of inputs; those that are `given` are the same in all of them."""
         runs, keep = [], []
         source.begin_case()
         cold = 0
         for _ in range(sets):
             source.begin_set()
-            keep.append(self.inputs(params, dims, source))
+            keep.append({**self.inputs(params, dims, source), **(given or {})})
             cold = source.cold_bytes
             runs.append(self.bound(keep[-1], params, dims))
         return Call(runs=tuple(runs), cold_bytes=cold, keep=tuple(keep))

@@ -238,8 +238,8 @@ def test_parts_that_do_the_same_count_once():
 
 def test_a_part_that_fails_is_a_row(monkeypatch):
     """The error's words are in it, and its price is."""
-    from collector.align.aligning import Settings
     from collector.align.alone import Standalone
+    from collector.align.settings import Settings
 
     monkeypatch.setattr(
         "collector.align.running.start", lambda *_a, **_k: 1 / 0
@@ -285,6 +285,8 @@ def test_kernels_of_libraries_are_compared_by_name():
     assert found.generated == (1, 2)
     other = compare(alone, kernels("gemm_a", "gemm_c"))
     assert (other.match, other.missing, other.added) == (False, ("gemm_b",), ("gemm_c",))
+    assert compare(kernels("Memset (Unknown)"), kernels("Memset (Device)")).match
+    assert not compare(kernels("Memset (Unknown)"), kernels("Memcpy HtoD")).match
 
 
 def test_kernels_go_to_the_ops_that_run_them_alone():

@@ -93,11 +93,15 @@ def test_a_dry_run_needs_no_folder(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_neighbours_in_a_lap_are_of_one_weight() -> None:
-    """Work grows along the first lap and falls along the second; nothing is lost, and windows hold what fits."""
+    """Work at peak grows along the first lap, falls along the second; nothing is lost, and windows hold what fits."""
     cases = spread_out(grid_cases("gemm", "h200_sxm"))
     found = in_laps(cases, SYSTEM)
     assert sorted(c.case_id for c in found) == sorted(c.case_id for c in cases)
-    work = [float(case.kind.flops(case.params, case.dims)) for case in found]
+    work = [
+        float(case.kind.flops(case.params, case.dims))
+        / SYSTEM.peak[case.kind.compute_dtype(case.params)].base
+        for case in found
+    ]
     assert work[:LAP] == sorted(work[:LAP])
     assert work[LAP : 2 * LAP] == sorted(work[LAP : 2 * LAP], reverse=True)
     shares = [window_share(case, SYSTEM) for case in cases]

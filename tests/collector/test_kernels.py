@@ -126,6 +126,22 @@ def test_resolve_says_what_is_there_and_why_the_rest_is_not() -> None:
         resolve("gemm", device=CPU, params=fp8)
 
 
+def test_float32_is_not_tf32() -> None:
+    """A row that says float32 is measured in it, whatever the process was told."""
+    wide, narrow = (
+        kind("gemm").complete({"n": 64, "k": 64, "dtype": dtype})
+        for dtype in ("float32", "bfloat16")
+    )
+    assert resolve("gemm", device=HOPPER, params=wide).name == "eager"
+    torch.set_float32_matmul_precision("high")
+    try:
+        with pytest.raises(InvalidInputError, match="eager multiplies float32 in full precision"):
+            resolve("gemm", device=HOPPER, params=wide)
+        assert resolve("gemm", device=HOPPER, params=narrow).name == "eager"
+    finally:
+        torch.set_float32_matmul_precision("highest")
+
+
 @pytest.mark.parametrize(
     ("device", "words"),
     [(AMPERE, "needs compute capability 9.0 or more"), (BLACKWELL, "below 10.0"), (HOPPER, "")],

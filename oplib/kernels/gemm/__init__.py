@@ -13,6 +13,7 @@ from oplib.params import Params, flag, integer, text
 EXAMPLES = (
     ({"n": 33, "k": 47, "dtype": "bfloat16", "bias": True}, {"m": 5}),
     ({"n": 264, "k": 200, "dtype": "float16"}, {"m": 1}),
+    ({"n": 40, "k": 72, "dtype": "float32"}, {"m": 9}),
     ({"n": 48, "k": 144, "dtype": "fp8"}, {"m": 19}),
     ({"n": 32, "k": 64, "dtype": "fp8", "bias": True}, {"m": 1}),
     ({"n": 256, "k": 640, "dtype": "fp8_block"}, {"m": 7}),

@@ -7,14 +7,20 @@ from torch.nn import functional
 
 from oplib.kernels.gemm import BLOCK
 from oplib.kernels.variant import Inputs, Outputs, Sizes, Variant
-from oplib.params import Params
+from oplib.params import Params, text
 
 
 class Eager(Variant):
     """torch.nn.functional.linear (cuBLAS on a GPU).
 
+    float32 is that and no TF32, which torch leaves off and tensor cores would run several times as fast.
     As the reference of the fp8 modes it widens the operands first, which is no way to run them.
     """
+
+    def refuses(self, params: Params, dims: Sizes) -> str | None:
+        if text(params, "dtype") == "float32" and torch.get_float32_matmul_precision() != "highest":
+            return "multiplies float32 in full precision, and TF32 is on"
+        return None
 
     def run(self, inputs: Inputs, params: Params, dims: Sizes) -> Outputs:
         x, w, bias = inputs["x"], inputs["w"], inputs["bias"]

@@ -2,7 +2,8 @@
 
 Inputs: x[m, hidden], logits[m, experts] of the router, up[experts, (2 or 1)·inner, hidden] with the gate in front where
 there is one, down[experts, hidden, inner], and up_bias, down_bias or None. Logits are such that the experts of a token
-are drawn without replacement, all alike (balanced) or by popularities of a power law (`oplib.ops.moe`). In fp8 weights
+are drawn without replacement, all alike (balanced) or by popularities of a power law (`oplib.ops.moe`). Weights beside
+biases lie in memory with the features of the input first, as in the models that have biases (gpt-oss). In fp8 weights
 are stored in it, with a float32 scale per row of each expert's matrices, up_scale[experts, (2 or 1)·inner] and
 down_scale[experts, hidden], and tokens come in bfloat16: rounding them is part of the op.
 """
@@ -19,10 +20,12 @@ from oplib.params import Params, flag, integer, text
 _SIZES = {
     "hidden_size": 64, "intermediate_size": 40, "num_experts": 12, "top_k": 3, "dtype": "bfloat16",
 }  # fmt: skip
+_LEAST, _NOT_CHOSEN = 1e-9, -60.0  # a weight that counts, and the logit of an expert without one
 EXAMPLES = (
     (_SIZES, {"m": 37}),
     (_SIZES, {"m": 1}),
-    ({**_SIZES, "gated": False, "bias": True, "distribution": "power_law_1.2"}, {"m": 19}),
+    ({**_SIZES, "gated": False, "distribution": "power_law_1.2"}, {"m": 19}),
+    ({**_SIZES, "bias": True}, {"m": 21}),
     ({**_SIZES, "intermediate_size": 48, "dtype": "fp8"}, {"m": 37}),
 )
 
@@ -36,6 +39,7 @@ def inputs(params: Params, dims: Sizes, source: Source) -> Inputs:
     experts = integer(params, "num_experts")
     wide = 2 * inner if flag(params, "gated") else inner
     biased = flag(params, "bias")
+    turned = biased and not quantised
     scales: Inputs = {}
     if quantised:
         scales["up_scale"] = source.uniform((experts, wide), 0.01, 0.03, torch.float32)
@@ -46,11 +50,20 @@ def inputs(params: Params, dims: Sizes, source: Source) -> Inputs:
         "logits": _logits(
             text(params, "distribution"), m, integer(params, "top_k"), experts, source
         ),
-        "up": source.weight((experts, wide, hidden), stored),
-        "down": source.weight((experts, hidden, inner), stored),
+        "up": _matrices((experts, wide, hidden), stored, source, turned=turned),
+        "down": _matrices((experts, hidden, inner), stored, source, turned=turned),
         "up_bias": source.weight((experts, wide), dtype) if biased else None,
         "down_bias": source.weight((experts, hidden), dtype) if biased else None,
     }
+
+
+def _matrices(
+    shape: tuple[int, int, int], dtype: torch.dtype, source: Source, *, turned: bool
+) -> torch.Tensor:
+    experts, out, inward = shape
+    if turned:
+        return source.weight((experts, inward, out), dtype).transpose(1, 2)
+    return source.weight(shape, dtype)
 
 
 def _logits(distribution: str, m: int, top_k: int, experts: int, source: Source) -> torch.Tensor:
@@ -72,4 +85,20 @@ def _logits(distribution: str, m: int, top_k: int, experts: int, source: Source)
 
 def bind(variant: Variant) -> Binding:
     """The experts of transformers that run the same kernels; each variant's file names them."""
-    return Binding(experts=getattr(variant, "experts", ""))  # a plugin's variant may have none
+    name = getattr(variant, "experts", "")  # a plugin's variant may have none
+    return Binding(experts=name, noted=_noted)
+
+
+def _noted(
+    module: torch.nn.Module, hidden_states: torch.Tensor, top_k_index: torch.Tensor, top_k_weights: torch.Tensor
+) -> tuple[Params, Sizes, Inputs]:  # fmt: skip
+    """From a call of a model's experts: the tokens, and logits that the slot chooses the same experts by.
+
+    Softmax and the division by the sum give the router's weights back, up to a factor that all of a token have.
+    """
+    m, hidden = hidden_states.shape
+    experts = int(getattr(module, "num_experts", 0))  # which is no part of nn.Module
+    logits = torch.full((m, experts), _NOT_CHOSEN, device=hidden_states.device)
+    logits.scatter_(1, top_k_index, top_k_weights.float().clamp(min=_LEAST).log())
+    told = {"hidden_size": hidden, "num_experts": experts, "top_k": top_k_index.shape[1]}
+    return told, {"m": m}, {"x": hidden_states.clone(), "logits": logits}

@@ -11,39 +11,59 @@ from oplib.params import Params, flag, integer
 
 
 class GroupedMm(Variant):
-    """Tokens sorted by expert, two of torch's grouped products, and a weighted sum: what transformers runs."""
+    """transformers' experts of this name: tokens sorted by expert, two of torch's grouped products, a weighted sum."""
 
-    needs = Needs(capability=(8, 0), dtypes=("bfloat16",))
+    needs = Needs(capability=(8, 0), dtypes=("bfloat16",), packages=("transformers",))
     experts = "grouped_mm"  # in transformers' registry
     preference = 10
 
     def refuses(self, params: Params, dims: Sizes) -> str | None:
-        if not hasattr(functional, "grouped_mm"):
-            return f"needs torch.nn.functional.grouped_mm, which torch {torch.__version__} lacks"
-        sizes = integer(params, "hidden_size"), integer(params, "intermediate_size")
-        if any(size % 8 for size in sizes):
-            return f"needs sizes in multiples of 8, not {sizes[0]} and {sizes[1]}"
-        return unshared(params)
+        return off_eight(params) or unshared(params) or _missing()
 
     def run(self, inputs: Inputs, params: Params, dims: Sizes) -> Outputs:
-        top_k, experts = integer(params, "top_k"), inputs["up"].shape[0]
-        weights, chosen = route(inputs["logits"], top_k)
-        expert, order = torch.sort(chosen.flatten())
-        counts = torch.histc(expert.float(), bins=experts, min=0, max=experts - 1)
-        ends = torch.cumsum(counts, 0).to(torch.int32)
-        inner = self.product(inputs["x"][order // top_k], "up", inputs, ends)
-        if inputs["up_bias"] is not None:
-            inner = inner + inputs["up_bias"][expert]
-        rows = self.product(activate(inner, flag(params, "gated")), "down", inputs, ends)
-        if inputs["down_bias"] is not None:
-            rows = rows + inputs["down_bias"][expert]
-        rows = rows * weights.flatten()[order].to(rows.dtype)[:, None]
-        back = torch.empty_like(order)
-        back[order] = torch.arange(order.numel(), device=order.device)
-        return (rows[back].view(-1, top_k, rows.shape[1]).sum(1),)
+        from transformers.integrations.moe import grouped_mm_experts_forward
 
-    def product(
-        self, x: torch.Tensor, name: str, inputs: Inputs, ends: torch.Tensor
-    ) -> torch.Tensor:
-        """Rows sorted by expert times the weights `name` of each, the rows of an expert ending at `ends`."""
-        return functional.grouped_mm(x, inputs[name].transpose(1, 2), offs=ends)
+        weights, chosen = route(inputs["logits"], integer(params, "top_k"))
+        x, experts = inputs["x"], _Experts(inputs, gated=flag(params, "gated"))
+        return (grouped_mm_experts_forward(experts, x, chosen, weights.to(x.dtype)),)
+
+
+class _Experts:
+    """What transformers' function asks of a module of experts, as `use_experts_implementation` sets it up."""
+
+    is_transposed = False  # weights that are stored so come as views
+    is_concatenated = True
+    has_post_expert_norm = False
+    _is_expert_parallel = False
+
+    def __init__(self, inputs: Inputs, *, gated: bool) -> None:
+        self.has_gate, self.has_bias = gated, inputs["up_bias"] is not None
+        self.num_experts = inputs["up"].shape[0]
+        self.gate_up_proj = self.up_proj = inputs["up"]
+        self.gate_up_proj_bias = self.up_proj_bias = inputs["up_bias"]
+        self.down_proj, self.down_proj_bias = inputs["down"], inputs["down_bias"]
+
+    def _apply_gate(self, inner: torch.Tensor) -> torch.Tensor:
+        return activate(inner, gated=True)
+
+    def act_fn(self, inner: torch.Tensor) -> torch.Tensor:
+        return activate(inner, gated=False)
+
+
+def _missing() -> str | None:
+    """Why transformers has no such function; the import also keeps it out of what torch.compile looks into."""
+    try:
+        from transformers.integrations.moe import grouped_mm_experts_forward  # noqa: F401
+    except ImportError as error:
+        return f"needs experts of transformers 5.17 or later: {error}"
+    return None
+
+
+def off_eight(params: Params) -> str | None:
+    """Why torch's grouped products do not take these sizes, or are not there."""
+    if not hasattr(functional, "grouped_mm"):
+        return f"needs torch.nn.functional.grouped_mm, which torch {torch.__version__} lacks"
+    sizes = integer(params, "hidden_size"), integer(params, "intermediate_size")
+    if any(size % 8 for size in sizes):
+        return f"needs sizes in multiples of 8, not {sizes[0]} and {sizes[1]}"
+    return None

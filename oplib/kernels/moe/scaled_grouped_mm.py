@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import torch
 
-from oplib.kernels.moe.eager import by_row
-from oplib.kernels.moe.grouped_mm import GroupedMm
-from oplib.kernels.variant import Inputs, Needs, Sizes
-from oplib.params import Params, integer
+from oplib.kernels.moe.eager import activate, by_row, route, unshared
+from oplib.kernels.moe.grouped_mm import off_eight
+from oplib.kernels.variant import Inputs, Needs, Outputs, Sizes, Variant
+from oplib.params import Params, flag, integer
 
 
-class ScaledGroupedMm(GroupedMm):
-    """torch._scaled_grouped_mm over rows rounded to fp8 on the way, a scale per row of tokens and of weights."""
+class ScaledGroupedMm(Variant):
+    """torch._scaled_grouped_mm over rows rounded to fp8 on the way, a scale per row of tokens and of weights.
+
+    What lies around the products is as in `grouped_mm`; transformers' experts of that name know no scales.
+    """
 
     needs = Needs(
         device_types=("cuda",), capability=(9, 0), capability_below=(10, 0), dtypes=("fp8",)
@@ -22,18 +25,35 @@ class ScaledGroupedMm(GroupedMm):
         sizes = integer(params, "hidden_size"), integer(params, "intermediate_size")
         if any(size % 16 for size in sizes):
             return f"needs sizes in multiples of 16, not {sizes[0]} and {sizes[1]}"
-        return super().refuses(params, dims)
+        return off_eight(params) or unshared(params)
 
-    def product(
-        self, x: torch.Tensor, name: str, inputs: Inputs, ends: torch.Tensor
-    ) -> torch.Tensor:
-        rounded, scale = by_row(x)
-        return torch._scaled_grouped_mm(
-            rounded,
-            inputs[name].transpose(1, 2),
-            scale,
-            inputs[f"{name}_scale"],
-            offs=ends,
-            out_dtype=torch.bfloat16,
-            use_fast_accum=True,
-        )
+    def run(self, inputs: Inputs, params: Params, dims: Sizes) -> Outputs:
+        top_k, experts = integer(params, "top_k"), inputs["up"].shape[0]
+        weights, chosen = route(inputs["logits"], top_k)
+        expert, order = torch.sort(chosen.flatten())
+        counts = torch.histc(expert.int(), bins=experts, min=0, max=experts - 1)
+        ends = torch.cumsum(counts, 0, dtype=torch.int32)
+        inner = _product(inputs["x"][order // top_k], "up", inputs, ends)
+        if inputs["up_bias"] is not None:
+            inner = inner + inputs["up_bias"][expert]
+        rows = _product(activate(inner, flag(params, "gated")), "down", inputs, ends)
+        if inputs["down_bias"] is not None:
+            rows = rows + inputs["down_bias"][expert]
+        rows = rows * weights.flatten()[order].to(rows.dtype)[:, None]
+        back = torch.empty_like(order)
+        back[order] = torch.arange(order.numel(), device=order.device)
+        return (rows[back].view(-1, top_k, rows.shape[1]).sum(1),)
+
+
+def _product(x: torch.Tensor, name: str, inputs: Inputs, ends: torch.Tensor) -> torch.Tensor:
+    """Rows sorted by expert times the weights `name` of each, the rows of an expert ending at `ends`."""
+    rounded, scale = by_row(x)
+    return torch._scaled_grouped_mm(
+        rounded,
+        inputs[name].transpose(1, 2),
+        scale,
+        inputs[f"{name}_scale"],
+        offs=ends,
+        out_dtype=torch.bfloat16,
+        use_fast_accum=True,
+    )

@@ -1,0 +1,28 @@
+"""Settings: what stays the same for all rows of a run of align-model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """`variants` are the ones asked for, by slot; `seconds` bound the samples of a row; without `time` everything is
+    compiled and nothing is timed. A whole model is compiled layer by layer, or in `one_graph`.
+
+    `turn` is held while the device works for more than a call, where several processes share it: they compile side by
+    side, and each is timed alone but for the first call of what another one has compiled.
+    """
+
+    model: str
+    device: str
+    variants: Mapping[str, str]
+    seconds: float = 0.5
+    time: bool = True
+    seed: int = 0
+    debug: bool = False
+    one_graph: bool = False
+    turn: AbstractContextManager[Any] = field(default_factory=nullcontext)
