@@ -3,8 +3,8 @@
     python -m collector.align.many CONFIGS OUT [--models NAMES] [--budget SECONDS] [--jobs N] [-- ARGUMENTS]
 
 CONFIGS holds a folder per model with its config.json. First every model is compiled, several at a time, into torch's
-cache; then each is measured alone, while the next ones are traced. Writes OUT/alignment.json (all rows) and OUT/log
-(rows of ops, which `collect-ops --export` makes tables of). A second run goes on from OUT/log. What does not end in the
+cache; then each is measured alone, while others are traced and compiled. Writes OUT/alignment.json (all rows) and
+OUT/log (rows of ops, which `collect-ops --export` makes tables of). A second run goes on from OUT/log. What does not end in the
 budget is left out and said. ARGUMENTS are those of align-model.
 """
 
@@ -33,7 +33,7 @@ from collector.log import read_log
 
 Json = dict[str, Any]  # Any: an object that becomes JSON
 COMPILING = 0.45  # of the budget, at most
-WAITING = 3  # models that are traced while another one is measured
+BESIDE = 4  # models at a time: they compile side by side and are timed one by one
 FORK = multiprocessing.get_context("fork")  # nothing here touches the GPU before
 
 
@@ -115,7 +115,7 @@ def main() -> int:
 
     if options.jobs:
         run_all(models, compiling, options.jobs, began + COMPILING * options.budget, "compiled")
-    run_all(models, measuring, WAITING, began + options.budget, "measured")
+    run_all(models, measuring, BESIDE, began + options.budget, "measured")
     rows = rows_in(out, models)
     (out / "alignment.json").write_text(json.dumps(rows), encoding="utf-8")
     failed = sum(bool(row["failed"]) for row in rows)
