@@ -23,6 +23,7 @@ from oplib.kernels import registry
 from oplib.kernels.binding import REFUSED
 from oplib.kernels.variant import Variant
 from oplib.op import Op
+from perfdb.backends import lowering_of
 from perfdb.database import PerfDatabase
 from perfdb.speed_of_light import sides_ms
 from tracer import analysis
@@ -31,7 +32,8 @@ from tracer.submodules import SubModule, submodules_of
 from tracer.trace import PHASES
 
 Json = dict[str, Any]  # Any: an object that becomes JSON
-LOWERING = "torch"
+BACKEND = "torch"  # whose tables price
+LOWERING = lowering_of(BACKEND)
 
 
 def parts_of(model: str, **source: Any) -> list[SubModule]:
