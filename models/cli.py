@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from models.choices import CHOICES
-from oplib.command_line import Parser, Progress, check_writable, run_command
+from oplib.command_line import Parser, Progress, check_backend_named, check_writable, run_command
 from oplib.errors import InvalidInputError
 from oplib.lowerings import LOWERINGS
 
@@ -252,13 +252,8 @@ def _layouts(arguments: argparse.Namespace, source: Source) -> list[Layout]:
 
 def _version(arguments: argparse.Namespace) -> str:
     """The version whose tables are asked first; a backend or a version without tables is refused before the work."""
+    check_backend_named(arguments, "version", "data")
     if not arguments.backend:
-        for name in ("version", "data"):
-            if getattr(arguments, name):
-                raise InvalidInputError(
-                    f"--{name} is about measured tables, and no backend is named.",
-                    "Name one with --backend.",
-                )
         return ""
     from perfdb.foreign import serving_version
 

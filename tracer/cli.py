@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import oplib
-from oplib.command_line import Parser, Progress, check_writable, run_command
+from oplib.command_line import Parser, Progress, check_backend_named, check_writable, run_command
 from oplib.errors import InvalidInputError
 from oplib.lowerings import LOWERINGS, USUAL
 
@@ -129,6 +129,7 @@ def _analyse(arguments: argparse.Namespace) -> Json:
 
 def _check_tables(arguments: argparse.Namespace) -> None:
     """Whether the tables that were asked for are there."""
+    check_backend_named(arguments, "backend_version", "data", "cases")
     if arguments.backend is not None:
         from tracer.coverage import open_database
 
@@ -138,14 +139,6 @@ def _check_tables(arguments: argparse.Namespace) -> None:
             version=arguments.backend_version,
             data=arguments.data,
         )
-        return
-    for name in ("backend_version", "data", "cases"):
-        if getattr(arguments, name):
-            option = name.replace("_", "-")
-            raise InvalidInputError(
-                f"--{option} is about measured tables, and no backend is named.",
-                "Name one with --backend.",
-            )
 
 
 def _add_coverage(report: Json, arguments: argparse.Namespace, progress: Progress) -> None:
