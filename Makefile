@@ -45,7 +45,7 @@ check: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/mypy $(wildcard oplib perfdb models tracer collector)
 	$(BIN)/python tools/check_sizes.py
-	$(BIN)/python -m pytest -n auto -m 'not slow and not gpu'
+	$(BIN)/python -m pytest -n auto --dist loadfile -m 'not slow and not gpu' --hypothesis-profile=quick
 
 bench: $(STAMP)
 	$(BIN)/python tools/bench.py

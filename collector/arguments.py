@@ -1,12 +1,14 @@
-"""The command line of `collect-ops`."""
+"""The command line of `collect-ops`, and how `--variant` is read, which `align-model` has too."""
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterable
 from pathlib import Path
 
 import oplib
 from oplib.command_line import Parser
+from oplib.errors import InvalidInputError
 
 WHATS = ("time", "power", "check", "names")
 
@@ -157,3 +159,16 @@ def _add_results(found: argparse.ArgumentParser) -> None:
     )
     found.add_argument("--json", action="store_true", help="print the result as JSON on stdout")
     found.add_argument("--debug", action="store_true", help="show the traceback of an error")
+
+
+def chosen_variants(texts: Iterable[str], *, example: str) -> dict[str, str]:
+    """The variant that each slot is to use, of texts that say SLOT=NAME."""
+    chosen = {}
+    for text in texts:
+        slot, equals, name = text.partition("=")
+        if not equals:
+            raise InvalidInputError(
+                f"--variant is {text!r}.", f"It takes slot=name, such as {example}."
+            )
+        chosen[slot] = name
+    return chosen

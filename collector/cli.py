@@ -7,11 +7,11 @@ import json
 import os
 import random
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from collector.arguments import parser
+from collector.arguments import chosen_variants, parser
 from collector.log import OK, Json, latest, read_log, verify
 from oplib.case import Case
 from oplib.command_line import run_command
@@ -54,6 +54,7 @@ def _tasks(options: Options) -> list[Any]:  # Any: tasks, whose module is loaded
     from collector.worker import Task
     from perfdb.systems import load_system
 
+    chosen = chosen_variants(options.variant, example="gemm=eager")
     cases: list[Case] = []
     for op in filter(None, (options.ops or "").split(",")):
         dtypes = [name for name in options.dtypes.split(",") if name]
@@ -90,19 +91,12 @@ def _tasks(options: Options) -> list[Any]:  # Any: tasks, whose module is loaded
             share=1.0 if alone else window_share(case, system, cpu=cpu),
         )
         for case in in_laps(cases, system)
-        for variant in _variants(options, case)
+        for variant in _variants(chosen, case)
     ]
 
 
-def _variants(options: Options, case: Case) -> Iterable[str]:
-    chosen = {}
-    for text in options.variant:
-        slot, equals, name = text.partition("=")
-        if not equals:
-            raise InvalidInputError(
-                f"--variant is {text!r}.", "It takes slot=name, such as gemm=eager."
-            )
-        chosen[slot] = name
+def _variants(chosen: Mapping[str, str], case: Case) -> Iterable[str]:
+    """The variants that a case is measured with: the one asked for, none in particular (""), or all that can run."""
     name = chosen.get(case.op, chosen.get("all", ""))
     if name != "all":
         return (name,)

@@ -1,4 +1,4 @@
-"""Notes of a report on what would change a price: passes beyond measured rows, and what a model's plan collects."""
+"""Notes of a report on what would change a price: another list of ops, shorter passes, fewer values collected."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from oplib.oplist import OpList
+from perfdb.backends import lowering_of
 from perfdb.systems import System
 
 Rows = Sequence[Mapping[str, Any]]  # the ops of an object that `price-model --json` prints
@@ -20,6 +21,16 @@ def beyond_rows(ops: Rows) -> Iterator[str]:
         yield (
             f"All prompts in one context pass go beyond measured rows ({listed(beyond)}): engines cut such a pass, and "
             "so does --chunk TOKENS."
+        )
+
+
+def of_other_ops(whole: OpList, backend: str) -> Iterator[str]:
+    """Where the tables measured the ops of another lowering than that of the list."""
+    measured = lowering_of(backend)
+    if backend and whole.lowering != measured:
+        yield (
+            f"The ops are of the lowering {whole.lowering}, and the tables of {backend} measured those of {measured}: "
+            f"trace-model --lowering {measured} makes such a list."
         )
 
 

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from models.choices import CHOICES
-from oplib.command_line import Parser, Progress, check_writable, run_command
+from oplib.command_line import Parser, Progress, check_backend_named, check_writable, run_command
 from oplib.errors import InvalidInputError
+from oplib.lowerings import LOWERINGS
 
 if TYPE_CHECKING:
     from models.layout import Layout
@@ -32,7 +33,6 @@ CHANGEABLE = (  # beside sizes, in --versus
     "modules",
 )
 MODES = ("sol", "sol_full", "empirical", "silicon", "hybrid")
-LOWERINGS = ("eager", "torch", "serving")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -46,7 +46,9 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument("model", help="saved report or op list, Hub id, folder, or a config.json")
     found.add_argument("--system", default="h200_sxm", help="GPU (default h200_sxm)")
     found.add_argument(
-        "--backend", default="", help="whose measured tables: trtllm, vllm, sglang (default none)"
+        "--backend",
+        default="",
+        help="whose measured tables: trtllm, vllm, sglang, torch (default none)",
     )
     found.add_argument(
         "--version",
@@ -88,8 +90,8 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument(
         "--lowering",
         choices=LOWERINGS,
-        default="serving",
-        help="how a model path runs: as written, compiled by torch, or in an engine (default)",
+        help="how the model runs: as written, compiled by torch, or in an engine (default: as what the backend's "
+        "tables measured, and without one in an engine)",
     )
     found.add_argument("--revision", help="branch, tag or commit of a Hub model")
     found.add_argument(
@@ -215,7 +217,11 @@ def _price(arguments: argparse.Namespace, progress: Progress) -> list[Outcome]:
         mode=arguments.mode,
         data=arguments.data,
     )
-    source = read_source(arguments.model, lambda path: _trace(path, arguments, progress))
+    source = read_source(
+        arguments.model,
+        lambda path: _trace(path, arguments, progress),
+        lowering=arguments.lowering or "",
+    )
     progress("price")
     layouts = _layouts(arguments, source)
     return run(source, db, layouts, workload, modules=arguments.modules)
@@ -246,13 +252,8 @@ def _layouts(arguments: argparse.Namespace, source: Source) -> list[Layout]:
 
 def _version(arguments: argparse.Namespace) -> str:
     """The version whose tables are asked first; a backend or a version without tables is refused before the work."""
+    check_backend_named(arguments, "version", "data")
     if not arguments.backend:
-        for name in ("version", "data"):
-            if getattr(arguments, name):
-                raise InvalidInputError(
-                    f"--{name} is about measured tables, and no backend is named.",
-                    "Name one with --backend.",
-                )
         return ""
     from perfdb.foreign import serving_version
 
@@ -264,11 +265,13 @@ def _version(arguments: argparse.Namespace) -> str:
 def _trace(path: str, arguments: argparse.Namespace, progress: Progress) -> Json:
     progress("load torch and transformers")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    from perfdb.backends import lowering_of
     from tracer.analysis import Options, analyse
 
+    lowering = arguments.lowering or lowering_of(arguments.backend)
     report: Json = analyse(
         path,
-        Options(system=arguments.system, lowering=arguments.lowering),
+        Options(system=arguments.system, lowering=lowering),
         progress,
         revision=arguments.revision,
         trust_remote_code=arguments.trust_remote_code,

@@ -35,10 +35,17 @@ class Source:
         return layer or "outside the layers"
 
 
-def read_source(path: str, trace: Callable[[str], Json]) -> Source:
-    """The saved report or op list in the file `path`; else what `trace` reports of the model that the path names."""
+def read_source(path: str, trace: Callable[[str], Json], *, lowering: str = "") -> Source:
+    """The saved report or op list in the file `path`, which may have to be of a `lowering`; else what `trace` reports
+    of the model that the path names.
+    """
     report = read_report(path) if _is_saved(Path(path)) else trace(path)
     op_list = OpList.from_json(report)
+    if lowering and op_list.lowering != lowering:
+        raise InvalidInputError(
+            f"--lowering is {lowering}, and the ops of {path!r} are of the lowering {op_list.lowering}.",
+            f"Save them anew with trace-model --lowering {lowering}, name the model itself, or leave --lowering out.",
+        )
     if not any(op_list.phases.values()):
         raise InvalidInputError(f"The op list of {path!r} holds no ops.", "Trace the model again.")
     name = str(report.get("model") or path)

@@ -73,6 +73,18 @@ def fail(program: str, error: TraceModelError, *, as_json: bool, debug: bool) ->
     return error.exit_code
 
 
+def check_backend_named(options: argparse.Namespace, *names: str) -> None:
+    """Refuse options about measured tables (by the names that the parser gives them) where no backend is named."""
+    if options.backend:
+        return
+    for name in names:
+        if getattr(options, name):
+            raise InvalidInputError(
+                f"--{name.replace('_', '-')} is about measured tables, and no backend is named.",
+                "Name one with --backend.",
+            )
+
+
 def check_writable(*targets: Path | None) -> None:
     """Refuse a file whose folder is not there, before the work whose result it takes."""
     for target in targets:

@@ -14,11 +14,11 @@ from typing import Any
 from oplib.arithmetic import Amount
 from oplib.cost import Cost
 from oplib.errors import OpListFormatError
+from oplib.lowerings import LOWERINGS
 from oplib.op import Op
 
 SCHEMA = 1
 PHASES = ("context", "generation")
-LOWERINGS = ("eager", "torch", "serving")
 MARKS = ("op_list", "phases", "lowering")  # fields of a report or an op list that no config has
 
 Json = dict[str, Any]  # Any: an object decoded from JSON
@@ -60,7 +60,7 @@ class OpList:
             report = _object(report["op_list"], "Field 'op_list'")
         _check_schema(report, required=False)
         lowering = report.get("lowering")
-        if lowering not in LOWERINGS:
+        if not isinstance(lowering, str) or lowering not in LOWERINGS:
             raise OpListFormatError(
                 f"Field 'lowering' of the op list is {lowering!r}.",
                 f"Known: {', '.join(LOWERINGS)}.",

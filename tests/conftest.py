@@ -19,8 +19,10 @@ os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="trace-model-cache-")
 ROOT = Path(__file__).resolve().parent.parent
 GOLDEN = ROOT / "tests" / "golden"
 
-# One commit, one verdict: a test draws the same examples each time. `pytest --hypothesis-profile=search` draws others.
+# One commit, one verdict: a test draws the same examples each time. `pytest --hypothesis-profile=search` draws others,
+# and `quick`, which is that of `make check`, fewer.
 settings.register_profile("repeatable", deadline=None, max_examples=50, derandomize=True)
+settings.register_profile("quick", deadline=None, max_examples=12, derandomize=True)
 settings.register_profile("search", deadline=None, max_examples=1500)
 settings.load_profile("repeatable")
 

@@ -28,6 +28,7 @@ sys.path[:0] = [str(ROOT)]
 
 from oplib.case import Case  # noqa: E402
 from oplib.op import Op  # noqa: E402
+from perfdb.backends import lowering_of  # noqa: E402
 from perfdb.database import PerfDatabase  # noqa: E402
 from tools.merge_tables import merge  # noqa: E402
 from tracer import analysis  # noqa: E402
@@ -35,7 +36,8 @@ from tracer.quantization import QuantScheme  # noqa: E402
 from tracer.submodules import submodules_of  # noqa: E402
 
 Json = dict[str, Any]  # Any: an object that becomes JSON
-SYSTEM, BACKEND, LOWERING = "h100_sxm", "torch", "torch"
+SYSTEM, BACKEND = "h100_sxm", "torch"
+LOWERING = lowering_of(BACKEND)
 OURS = ROOT / "perfdb" / "data"
 RESTED = "-rested"  # ends the version of rows whose samples do not follow each other at once
 KEY = ("model", "submodule", "phase", "workload")

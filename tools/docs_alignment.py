@@ -226,8 +226,7 @@ def picture() -> str:
     rows = [row for row in json.loads(DATA.read_text(encoding="utf-8")) if row["measured_ms"]]
     points = [(row["measured_ms"], row["predicted_ms"]) for row in rows]
     axes = Axes.over(points, ("measured, ms", "predicted, ms"), log=(True, True))
-    ends = (axes.x.low, axes.x.high)
-    lines = [axes.line([(x, x * f) for x in ends], "roof" if f == 1 else "") for f in (0.9, 1, 1.1)]
+    lines = [axes.ratio(f, "roof" if f == 1 else "") for f in (0.9, 1, 1.1)]
     dots = [
         axes.dot(x, y, row["phase"], "", radius=3) for (x, y), row in zip(points, rows, strict=True)
     ]

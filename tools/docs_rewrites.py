@@ -5,7 +5,8 @@ from __future__ import annotations
 import inspect
 import sys
 
-from tracer.rewrite import LOWERINGS, rewrites
+from oplib.lowerings import LOWERINGS
+from tracer.rewrite import rewrites
 
 HEAD = """\
 # Lowerings and rewrites
@@ -13,19 +14,13 @@ HEAD = """\
 A lowering is an ordered list of rewrites from the ops as written to the ops as run. Choose one with `--lowering`.
 A rewrite lists its name under `rewrites` of each op it made or changed, and of the report when it fired at all."""
 
-MEANING = {
-    "eager": "as written: the ops of the model's own code; conservation is proved here",
-    "torch": "what a compiled PyTorch run executes",
-    "serving": "what TensorRT-LLM, vLLM and SGLang execute and what the published tables measure",
-}
-
 
 def render() -> str:
     """The page."""
     lines = [HEAD, "", "| lowering | meaning | rewrites, in order |", "|---|---|---|"]
-    for lowering in LOWERINGS:
+    for lowering, meaning in LOWERINGS.items():
         names = ", ".join(f"[{r.name}](#{r.name})" for r in rewrites(lowering)) or "none"
-        lines.append(f"| `{lowering}` | {MEANING[lowering]} | {names} |")
+        lines.append(f"| `{lowering}` | {meaning} | {names} |")
     every = {r.name: r for lowering in LOWERINGS for r in rewrites(lowering)}
     for rule in sorted(every.values(), key=lambda r: (r.order, r.name)):
         module = sys.modules[rule.apply.__module__]

@@ -32,11 +32,12 @@ PLAIN = ("bfloat16", "float16", "float32")
 def op_list(folder: Path) -> Json:
     """The op list of a model under the torch lowering, its number of parameters, and its tensor-parallel plan."""
     from oplib.errors import TraceModelError
+    from perfdb.backends import lowering_of
     from tracer import analysis
 
     try:
         traced = analysis.trace_model(str(folder))
-        found = analysis.report(traced, analysis.Options(lowering="torch"))
+        found = analysis.report(traced, analysis.Options(lowering=lowering_of("torch")))
     except TraceModelError as error:
         print(f"{folder.name}: left out: {error}", file=sys.stderr)
         return {"model": folder.name, "parameters": 0, "ops": {"phases": {}}, "plan": {}}

@@ -16,6 +16,7 @@ from transformers import PreTrainedConfig
 
 import oplib
 from oplib.errors import TraceModelError, UnsupportedModelError
+from oplib.lowerings import USUAL
 from oplib.op import Op
 from oplib.oplist import SCHEMA, OpList
 from oplib.symbols import evaluate
@@ -57,7 +58,7 @@ Json = dict[str, Any]  # Any: an object that becomes JSON
 class Options:
     """What to report: lowering, the workload and system of the shares, whether graphs go along."""
 
-    lowering: str = "serving"
+    lowering: str = USUAL
     system: str = "h200_sxm"
     b: int = 16
     s: int = 4096

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import oplib
-from oplib.command_line import Parser, Progress, check_writable, run_command
+from oplib.command_line import Parser, Progress, check_backend_named, check_writable, run_command
 from oplib.errors import InvalidInputError
+from oplib.lowerings import LOWERINGS, USUAL
 
 Json = dict[str, Any]  # Any: an object that becomes JSON
 _SEVERITY = {"S1": 0, "S1-or-S2": 1, "S2": 1, "S3": 2}
@@ -36,9 +37,9 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument("--html", metavar="FILE", type=Path, help="write a self-contained page")
     found.add_argument(
         "--lowering",
-        choices=("eager", "torch", "serving"),
-        default="serving",
-        help="ops as written, compiled, or served (default)",
+        choices=LOWERINGS,
+        help="ops as written, compiled, or served (default: as the backend's tables measured them, and without one "
+        "served)",
     )
     found.add_argument(
         "--system",
@@ -46,7 +47,7 @@ def parser() -> argparse.ArgumentParser:
         help="GPU for speed-of-light shares and of the tables (default h200_sxm)",
     )
     found.add_argument(
-        "--backend", help="serving backend whose measured tables are asked: trtllm, vllm, sglang"
+        "--backend", help="whose measured tables are asked: trtllm, vllm, sglang, torch"
     )
     found.add_argument(
         "--backend-version",
@@ -128,6 +129,7 @@ def _analyse(arguments: argparse.Namespace) -> Json:
 
 def _check_tables(arguments: argparse.Namespace) -> None:
     """Whether the tables that were asked for are there."""
+    check_backend_named(arguments, "backend_version", "data", "cases")
     if arguments.backend is not None:
         from tracer.coverage import open_database
 
@@ -137,14 +139,6 @@ def _check_tables(arguments: argparse.Namespace) -> None:
             version=arguments.backend_version,
             data=arguments.data,
         )
-        return
-    for name in ("backend_version", "data", "cases"):
-        if getattr(arguments, name):
-            option = name.replace("_", "-")
-            raise InvalidInputError(
-                f"--{option} is about measured tables, and no backend is named.",
-                "Name one with --backend.",
-            )
 
 
 def _add_coverage(report: Json, arguments: argparse.Namespace, progress: Progress) -> None:
@@ -168,12 +162,13 @@ def _report(arguments: argparse.Namespace, progress: Progress) -> Json:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     from models.known import is_known, relatives
     from models.signature import signature
+    from perfdb.backends import lowering_of
     from tracer.analysis import Options, analyse
     from tracer.triage import checklist
 
     b, s, p = arguments.workload
     options = Options(
-        lowering=arguments.lowering,
+        lowering=arguments.lowering or lowering_of(arguments.backend or ""),
         system=arguments.system,
         b=b,
         s=s,
@@ -203,7 +198,7 @@ def _list_submodules(arguments: argparse.Namespace) -> int:
                 f"--submodules makes no report, so --{name.replace('_', '-')} has nothing to take.",
                 "Leave one of them out.",
             )
-    progress = Progress()
+    progress, lowering = Progress(), arguments.lowering or USUAL
     try:
         progress("load torch and transformers")
         os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
@@ -215,13 +210,13 @@ def _list_submodules(arguments: argparse.Namespace) -> int:
             trust_remote_code=arguments.trust_remote_code,
             progress=progress,
         )
-        listed = [part.to_json(arguments.lowering) for part in found]
+        listed = [part.to_json(lowering) for part in found]
     finally:
         progress.done()
     if arguments.json:
         found_json = {
             "model": arguments.model,
-            "lowering": arguments.lowering,
+            "lowering": lowering,
             "submodules": listed,
         }
         print(json.dumps(found_json, indent=1))

@@ -11,7 +11,7 @@ from collector.align import running
 from collector.align.alone import CALLS, Alone, Standalone
 from collector.align.binding import bound
 from collector.align.kernels import Compared, Kernel, attribute, compare, kernels_of
-from collector.align.outcome import OpOutcome, Outcome
+from collector.align.outcome import OpOutcome, Outcome, total
 from collector.align.rested import RestedBench, at_rest_and_under_load
 from collector.align.settings import Settings
 from collector.align.workloads import Workload
@@ -23,6 +23,7 @@ from oplib.kernels import registry
 from oplib.kernels.binding import REFUSED
 from oplib.kernels.variant import Variant
 from oplib.op import Op
+from perfdb.backends import lowering_of
 from perfdb.database import PerfDatabase
 from perfdb.speed_of_light import sides_ms
 from tracer import analysis
@@ -31,7 +32,8 @@ from tracer.submodules import SubModule, submodules_of
 from tracer.trace import PHASES
 
 Json = dict[str, Any]  # Any: an object that becomes JSON
-LOWERING = "torch"
+BACKEND = "torch"  # whose tables price
+LOWERING = lowering_of(BACKEND)
 
 
 def parts_of(model: str, **source: Any) -> list[SubModule]:
@@ -95,17 +97,14 @@ def align(
         alone = [measure(case, chosen[case.op]) for case in cases]
     rows = _rows(ops, workload, alone, kernels, db)
     return replace(
-        outcome, ops=rows, predicted=predicted(ops, workload, db),
+        outcome, ops=rows, predicted=total(row.predicted for row in rows),
         compared=_compared(ops, alone, kernels),
     )  # fmt: skip
 
 
 def predicted(ops: tuple[Op, ...], workload: Workload, db: PerfDatabase) -> float | None:
     """The price of the ops one after the other, in ms; None where one has none."""
-    try:
-        return float(sum(float(db.query(op, **workload.sizes)) for op in ops))
-    except PerfDataNotAvailableError:
-        return None
+    return total(_price(op, workload, db)[0] for op in ops)
 
 
 def _ran(

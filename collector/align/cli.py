@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import oplib
+from collector.arguments import chosen_variants
 from oplib.command_line import Parser, Progress, check_writable, run_command
-from oplib.errors import InvalidInputError
 
 if TYPE_CHECKING:
     from collector.align.workloads import Workload
@@ -42,7 +42,7 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument("--version", action="version", version=f"%(prog)s {oplib.__version__}")
     found.add_argument("model", help="Hub id, folder, or a config.json")
     found.add_argument(
-        "--submodule", metavar="ROLE_OR_NAME", nargs="+", default=[],
+        "--submodule", metavar="ROLE_OR_NAME", nargs="+", default=[*ROLES],
         help=f"parts: roles ({', '.join(ROLES)}, norm), paths, or their last names (default: all roles but norm)",
     )  # fmt: skip
     found.add_argument(
@@ -124,7 +124,7 @@ def _run(options: argparse.Namespace, turn: AbstractContextManager[Any]) -> int:
     from collector.align.workloads import chosen_phases, parse_workload
 
     check_writable(options.html)
-    variants = _variants(options.variant)
+    variants = chosen_variants(options.variant, example="context_attention=flash")
     texts = options.workloads or (CPU_WORKLOADS if options.device == "cpu" else WORKLOADS)
     pairs = chosen_phases(options.phase, [parse_workload(text) for text in texts])
     progress = Progress()
@@ -153,19 +153,6 @@ def _rows(
     session = Session(options, variants, progress, turn)
     session.prepare(pairs)
     return session.whole(pairs) if options.whole else session.parts(pairs)
-
-
-def _variants(texts: list[str]) -> dict[str, str]:
-    """Variants asked for, by slot."""
-    chosen = {}
-    for text in texts:
-        slot, equals, name = text.partition("=")
-        if not equals:
-            raise InvalidInputError(
-                f"--variant is {text!r}.", "It takes slot=name, such as context_attention=flash."
-            )
-        chosen[slot] = name
-    return chosen
 
 
 def _tell(options: argparse.Namespace, rows: list[Json]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,19 +29,11 @@ class OpOutcome:
     measured: float | None
     reason: str = ""
 
-    @property
-    def gap(self) -> float | None:
-        """By how much the price is over what its kernels take inside."""
-        return _gap(self.predicted, self.measured)
-
     def to_json(self) -> Json:
         """A line of `ops`."""
-        gap = self.gap
         return {
-            "op": self.op, "name": self.name, "count": self.count, "variant": self.variant,
-            "predicted_ms": self.predicted, "origin": self.origin, "standalone_ms": self.standalone,
-            "measured_ms": self.measured, "gap": gap, "ok": None if gap is None else abs(gap) < LIMIT,
-            "reason": self.reason,
+            "op": self.op, "name": self.name, "count": self.count, "variant": self.variant, "origin": self.origin,
+            **_times(self.predicted, self.standalone, self.measured), "reason": self.reason,
         }  # fmt: skip
 
 
@@ -69,7 +62,7 @@ class Outcome:
     @property
     def standalone(self) -> float | None:
         """The sum of the ops on their own; None where one has no kernel."""
-        return _sum([op.standalone for op in self.ops])
+        return total(op.standalone for op in self.ops)
 
     @property
     def gap(self) -> float | None:
@@ -78,13 +71,11 @@ class Outcome:
 
     def to_json(self) -> Json:
         """An object of the list that `--json` prints."""
-        gap = self.gap
         return {
             "model": self.model, "submodule": self.submodule, "role": self.role, "phase": self.phase,
-            "workload": self.workload, "predicted_ms": self.predicted, "standalone_ms": self.standalone,
-            "measured_ms": self.measured, "rested_ms": self.rested, "gap": gap,
-            "ok": None if gap is None else abs(gap) < LIMIT,
-            "standalone_gap": _gap(self.standalone, self.rested), "graph": self.graph, "note": self.note,
+            "workload": self.workload, **_times(self.predicted, self.standalone, self.measured),
+            "rested_ms": self.rested, "standalone_gap": _gap(self.standalone, self.rested), "graph": self.graph,
+            "note": self.note,
             "kernels_match": self.compared.match if self.compared else None,
             "kernels_differ": self.compared.to_json() if self.compared else None,
             "difference": self.difference, "ops": [op.to_json() for op in self.ops],
@@ -92,10 +83,23 @@ class Outcome:
         }  # fmt: skip
 
 
+def total(values: Iterable[float | None]) -> float | None:
+    """The sum of times; None where one is not known."""
+    found = 0.0
+    for value in values:
+        if value is None:
+            return None
+        found += value
+    return found
+
+
+def _times(predicted: float | None, standalone: float | None, measured: float | None) -> Json:
+    gap = _gap(predicted, measured)
+    return {
+        "predicted_ms": predicted, "standalone_ms": standalone, "measured_ms": measured, "gap": gap,
+        "ok": None if gap is None else abs(gap) < LIMIT,
+    }  # fmt: skip
+
+
 def _gap(predicted: float | None, measured: float | None) -> float | None:
     return predicted / measured - 1 if predicted is not None and measured else None
-
-
-def _sum(values: list[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return sum(known) if len(known) == len(values) else None

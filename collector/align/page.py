@@ -45,9 +45,8 @@ def scatter(rows: Sequence[Json]) -> str:
     """Measured time against predicted, both logarithmic; the line is equality, the thin ones the limit."""
     points = [(row["measured_ms"], row["predicted_ms"]) for row in rows]
     axes = Axes.over(points, ("measured, ms", "predicted, ms"), log=(True, True))
-    low, high = axes.x.low, axes.x.high
     lines = [
-        axes.line([(x, x * factor) for x in (low, high)], "roof" if factor == 1 else "grid")
+        axes.ratio(factor, "roof" if factor == 1 else "grid")
         for factor in (1, 1 + LIMIT, 1 - LIMIT)
     ]
     dots = [
@@ -68,7 +67,7 @@ def histogram(rows: Sequence[Json]) -> str:
         place = round(max(min(row["gap"], edge), -edge) / step)
         counts[place] = counts.get(place, 0) + 1
     points = [(place * step * 100, float(count)) for place, count in counts.items()]
-    axes = Axes.over(points, ("gap, %", "rows"))
+    axes = Axes.over(points, ("gap, %", "rows"), whole=(False, True))
     axes = Axes(
         x=Scale(low=-32, high=32, start=axes.x.start, end=axes.x.end),
         y=axes.y, x_name=axes.x_name, y_name=axes.y_name,

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from collector.align.aligning import (
+    BACKEND,
     LOWERING,
     align,
     chosen_parts,
@@ -37,8 +38,6 @@ if TYPE_CHECKING:
     from collector.align.whole import Whole
 
 Json = dict[str, Any]  # Any: an object that becomes JSON
-BACKEND = "torch"
-ROLES = ("layer", "attention", "moe", "mlp", "mixer")
 _SECONDS = {"cuda": 0.5, "cpu": 0.02}  # of samples of a row; a CPU's times are for tests
 _ON_CPU = "h100_sxm"  # whose prices stand beside times of a CPU
 
@@ -90,7 +89,7 @@ class Session:
         """The parts that were asked for, each kind once."""
         self._progress(f"trace {self._model}")
         every = parts_of(self._options.model)
-        found = distinct(chosen_parts(every, self._options.submodule or [*ROLES]))
+        found = distinct(chosen_parts(every, self._options.submodule))
         if not found:
             names = ", ".join(part.name for part in every)
             raise InvalidInputError(

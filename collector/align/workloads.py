@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from oplib.errors import InvalidInputError
 
 _TEXT = re.compile(r"(\d{1,9})x(\d{1,9})(?:x(\d{1,9}))?")
-ROLES = ("layer", "attention", "moe", "mlp", "mixer", "norm")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -104,7 +104,7 @@ def batch_curve(reports: Sequence[Report]) -> str:
         for report in reports
         if report[key]
     ]
-    axes = Axes.over(points, ("batch", "ms"), log=(True, True))
+    axes = Axes.over(points, ("batch", "ms"), log=(True, True), whole=(True, False))
     body = [axes.draw()]
     for key, (style, label) in lines.items():
         mine = [r for r in reports if r[key]]
@@ -116,9 +116,11 @@ def batch_curve(reports: Sequence[Report]) -> str:
             fits = report["memory"]["fits"] is not False
             said = f"batch {batch}: {label} {duration(ms)}{'' if fits else ', does not fit'}"
             body.append(axes.dot(batch, ms, style + ("" if fits else " hollow"), said, radius=3.5))
-        first = mine[0]
-        at = axes.y(first[key]) - 8
-        body.append(text(label, axes.x(first["workload"]["batch"]) + 4, at, f"name {style}"))
+        last = max(mine, key=lambda report: report["workload"]["batch"])
+        at = (
+            axes.y(last[key]) - 8
+        )  # lines rise, so what ends above their last point is clear of them
+        body.append(text(label, axes.x(last["workload"]["batch"]), at, f"name end {style}"))
     return figure("".join(body), label="TTFT and TPOT over the batch")
 
 

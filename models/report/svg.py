@@ -32,22 +32,25 @@ def titled(text: str) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scale:
-    """Values from `low` to `high` on pixels from `start` to `end`."""
+    """Values from `low` to `high` on pixels from `start` to `end`; `whole` where there is nothing between integers."""
 
     low: float
     high: float
     start: float
     end: float
     log: bool = False
+    whole: bool = False
 
     @classmethod
-    def over(cls, values: Iterable[float], start: float, end: float, *, log: bool = False) -> Scale:
-        """A scale that holds all values with room: a logarithmic one to whole powers of 2 where they span little."""
+    def over(
+        cls, values: Iterable[float], start: float, end: float, *, log: bool = False, whole: bool = False
+    ) -> Scale:  # fmt: skip
+        """A scale that holds all values with room: below and above them where it is logarithmic, else from 0 on."""
         found = [value for value in values if math.isfinite(value) and (value > 0 or not log)]
         low, high = (min(found), max(found)) if found else (1.0, 1.0)
         if log:
-            return cls(low=low / 1.3, high=high * 1.3, start=start, end=end, log=True)
-        return cls(low=0.0, high=high * 1.06 or 1.0, start=start, end=end)
+            return cls(low=low / 1.3, high=high * 1.3, start=start, end=end, log=True, whole=whole)
+        return cls(low=0.0, high=high * 1.06 or 1.0, start=start, end=end, whole=whole)
 
     def __call__(self, value: float) -> float:
         """The pixel of a value; one outside lies on the edge."""
@@ -59,19 +62,27 @@ class Scale:
         return self.start + share * (self.end - self.start)
 
     def ticks(self) -> list[float]:
-        """Four to nine round values."""
+        """Up to nine round values. On a logarithmic scale powers of ten, on a short one with 3 or 2 and 5 between them,
+        and equal steps where it is shorter still."""
         if not self.log:
-            step = 10 ** math.floor(math.log10((self.high - self.low) / 4))
-            step *= next(m for m in (1, 2, 5, 10) if (self.high - self.low) / (m * step) <= 8)
-            first = math.ceil(self.low / step)
-            return [n * step for n in range(first, math.floor(self.high / step) + 1)]
+            return self._steps(8)
         decades = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
-        for within in ((1,), (1, 3), (1, 2, 5)):
+        for within, enough in (((1,), 4), ((1, 3), 4), ((1, 2, 5), 3)):
             every = [m * 10.0**decade for decade in decades for m in within]
             found = [value for value in every if self.low <= value <= self.high]
-            if len(found) >= 4 or within == (1, 2, 5):
-                return found[:: math.ceil(len(found) / 9) or 1]
-        return []
+            if len(found) >= enough:
+                return found[:: math.ceil(len(found) / 9)]
+        return self._steps(5)  # on a logarithmic scale the last of more would touch
+
+    def _steps(self, most: int) -> list[float]:
+        """Multiples of a round step, of which at most so many fit on the scale."""
+        span = self.high - self.low
+        step = 10.0 ** math.floor(math.log10(span / most))
+        step *= next(m for m in (1, 2, 5, 10) if span / (m * step) <= most)
+        step = max(step, 1.0) if self.whole else step
+        return [
+            n * step for n in range(math.ceil(self.low / step), math.floor(self.high / step) + 1)
+        ]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,11 +101,13 @@ class Axes:
         names: tuple[str, str],
         *,
         log: tuple[bool, bool] = (False, False),
+        whole: tuple[bool, bool] = (False, False),
     ) -> Axes:
         """Axes of a plot that holds all points."""
+        across, up = ([point[axis] for point in points] for axis in (0, 1))
         return cls(
-            x=Scale.over([p[0] for p in points], LEFT, WIDTH - RIGHT, log=log[0]),
-            y=Scale.over([p[1] for p in points], HEIGHT - BOTTOM, TOP, log=log[1]),
+            x=Scale.over(across, LEFT, WIDTH - RIGHT, log=log[0], whole=whole[0]),
+            y=Scale.over(up, HEIGHT - BOTTOM, TOP, log=log[1], whole=whole[1]),
             x_name=names[0],
             y_name=names[1],
         )
@@ -120,6 +133,12 @@ class Axes:
         """A line through points."""
         places = " ".join(f"{self.x(x):.1f},{self.y(y):.1f}" for x, y in points)
         return element("polyline", points=places, class_=f"line {style}")
+
+    def ratio(self, factor: float, style: str) -> str:
+        """The line of y = factor * x, as far as it is inside."""
+        low = max(self.x.low, self.y.low / factor)
+        high = max(low, min(self.x.high, self.y.high / factor))
+        return self.line([(x, x * factor) for x in (low, high)], style)
 
     def dot(self, x: float, y: float, style: str, title: str, *, radius: float = 4) -> str:
         """A point that says what it is."""

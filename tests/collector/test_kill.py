@@ -54,6 +54,7 @@ def test_a_worker_that_fails_costs_one_case(tmp_path: Path) -> None:
     assert causes(rows)["gemm=quick"]["timeout: over # s"] == 1
 
 
+@pytest.mark.slow
 def test_the_budget_ends_a_run(tmp_path: Path) -> None:
     """Cases that were not reached leave no row and are counted."""
     _, rows, left = run(tmp_path, list(range(1, 10_001)), Limits(budget_seconds=6.0))

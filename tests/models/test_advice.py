@@ -2,7 +2,7 @@
 
 import pytest
 
-from models.advice import beyond_rows, collected, listed
+from models.advice import beyond_rows, collected, listed, of_other_ops
 from oplib.oplist import OpList
 from tests.models.op_lists import DENSE, gemm
 
@@ -18,6 +18,17 @@ def test_passes_beyond_the_rows():
     assert "(a)" in note
     assert "--chunk" in note
     assert not list(beyond_rows(ops[1:]))
+
+
+def test_ops_that_tables_did_not_measure():
+    """A list of one lowering beside tables of another is said, with what makes the other list."""
+    phases = {"context": (), "generation": ()}
+    served, compiled = (OpList(lowering=name, phases=phases) for name in ("serving", "torch"))
+    (note,) = of_other_ops(served, "torch")
+    assert "trace-model --lowering torch" in note
+    assert list(of_other_ops(compiled, "vllm"))
+    for whole, backend in ((compiled, "torch"), (served, "vllm"), (compiled, ""), (served, "")):
+        assert not list(of_other_ops(whole, backend))
 
 
 @pytest.mark.parametrize(("layer", "said"), [(DENSE, True), ("", False)])

@@ -236,6 +236,19 @@ def test_corrupt_op_lists(capsys, tmp_path, text):
     assert json.loads(capsys.readouterr().out)["error"]["message"]
 
 
+def test_a_saved_list_of_another_lowering(capsys):
+    """Beside tables that measured other ops it is priced and said; asked for as another it is refused."""
+    ours = ["--system", "h100_sxm", "--backend", "torch"]
+    said = "trace-model --lowering torch"
+    assert any(said in note for note in run_json(capsys, *ours)["notes"])
+    assert not any(said in note for note in run_json(capsys, *ours, "--mode", "sol")["notes"])
+    assert not any(said in note for note in run_json(capsys, "--lowering", "serving")["notes"])
+    assert main([*RUN, *ours, "--lowering", "torch", "--json"]) == 2
+    error = json.loads(capsys.readouterr().out)["error"]
+    assert "lowering serving" in error["message"]
+    assert said in error["hint"]
+
+
 def test_lone_op_list(capsys, tmp_path):
     """An op list without its report is priced; what memory it takes beyond weights is unknown."""
     path = tmp_path / "ops.json"

@@ -70,7 +70,10 @@ def test_modules_are_their_parts_and_more(backend, name):
     assert 0.9 < share.min() < 3.0
 
 
-@pytest.mark.parametrize(("backend", "name"), MODULES)
+@pytest.mark.parametrize(
+    ("backend", "name"),
+    [pytest.param(*m, marks=[] if m[0] == "trtllm" else pytest.mark.slow) for m in MODULES],
+)
 def test_rows_of_modules_come_back(backend, name):
     """300 rows drawn at random, in mode silicon: measured, to the last digits."""
     pytest.importorskip("scipy")
@@ -101,6 +104,7 @@ def test_sglang_measured_modules_with_latents_at_hand():
     assert 2 * at[8] - at[16] < bound_ms(gemm, projection, {"m": 8192}, load_system("h200_sxm"))
 
 
+@pytest.mark.slow
 def test_the_slow_products_of_vllm_are_noticed():
     """fp8_block never under 55 us, 3 to 5 on the other backends; those are not blamed for it."""
     tables = {

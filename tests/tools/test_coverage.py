@@ -161,6 +161,7 @@ def test_an_error_loses_its_folder_and_becomes_a_row() -> None:
     assert (found["phases"], found["exact"], found["situation"]) == ([], False, "")
 
 
+@pytest.mark.slow
 def test_a_late_process_is_killed_and_the_rest_goes_on() -> None:
     start = time.monotonic()
     found = dict(pool.results(time.sleep, [60, 0, 0.1], jobs=2, seconds=4, memory_gb=2))

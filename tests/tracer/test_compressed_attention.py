@@ -17,18 +17,23 @@ from tracer.boundaries import attention as attention_boundary
 from tracer.match import matchers
 from tracer.match.selection import selection_limit
 
-NAME = "deepseek_v4"
+NAME, SHORT = "deepseek_v4", "deepseek_v4 with blocks that divide"
+#: Blocks that divide every length a trace is made at, so that two runs on numbers settle every size.
+BLOCKS = {"compressed_sparse_attention": 4, "heavily_compressed_attention": 8}
+small_models.BROUGHT[SHORT] = {**small_models.SMALL[NAME], "compress_rates": BLOCKS}
+every_rate = pytest.mark.parametrize(
+    ("name", "sparse", "dense"), [(SHORT, 4, 8), pytest.param(NAME, 5, 12, marks=pytest.mark.slow)]
+)
 
 
+@every_rate
 @pytest.mark.parametrize("phase", ["context", "generation"])
-def test_both_kinds_of_compression(phase):
+def test_both_kinds_of_compression(phase, name, sparse, dense):
     """Blocks and selection come off the graph; the window, the sinks and the shared keys off the call."""
-    found = small_models.matched(NAME, phase)
+    found = small_models.matched(name, phase)
     kept = {c.params["topk"]: c for c in claims(found, "compressed_attention")}
-    dense, sparse = kept[0], kept[9]
-    assert (dense.params["ratio"], dense.params["topk"]) == (12, 0)
-    assert (sparse.params["ratio"], sparse.params["topk"]) == (5, 9)
-    for claim in (dense, sparse):
+    assert {topk: claim.params["ratio"] for topk, claim in kept.items()} == {0: dense, 9: sparse}
+    for claim in kept.values():
         names = ("num_heads", "num_kv_heads", "head_dim", "v_head_dim", "window")
         assert [claim.params[n] for n in names] == [6, 1, 12, 12, 11]
         assert claim.params["shared_kv"]
@@ -38,16 +43,20 @@ def test_both_kinds_of_compression(phase):
     assert not found.primitives
 
 
-def test_the_indexer_scores_compressed_keys():
+@every_rate
+def test_the_indexer_scores_compressed_keys(name, sparse, dense):
     """Its keys stand for as many tokens as those of the attention that it selects for."""
-    for claim in claims(small_models.matched(NAME, "context"), "sparse_indexer"):
+    found = claims(small_models.matched(name, "context"), "sparse_indexer")
+    assert found
+    for claim in found:
         names = ("num_heads", "head_dim", "topk", "ratio", "weighted_sum")
-        assert [claim.params[n] for n in names] == [5, 16, 9, 5, "elementwise"]
+        assert [claim.params[n] for n in names] == [5, 16, 9, sparse, "elementwise"]
+        assert claim.params["ratio"] != dense
 
 
 def test_the_mask_of_a_selection_belongs_to_the_attention():
     """No pointwise work of (s, p + s) elements is left of it."""
-    found = small_models.matched(NAME, "context")
+    found = small_models.matched(SHORT, "context")
     scattered = [n for n in found.flow.nodes if "scatter" in str(n.target)]
     owners = {found.owner[n].kind for n in scattered}
     assert scattered
@@ -56,20 +65,19 @@ def test_the_mask_of_a_selection_belongs_to_the_attention():
 
 @angles_by_product
 @pytest.mark.parametrize("lowering", ["eager", "serving"])
-def test_report_is_exact(lowering):
+@pytest.mark.parametrize("name", [SHORT, pytest.param(NAME, marks=pytest.mark.slow)])
+def test_report_is_exact(name, lowering):
     """Weights, FLOPs and nodes add up, at workloads inside a block too."""
-    found = small_models.report(NAME, lowering)
+    found = small_models.report(name, lowering)
     assert found["conservation"]["exact"]
     assert found["conservation"]["nodes"]["primitive"] == 0
 
 
-def test_what_a_token_adds_to_the_cache_is_no_rest_of_a_block():
+@every_rate
+def test_what_a_token_adds_to_the_cache_is_no_rest_of_a_block(name, sparse, dense):
     """8·(7/5 + 3/12) bytes: blocks of 5 and of 12 tokens have no length in common with a power of two."""
-    assert small_models.report(NAME)["kv_cache"]["bytes_per_token"] == 13.2
-
-
-#: Blocks that divide every length a trace is made at.
-BLOCKS = {"compressed_sparse_attention": 4, "heavily_compressed_attention": 8}
+    added = small_models.report(name)["kv_cache"]["bytes_per_token"]
+    assert added == pytest.approx(8 * (7 / sparse + 3 / dense))
 
 
 @functools.cache
@@ -140,7 +148,7 @@ def test_keys_that_are_no_whole_blocks_are_refused():
 
 def test_a_soft_cap_is_refused():
     """What the op does not hold is not dropped."""
-    found = small_models.matched(NAME, "context")
+    found = small_models.matched(SHORT, "context")
     (claim, *_) = claims(found, "compressed_attention")
     node = claim.anchor
     arguments = node.args

@@ -11,13 +11,13 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from oplib.errors import UnsupportedModelError
+from oplib.lowerings import LOWERINGS
 from tests.tracer import small_models
 from tests.tracer.real import aside
 from tests.tracer.small_models import FAST, NAMES, SMALL, WITHOUT_SCANS, each
 from tracer import analysis, assemble, rewrite
 from tracer.build import quiet_transformers
 from tracer.match import matchers
-from tracer.rewrite import LOWERINGS
 
 B, S, SPLIT = 2, 48, 20
 PHASES = ("context", "generation")

@@ -153,6 +153,7 @@ def test_a_run_does_what_the_list_says():
             assert ran.cache_bytes == evaluate(cache, b=b, p=s + p), (b, s, p)
 
 
+@pytest.mark.slow
 def test_without_the_functions_it_fails_before_the_whole_depth(monkeypatch):
     """How many pools a mask keeps is a value of the data: an error that names the size, and no second try."""
     monkeypatch.delitem(boundaries._METHODS, ("get_pooled_states", "packed_states"))

@@ -63,7 +63,9 @@ def test_a_branch_of_one_length_is_an_error():
         trace(model, capture(model), "context", symbolic=True)
 
 
-@pytest.mark.parametrize("kind", [torch.nn.GRU, torch.nn.LSTM])
+@pytest.mark.parametrize(
+    "kind", [torch.nn.GRU, pytest.param(torch.nn.LSTM, marks=pytest.mark.slow)]
+)
 def test_a_cell_per_token_is_one_error(kind):
     """A recurrence that torch runs token by token is named with its line, at once."""
     parts = {"device": "meta", "dtype": torch.bfloat16, "batch_first": True}

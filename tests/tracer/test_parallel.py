@@ -144,7 +144,7 @@ def test_pointwise_bytes_follow_their_values():
     assert of("llama")["input_layernorm"]["parallel"] == ""
 
 
-@pytest.mark.parametrize("name", sorted(small_models.SMALL))
+@pytest.mark.parametrize("name", small_models.each(sorted(small_models.SMALL)))
 def test_both_phases_split_their_weights_alike(name):
     found = []
     for ops in small_models.report(name)["op_list"]["phases"].values():
@@ -161,7 +161,7 @@ def test_both_phases_split_their_weights_alike(name):
     }
 
 
-@pytest.mark.parametrize("name", sorted(small_models.SMALL))
+@pytest.mark.parametrize("name", small_models.each(sorted(small_models.SMALL)))
 def test_ranks_share_the_work(name):
     """At the first tp that divides, what is split is that much less work, exactly; what is not split stays."""
     report = small_models.report(name)

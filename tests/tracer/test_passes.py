@@ -77,9 +77,9 @@ def reports():
     return report
 
 
-@pytest.mark.parametrize("name", ["no cache", "table of positions", "codebooks",
+@pytest.mark.parametrize("name", ["table of positions", "codebooks",
                                   *(pytest.param(n, marks=pytest.mark.slow) for n in sorted(CONFIGS)
-                                    if n not in ("no cache", "table of positions", "codebooks"))])  # fmt: skip
+                                    if n not in ("table of positions", "codebooks"))])  # fmt: skip
 def test_both_phases_are_exact(reports, name):
     """Nothing is lost or counted twice, however the model had to be run."""
     found = reports(name)
@@ -313,6 +313,7 @@ BYTES = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_model_that_refuses_a_cache_is_asked_for_none():
     """Every pass reads all tokens again, sums are exact, and attention of patches to bytes is shown, not priced."""
     folder = small_models.write({**BYTES, "patch_in_forward": False})

@@ -49,6 +49,7 @@ def own(tmp_path: Path) -> tuple[Path, Path]:
     return folder, mark
 
 
+@pytest.mark.slow
 def test_traced_when_asked(own, monkeypatch, tmp_path):
     folder, mark = own
     code = (

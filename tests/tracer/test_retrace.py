@@ -43,7 +43,7 @@ OTHERWISE = {
         "vocab_size": 173, **_SPECIAL,
     },
 }  # fmt: skip
-QUICK = ("table of real values", "codebooks", "modules that change")
+QUICK = ("table of real values", "codebooks")
 
 
 @functools.cache

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from oplib.lowerings import LOWERINGS
 from oplib.op import Op
 from oplib.symbols import B, S
 from tests.tracer import small_models, toy
@@ -16,7 +17,7 @@ from tests.tracer.toy import claims, linear
 from tracer import assemble, rewrite
 from tracer.boundaries import attention as attention_boundary
 from tracer.match.claim import Matched
-from tracer.rewrite import LOWERINGS, rewrites
+from tracer.rewrite import rewrites
 
 RULES = {r.name: r for lowering in LOWERINGS for r in rewrites(lowering)}
 AT = {

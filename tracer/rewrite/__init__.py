@@ -1,9 +1,8 @@
 """Lowerings: from the ops as written to the ops as run.
 
 Each file holds one rewrite: a function that changes the claims of a matched graph in place and returns how
-often it fired. A rewrite says in which lowerings it takes part and after which other rewrites it runs. `eager`
-has none. `torch` is what a compiled PyTorch run executes. `serving` is what TensorRT-LLM, vLLM and SGLang
-execute.
+often it fired. A rewrite says in which lowerings (`oplib.lowerings`) it takes part and after which other rewrites it
+runs. `eager` has none.
 """
 
 from __future__ import annotations
@@ -15,7 +14,6 @@ from dataclasses import dataclass
 
 from tracer.match.claim import Matched
 
-LOWERINGS = ("eager", "torch", "serving")
 Apply = Callable[[Matched], int]
 
 
