@@ -70,14 +70,17 @@ def _with_dtypes(params: dict[str, Any], dtypes: tuple[str, ...]) -> Iterator[di
 
 
 def _dims(op: str, shape: dict[str, Any]) -> Iterator[dict[str, int]]:
-    """Every size of the kind's grid; a shape that states its dims in b, s, p has them at as many tokens."""
+    """Every size of the kind's grid and between; a shape that states its dims in b, s, p has them at as many tokens."""
     if "dims" in shape:
         parsed = {name: parse_expr(text) for name, text in shape["dims"].items()}
         for tokens in _TOKENS:
             yield {name: int(evaluate(dim, b=tokens, s=1, p=0)) for name, dim in parsed.items()}
         return
-    grid = kind(op).grid()
-    sizes = {name: shape.get("grid", {}).get(name, values) for name, values in grid.items()}
+    grid, between = kind(op).grid(), kind(op).between()
+    sizes = {
+        name: shape.get("grid", {}).get(name) or sorted({*values, *between.get(name, ())})
+        for name, values in grid.items()
+    }
     for values in itertools.product(*sizes.values()):
         yield dict(zip(sizes, values, strict=True))
 

@@ -122,7 +122,11 @@ class OpKind(ABC):
 
     @abstractmethod
     def grid(self) -> dict[str, tuple[int, ...]]:
-        """Suggested values of each dim for collecting measurements."""
+        """Values of each dim that a table should have, for a model to count as measured."""
+
+    def between(self) -> dict[str, tuple[int, ...]]:
+        """More values for a table that is measured anew: batches between powers of two, sizes off kernels' tiles."""
+        return {}
 
     def ways(self, params: Params, dims: Dims) -> Ways:  # noqa: ARG002 - only modules have any
         """The ways to compute an op that is a module of other ops; none where it is one kernel.

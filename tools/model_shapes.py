@@ -74,7 +74,8 @@ def shape(kind: str, params: Json, dims: Json, phase: str) -> Json:
     if kind == "pointwise":
         found["dims"] = {k: str(v) for k, v in dims.items()}
     if kind in ("causal_conv1d", "mamba2", "gated_delta_rule") and "phase" in kept:
-        prompts = [s for s in op_kind(kind).grid()["s"] if s > 1]
+        sizes = {*op_kind(kind).grid()["s"], *op_kind(kind).between()["s"]}
+        prompts = sorted(sizes - {1})
         found["grid"] = {"s": [1] if kept["phase"] == "generation" else prompts}
     return found if phase else {}
 

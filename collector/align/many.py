@@ -4,8 +4,8 @@
 
 CONFIGS holds a folder per model with its config.json. First every model is compiled, several at a time, into torch's
 cache; then each is measured alone, while others are traced and compiled. Writes OUT/alignment.json (all rows) and
-OUT/log (rows of ops, which `collect-ops --export` makes tables of). A second run goes on from OUT/log. What does not end in the
-budget is left out and said. ARGUMENTS are those of align-model.
+OUT/log (rows of ops, which `collect-ops --export` makes tables of), from which a second run goes on. What does not end
+in the budget is left out and said. ARGUMENTS are those of align-model.
 """
 
 from __future__ import annotations

@@ -43,6 +43,9 @@ class ContextMla(LatentAttention):
     def grid(self) -> dict[str, tuple[int, ...]]:
         return {
             "b": (1, 2, 4, 8),
-            "s": (128, 256, 512, 1000, 1024, 2048, 3000, 4096, 8192, 16384),
+            "s": (128, 256, 512, 1024, 2048, 4096, 8192, 16384),
             "p": (0, 1024, 4096, 16384),
         }
+
+    def between(self) -> dict[str, tuple[int, ...]]:
+        return {"s": (1000, 3000)}

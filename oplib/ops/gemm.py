@@ -72,6 +72,8 @@ class Gemm(OpKind):
         return quant_mode(text(params, "dtype")).compute_dtype
 
     def grid(self) -> dict[str, tuple[int, ...]]:
-        between = (24, 48, 96, 192, 384, 768, 1536, 3072, 6144, 12288)
-        beside_tiles = (20, 200, 450, 1000, 2000, 4000, 8000)
-        return {"m": tuple(sorted([*(2**i for i in range(15)), *between, *beside_tiles]))}
+        return {"m": tuple(2**i for i in range(15))}
+
+    def between(self) -> dict[str, tuple[int, ...]]:
+        batches = (24, 48, 96, 192, 384, 768, 1536, 3072, 6144, 12288)
+        return {"m": (*batches, 20, 200, 450, 1000, 2000, 4000, 8000)}

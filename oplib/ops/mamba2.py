@@ -119,5 +119,8 @@ class Mamba2(ChunkedRecurrence):
     def grid(self) -> dict[str, tuple[int, ...]]:
         return {
             "b": (1, 2, 4, 8, 16, 32, 64, 128, 256),
-            "s": (1, 128, 512, 1000, 2048, 3000, 4096, 8192),
+            "s": (1, 128, 512, 2048, 8192),
         }
+
+    def between(self) -> dict[str, tuple[int, ...]]:
+        return {"s": (1000, 3000, 4096)}

@@ -157,8 +157,10 @@ class Moe(OpKind):
         return quant_mode(text(params, "dtype")).compute_dtype
 
     def grid(self) -> dict[str, tuple[int, ...]]:
-        between = (24, 48, 96, 192, 384, 768, 1000, 1536, 3072, 4000, 6144)
-        return {"m": tuple(sorted([*(2**i for i in range(15)), *between]))}
+        return {"m": tuple(2**i for i in range(15))}
+
+    def between(self) -> dict[str, tuple[int, ...]]:
+        return {"m": (24, 48, 96, 192, 384, 768, 1000, 1536, 3072, 4000, 6144)}
 
 
 def _share(whole: Amount, params: Params) -> Amount:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,8 +16,9 @@ from collector.align.fixed_cache import another, cache_bytes, prepare
 from collector.align.kernels import Kernel, attribute, compare
 from collector.align.outcome import OpOutcome, Outcome
 from collector.align.page import render_page
-from collector.align.rested import RestedBench
+from collector.align.rested import RestedBench, at_rest_and_under_load
 from collector.align.workloads import Workload, chosen_phases, parse_workload
+from collector.timing import Limits
 from oplib.errors import InvalidInputError
 from oplib.kernels.registry import slot
 from perfdb.database import PerfDatabase
@@ -349,6 +351,23 @@ def test_a_rested_device_is_started_before_its_samples(monkeypatch):
     for _ in range(2):
         short.start(None, 3, flush=False)()
     assert len(slept) == 1
+
+
+def test_a_call_is_timed_again_while_its_samples_disagree(monkeypatch):
+    """A process beside it disturbs some: the steady timing counts, else the steadiest of a few."""
+
+    def timed(spreads):
+        left = iter(spreads)
+        monkeypatch.setattr(
+            "collector.align.rested.benchmark_with_power",
+            lambda *_a: SimpleNamespace(spread=next(left)),
+        )
+        found = at_rest_and_under_load(None, RestedBench(Timed(1.0)), Limits())
+        return [timing.spread for timing in found], list(left)
+
+    assert timed([0.001, 0.002, 0.3]) == ([0.001, 0.002], [0.3])
+    assert timed([0.5, 0.9, 0.01, 0.002]) == ([0.01, 0.002], [])
+    assert timed([0.5, 0.3, 0.2, 0.4, 0.002]) == ([0.2, 0.002], [])
 
 
 def test_the_page_escapes(tmp_path):
