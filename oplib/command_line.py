@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import traceback
 from collections.abc import Callable
@@ -50,9 +51,14 @@ def run_command(program: str, work: Callable[[list[str]], int], argv: list[str] 
     argv = sys.argv[1:] if argv is None else argv
     as_json, debug = "--json" in argv, "--debug" in argv
     try:
-        return work(argv)
+        status = work(argv)
+        sys.stdout.flush()
+        return status
     except TraceModelError as error:
         return fail(program, error, as_json=as_json, debug=debug)
+    except BrokenPipeError:  # who read the output, `head` say, has gone; what is left in the buffer has no reader
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except KeyboardInterrupt:
         print(f"{program}: interrupted", file=sys.stderr)
         return 130
