@@ -1,12 +1,12 @@
 """Make docs/alignment.json of what align-model measured: rows without single kernels, priced by the tables of today.
 
-    python tools/alignment_record.py CONFIGS FILE[=SAMPLING] ... [--before FOLDER]
+    python tools/alignment_record.py CONFIGS FILE ...
 
-A FILE is an `alignment.json`; of two files the first that has a row counts, and SAMPLING says how it was sampled.
-docs/alignment.json itself is a FILE too, whose rows are priced anew. `predicted_ms` is by our tables with products at
-the clock at which layers ran, those of the version `-rested`; `held_out_ms` by them without every point that the row's
-model asks for: what a model would get that nobody has measured. `loaded_ms` is by our tables as `price-model` takes
-them, `before_ms` by the tables in FOLDER.
+A FILE is an `alignment.json`; of two files the first that has a row counts. docs/alignment.json itself is a FILE too,
+whose rows are priced anew. `predicted_ms` is by our tables as `price-model` takes them, beside `measured_ms`, which is
+under load; `rested_predicted_ms` is by the same with products at rest, those of the version `-rested`, beside
+`rested_ms`. `held_out_ms` and `rested_held_out_ms` are by tables without every point that the row's model asks for:
+what a model would get that nobody has measured.
 """
 
 from __future__ import annotations
@@ -26,7 +26,11 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT)]
 
+from collector.align.settings import Settings  # noqa: E402
+from collector.align.whole import Whole  # noqa: E402
+from collector.align.workloads import parse_workload  # noqa: E402
 from oplib.case import Case  # noqa: E402
+from oplib.command_line import Progress  # noqa: E402
 from oplib.op import Op  # noqa: E402
 from perfdb.backends import lowering_of  # noqa: E402
 from perfdb.database import PerfDatabase  # noqa: E402
@@ -40,10 +44,10 @@ SYSTEM, BACKEND = "h100_sxm", "torch"
 LOWERING = lowering_of(BACKEND)
 OURS = ROOT / "perfdb" / "data"
 RESTED = "-rested"  # ends the version of rows whose samples do not follow each other at once
-KEY = ("model", "submodule", "phase", "workload")
+KEY = ("model", "submodule", "phase", "workload", "one_graph")
 KEPT = (
-    *KEY, "role", "standalone_ms", "measured_ms", "graph", "kernels_match", "kernels_differ", "difference", "note",
-    "failed",
+    *KEY, "layers", "role", "standalone_ms", "measured_ms", "rested_ms", "graph", "kernels_match", "kernels_differ",
+    "difference", "note", "failed",
 )  # fmt: skip
 
 
@@ -67,20 +71,26 @@ def case_ids(ops: tuple[Op, ...], workload: str) -> Iterator[str]:
         yield Case(op=op.op, params=dict(op.params), dims=dims).case_id
 
 
-def rested(folder: Path) -> Path:
-    """Our tables, the rows at rest in place of those under load or beside them."""
-    ours = folder / SYSTEM / BACKEND
-    shutil.copytree(OURS / SYSTEM / BACKEND, ours)
-    for version in ours.glob(f"*{RESTED}"):
-        for path in version.glob("*.txt"):
-            merge(path, ours / version.name.removesuffix(RESTED) / path.name)
+def ours(folder: Path) -> Path:
+    """Our tables, products under load."""
+    shutil.copytree(OURS / SYSTEM / BACKEND, folder / SYSTEM / BACKEND)
+    for version in (folder / SYSTEM / BACKEND).glob(f"*{RESTED}"):
         shutil.rmtree(version)
     return folder
 
 
+def rested(folder: Path) -> Path:
+    """Our tables, the rows at rest in place of those under load or beside them."""
+    ours(folder)
+    for version in (OURS / SYSTEM / BACKEND).glob(f"*{RESTED}"):
+        for path in version.glob("*.txt"):
+            name = version.name.removesuffix(RESTED)
+            merge(path, folder / SYSTEM / BACKEND / name / path.name)
+    return folder
+
+
 def without(hidden: set[str], folder: Path) -> Path:
-    """Tables of `rested` but for the rows of these cases."""
-    rested(folder)
+    """The tables in a folder but for the rows of these cases."""
     for path in (folder / SYSTEM / BACKEND).rglob("*.txt"):
         with path.open(encoding="utf-8", newline="") as file:
             reader = csv.DictReader(file)
@@ -92,7 +102,7 @@ def without(hidden: set[str], folder: Path) -> Path:
     return folder
 
 
-def compact(row: Json, sampling: str) -> Json:
+def compact(row: Json) -> Json:
     """The row with its ops in short and its kernels summed by name."""
     kernels: dict[str, list[float]] = defaultdict(lambda: [0, 0.0])
     for kernel in row["kernels"]:
@@ -101,8 +111,7 @@ def compact(row: Json, sampling: str) -> Json:
         found[1] = round(found[1] + kernel["us"], 2)
     timing = row["timing"] or {}
     return {
-        **{name: row[name] for name in KEPT},
-        "sampling": sampling,
+        **{name: row.get(name) for name in KEPT},
         "clock": timing.get("clock_after"),
         "spread": timing.get("spread"),
         "ops": [
@@ -113,53 +122,71 @@ def compact(row: Json, sampling: str) -> Json:
     }  # fmt: skip
 
 
-def priced(rows: list[Json], configs: Path, before: Path | None) -> Iterator[Json]:
+def priced(rows: list[Json], configs: Path) -> Iterator[Json]:
     """The rows with their prices, model by model."""
-    loaded, old = database(OURS), database(before) if before else None
-    with tempfile.TemporaryDirectory() as folder:
-        yield from _priced(
-            rows, configs, database(rested(Path(folder))), {"loaded_ms": loaded, "before_ms": old}
-        )
+    with tempfile.TemporaryDirectory() as one, tempfile.TemporaryDirectory() as other:
+        today = {
+            "predicted_ms": database(ours(Path(one))),
+            "rested_predicted_ms": database(rested(Path(other))),
+        }
+        for model in dict.fromkeys(row["model"] for row in rows):
+            print(model, file=sys.stderr, flush=True)
+            own = [row for row in rows if row["model"] == model]
+            whole = [row for row in own if row["role"] == "model"]
+            yield from _whole(whole, configs / model, today["predicted_ms"])
+            yield from _parts([row for row in own if row not in whole], configs / model, today)
 
 
-def _priced(
-    rows: list[Json], configs: Path, today: PerfDatabase, others: dict[str, PerfDatabase | None]
-) -> Iterator[Json]:
-    for model in dict.fromkeys(row["model"] for row in rows):
-        print(model, file=sys.stderr, flush=True)
-        traced = replace(analysis.trace_model(str(configs / model)), scheme=QuantScheme())
-        parts = {part.name: part for part in submodules_of(traced)}
-        own = [row for row in rows if row["model"] == model]
-        ops = {id(row): parts[row["submodule"]].ops(row["phase"], LOWERING) for row in own}
-        hidden = {one for row in own for one in case_ids(ops[id(row)], row["workload"])}
-        with tempfile.TemporaryDirectory() as folder:
-            unseen = database(without(hidden, Path(folder)))
-            for row in own:
-                row["predicted_ms"] = price(today, ops[id(row)], row["workload"])
-                row["held_out_ms"] = price(unseen, ops[id(row)], row["workload"])
-                for name, db in others.items():
-                    if db is not None:
-                        row[name] = price(db, ops[id(row)], row["workload"])
-                measured = row["measured_ms"]
-                row["gap"] = row["predicted_ms"] / measured - 1 if measured else None
-                yield row
+def _whole(rows: list[Json], config: Path, db: PerfDatabase) -> Iterator[Json]:
+    """Rows of whole models: what price-model says."""
+    for depth in {row["layers"] for row in rows}:
+        settings = Settings(model=str(config), device="cpu", variants={})
+        model = Whole(str(config), depth, settings, db, Progress())
+        for row in rows:
+            if row["layers"] == depth:
+                ms, _ = model.price(row["phase"], parse_workload(row["workload"]))
+                yield _told(row | {"predicted_ms": ms})
+
+
+def _parts(rows: list[Json], config: Path, today: dict[str, PerfDatabase]) -> Iterator[Json]:
+    """Rows of sub-modules, also with every point hidden that any of them asks for."""
+    if not rows:
+        return
+    traced = replace(analysis.trace_model(str(config)), scheme=QuantScheme())
+    parts = {part.name: part for part in submodules_of(traced)}
+    ops = [parts[row["submodule"]].ops(row["phase"], LOWERING) for row in rows]
+    hidden = {
+        one for row, own in zip(rows, ops, strict=True) for one in case_ids(own, row["workload"])
+    }
+    with tempfile.TemporaryDirectory() as one, tempfile.TemporaryDirectory() as other:
+        tables = today | {
+            "held_out_ms": database(without(hidden, ours(Path(one)))),
+            "rested_held_out_ms": database(without(hidden, rested(Path(other)))),
+        }
+        for row, own in zip(rows, ops, strict=True):
+            yield _told(
+                row | {name: price(db, own, row["workload"]) for name, db in tables.items()}
+            )
+
+
+def _told(row: Json) -> Json:
+    measured = row["measured_ms"]
+    return row | {"gap": row["predicted_ms"] / measured - 1 if measured else None}
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)  # fmt: skip
     parser.add_argument("configs", type=Path)
-    parser.add_argument("files", nargs="+", metavar="FILE[=SAMPLING]")
-    parser.add_argument("--before", type=Path)
+    parser.add_argument("files", nargs="+", metavar="FILE", type=Path)
     options = parser.parse_args()
     found: dict[tuple[str, ...], Json] = {}
-    for text in options.files:
-        path, _, sampling = text.partition("=")
-        for row in json.loads(Path(path).read_text(encoding="utf-8")):
-            key = tuple(row[name] for name in KEY)
+    for path in options.files:
+        for row in json.loads(path.read_text(encoding="utf-8")):
+            key = tuple(row.get(name) for name in KEY)
             if key not in found or found[key]["failed"]:
-                found[key] = compact(row, sampling or "paired") if "timing" in row else row
-    rows = list(priced(list(found.values()), options.configs, options.before))
-    rows.sort(key=lambda row: [row[name] for name in KEY])
+                found[key] = compact(row) if "timing" in row else row
+    rows = list(priced(list(found.values()), options.configs))
+    rows.sort(key=lambda row: [str(row[name]) for name in KEY])
     lines = ",\n".join(json.dumps(row) for row in rows)
     (ROOT / "docs" / "alignment.json").write_text(f"[\n{lines}\n]\n", encoding="utf-8")
     return 0

@@ -73,7 +73,7 @@ class Whole:
             bench = RestedBench(bench_of(self._settings.device)) if not dry else None
         for phase, workload in pairs:
             self._progress(f"{phase} {workload}")
-            predicted, ops = self._price(phase, workload)
+            predicted, ops = self.price(phase, workload)
             outcome = Outcome(
                 model=self._settings.model, submodule=_NAME, role="model", phase=phase, workload=str(workload),
                 ops=ops, predicted=predicted,
@@ -87,7 +87,7 @@ class Whole:
                 bench.release()
             yield outcome.to_json() | {"layers": self._depth, "one_graph": not self._stacks}
 
-    def _price(self, phase: str, workload: Workload) -> tuple[float, tuple[OpOutcome, ...]]:
+    def price(self, phase: str, workload: Workload) -> tuple[float, tuple[OpOutcome, ...]]:
         """ms that price-model says: time to first token, or time of the first token after it; and of each op."""
         prompt = phase == "context"
         batches = Batches(
