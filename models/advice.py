@@ -34,6 +34,15 @@ def of_other_ops(whole: OpList, backend: str) -> Iterator[str]:
         )
 
 
+def of_sums(backend: str, errors: Mapping[str, float]) -> Iterator[str]:
+    """What the deviations of whole phases stand for."""
+    if errors:
+        known = ", ".join(f"{error:.0%} in {phase}" for phase, error in errors.items())
+        yield f"± includes how far sums of ops were off whole models on {backend}: {known} (docs/alignment.md)."
+    elif backend:
+        yield f"± is that of the ops: on {backend} no whole model was measured beside their sum."
+
+
 def beyond_servers(system: System, gpus: int) -> str:
     """What joins more GPUs than a server has, and how that is priced."""
     joined = f"{gpus} GPUs send to each other, and the {system.interconnect} of {system.id} joins {system.joins}: "

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy
 
-from models.advice import beyond_rows, beyond_servers, collected, listed, of_other_ops
+from models.advice import beyond_rows, beyond_servers, collected, listed, of_other_ops, of_sums
 from models.layout import Layout
 from models.memory import USABLE, Footprint, footprint
 from models.modules import BEYOND
@@ -306,6 +306,7 @@ def notes(outcome: Outcome, ops: Sequence[Json]) -> list[str]:
         kinds = sorted({op["op"] for op in ops if op["origin"] == "empirical"})
         found.append(f"Empirical, for want of a table: {', '.join(kinds)}.")
     if outcome.db.mode in ("hybrid", "silicon"):
+        found += of_sums(outcome.db.backend, outcome.price.sum_errors)
         found += of_other_ops(outcome.source.op_list, outcome.db.backend)
     if not outcome.price.workload.chunk:
         found += beyond_rows(ops)

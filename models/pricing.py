@@ -11,8 +11,8 @@ Where tables have a whole module, it takes the place of its parts (`models.modul
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import reduce
 
 import numpy
@@ -21,12 +21,13 @@ from models.choices import CHOICES
 from models.modules import Alternative, Ask, alternatives
 from models.passes import Passes
 from models.steps import Nodes
-from models.sums import Mask, no_time, only_where, slower, summed
+from models.sums import Mask, no_time, only_where, slower, summed, vaguer
 from models.workload import Points, Workload
 from oplib.errors import InvalidInputError, PerfDataNotAvailableError
 from oplib.op import Op
-from oplib.oplist import OpList
+from oplib.oplist import PHASES, OpList
 from perfdb.arrays import Floats, Ints
+from perfdb.backends import sum_error
 from perfdb.database import PerfDatabase
 from perfdb.performance import PerformanceArray, spread
 
@@ -93,24 +94,29 @@ class StagePrice:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Price:
     """Stages in their order, and what follows from them for each workload. Arrays have the shape of the workloads,
-    at least one-dimensional."""
+    at least one-dimensional. `sum_errors` are those of `perfdb.backends`, by phase: what a sum is off beside its ops.
+    """
 
     workload: Workload
     stages: tuple[StagePrice, ...]
+    sum_errors: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def ttft(self) -> PerformanceArray:
         """ms of the context passes through all stages, one after the other."""
         shape = numpy.broadcast_shapes(self.workload.shape, (1,))
-        found: PerformanceArray = spread(summed([stage.context() for stage in self.stages]), shape)
-        return found
+        found = summed([stage.context() for stage in self.stages])
+        total: PerformanceArray = spread(vaguer(found, self.sum_errors.get("context", 0.0)), shape)
+        return total
 
     @property
     def tpot(self) -> PerformanceArray:
         """ms of the mean generation step through all stages; 0 where no step runs."""
         found = [stage.generation() for stage in self.stages if stage.generation is not None]
         runs = numpy.atleast_1d(self.workload.steps) > 0
-        return only_where(runs, summed(found)) if found else no_time(runs.shape)
+        if not found:
+            return no_time(runs.shape)
+        return only_where(runs, vaguer(summed(found), self.sum_errors.get("generation", 0.0)))
 
     @property
     def request(self) -> PerformanceArray:
@@ -169,7 +175,15 @@ def price(
         for ops in stages
     ]
     ask.raise_missing()
-    return Price(workload=workload, stages=tuple(priced))
+    return Price(workload=workload, stages=tuple(priced), sum_errors=sum_errors(db))
+
+
+def sum_errors(db: PerfDatabase) -> dict[str, float]:
+    """What is known of sums of prices that stand on tables, by phase."""
+    if db.mode not in ("silicon", "hybrid"):
+        return {}
+    found = {phase: sum_error(db.backend, phase) for phase in PHASES}
+    return {phase: error for phase, error in found.items() if error is not None}
 
 
 class _Asker:

@@ -50,6 +50,20 @@ def summed(parts: Sequence[PerformanceArray]) -> PerformanceArray:
     return PerformanceArray(latency, energy=energy, ranks=ranks, uncertainty=relative)
 
 
+def vaguer(found: PerformanceArray, error: float) -> PerformanceArray:
+    """Results with a further relative error, independent of theirs."""
+    if not error:
+        return found
+    return PerformanceArray(
+        found.latency,
+        energy=found.energy,
+        ranks=found.ranks,
+        uncertainty=numpy.where(
+            found.latency > 0, numpy.hypot(found.uncertainty, error), found.uncertainty
+        ),
+    )
+
+
 def slower(one: PerformanceArray, other: PerformanceArray) -> PerformanceArray:
     chosen = one.latency >= other.latency
     return PerformanceArray(
