@@ -56,9 +56,8 @@ def run_command(program: str, work: Callable[[list[str]], int], argv: list[str] 
         return status
     except TraceModelError as error:
         return fail(program, error, as_json=as_json, debug=debug)
-    except (
-        BrokenPipeError
-    ):  # who read the output, `head` say, has gone; what is left in the buffer has no reader
+    except BrokenPipeError:
+        # Who read the output, `head` say, has gone: what is left in the buffer has no reader.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except KeyboardInterrupt:
