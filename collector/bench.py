@@ -17,8 +17,9 @@ from oplib.kernels.variant import Outputs
 Run = Callable[[], Outputs]
 Times = Callable[[], list[float]]
 Clock = Callable[[], int]
-_SPINS = (20_000, 100_000)  # cycles of the two spins that a clock is read from
+_SPINS = (100_000, 1_000_000)  # cycles of the two spins that a clock is read from
 _AHEAD = 400_000  # cycles of the spin behind which they are queued: no mark waits for the host
+_OVER = 1.01  # of the highest clock: more is no clock, something came between two marks
 _L2_TIMES = 2  # how much more than the cache is read to empty it, and how much weights rotate over
 _RENEW_SHARE = (
     0.5  # of the device's memory that captured graphs may hold before their pool is let go
@@ -217,7 +218,9 @@ class CudaBench(Bench):
             marks[2].synchronize()
             short, long = (marks[i].elapsed_time(marks[i + 1]) for i in range(2))
             self._events += marks
-            return round((_SPINS[1] - _SPINS[0]) / (long - short) / 1e3) if long > short else 0
+            found = (_SPINS[1] - _SPINS[0]) / (long - short) / 1e3 if long > short else 0.0
+            most = self.meter.most_clock
+            return round(found) if not most or found <= _OVER * most else 0
 
         return mhz
 

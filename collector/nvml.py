@@ -25,9 +25,10 @@ class Reading:
 
 
 class Meter(Protocol):
-    """What a device can be asked."""
+    """What a device can be asked. `most_clock` is the highest SM clock in MHz, 0 where unknown."""
 
     driver: str
+    most_clock: int
 
     def read(self) -> Reading:
         """Clock and reasons now."""
@@ -40,6 +41,7 @@ class NoMeter:
     """A device that cannot be asked."""
 
     driver = ""
+    most_clock = 0
 
     def read(self) -> Reading:
         return Reading()
@@ -60,6 +62,7 @@ class NvmlMeter:
         self._handle = pynvml.nvmlDeviceGetHandleByUUID(name)
         version = pynvml.nvmlSystemGetDriverVersion()
         self.driver = version.decode() if isinstance(version, bytes) else str(version)
+        self.most_clock = int(pynvml.nvmlDeviceGetMaxClockInfo(self._handle, pynvml.NVML_CLOCK_SM))
 
     def read(self) -> Reading:
         nvml = self._nvml

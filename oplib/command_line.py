@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import select
 import sys
 import traceback
 from collections.abc import Callable
@@ -56,18 +57,26 @@ def run_command(program: str, work: Callable[[list[str]], int], argv: list[str] 
         return status
     except TraceModelError as error:
         return fail(program, error, as_json=as_json, debug=debug)
-    except BrokenPipeError:
-        # Who read the output, `head` say, has gone: what is left in the buffer has no reader.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
     except KeyboardInterrupt:
         print(f"{program}: interrupted", file=sys.stderr)
         return 130
     except Exception as error:  # noqa: BLE001 - our own mistake: still one line, and no half-written answer
+        if isinstance(error, BrokenPipeError) and _reader_gone():
+            return 141
         hint = "" if debug else f"This is a mistake of {program}; --debug shows where."
         unexpected = TraceModelError(f"{type(error).__name__}: {error}", hint)
         unexpected.__cause__ = error
         return fail(program, unexpected, as_json=as_json, debug=debug)
+
+
+def _reader_gone() -> bool:
+    """Whether nobody reads the output any more, as behind `| head`; what is left in its buffer is dropped then."""
+    asked = select.poll()
+    asked.register(sys.stdout.fileno(), 0)
+    gone = any(event & select.POLLERR for _, event in asked.poll(0))
+    if gone:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return gone
 
 
 def fail(program: str, error: TraceModelError, *, as_json: bool, debug: bool) -> int:

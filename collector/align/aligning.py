@@ -12,7 +12,7 @@ from collector.align.alone import CALLS, Alone, Standalone
 from collector.align.binding import bound
 from collector.align.kernels import Compared, Kernel, attribute, compare, kernels_of
 from collector.align.outcome import OpOutcome, Outcome, total
-from collector.align.rested import RestedBench, at_rest_and_under_load
+from collector.align.rested import RestedBench, steady, under_load
 from collector.align.settings import Settings
 from collector.align.workloads import Workload
 from collector.timing import Limits
@@ -144,14 +144,16 @@ def timed(
     settings: Settings,
     floor_ms: float = 0.0,
 ) -> Outcome:
-    """The row with the times of what runs, and its kernels."""
+    """The row with the times of what runs, and its kernels at rest, as those of its ops."""
     limits = Limits(seconds=settings.seconds, floor_ms=floor_ms)
     with settings.turn:
-        rested, timing = at_rest_and_under_load(run.make, bench, limits)
-        replay = bench.bind(run.make(1).runs, CALLS, graph=timing.graph)
+        rested = steady(run.make, bench, limits)
+        replay = bench.bind(run.make(1).runs, CALLS, graph=rested.graph)
         kernels = kernels_of(bench, replay, CALLS)
+        timing = under_load(run.make, bench, limits)
     return replace(
-        outcome, measured=timing.latency, rested=rested.latency, graph=timing.graph, timing=timing.to_json(),
+        outcome, measured=timing.latency, rested=rested.latency, rested_spread=rested.spread, graph=timing.graph,
+        timing=timing.to_json(),
         note="; ".join(filter(None, (outcome.note, timing.note))), kernels=kernels,
     )  # fmt: skip
 

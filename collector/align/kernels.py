@@ -131,7 +131,8 @@ def attribute(
     """The kernels of the part that belong to each op, and those that belong to none.
 
     An op claims, in the order of ops, the first unclaimed kernel of each name that it runs alone; then, where as many
-    of the compiler's own kernels are left as ops run, those go in order.
+    of the compiler's own kernels are left as ops run, those go in order. Where not, an op that runs some gets no kernel
+    at all: what a part of it takes says nothing.
     """
     left = list(inside)
     claimed: list[list[Kernel]] = [[] for _ in alone]
@@ -147,4 +148,8 @@ def attribute(
         for place, kernel in zip(fused, own, strict=True):
             left.remove(kernel)
             claimed[place].append(kernel)
+    else:
+        for place in dict.fromkeys(fused):
+            left += claimed[place]
+            claimed[place] = []
     return claimed, left

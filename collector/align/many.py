@@ -3,14 +3,15 @@
     python -m collector.align.many CONFIGS OUT [--models NAMES] [--budget SECONDS] [--jobs N] [-- ARGUMENTS]
 
 CONFIGS holds a folder per model with its config.json. First every model is compiled, several at a time, into torch's
-cache; then each is measured alone, while others are traced and compiled. Writes OUT/alignment.json (all rows) and
-OUT/log (rows of ops, which `collect-ops --export` makes tables of), from which a second run goes on. What does not end
-in the budget is left out and said. ARGUMENTS are those of align-model.
+cache; then each is measured. Writes OUT/alignment.json (all rows) and OUT/log (rows of ops, of which
+`collect-ops --export` makes tables), from which a second run goes on. What does not end in the budget is left out and said. ARGUMENTS are
+those of align-model.
 """
 
 from __future__ import annotations
 
 import argparse
+import fcntl
 import json
 import multiprocessing
 import os
@@ -27,14 +28,28 @@ os.environ |= {
     "TORCHINDUCTOR_COMPILE_THREADS": "2",
 }
 
-import collector.align.session  # noqa: F401 - loaded once, before processes are forked
 from collector.align import cli
+from collector.align.session import key_of  # loads torch once, before processes are forked
 from collector.log import read_log
 
 Json = dict[str, Any]  # Any: an object that becomes JSON
 COMPILING = 0.45  # of the budget, at most
-BESIDE = 4  # models at a time: they compile side by side and are timed one by one
 FORK = multiprocessing.get_context("fork")  # nothing here touches the GPU before
+
+
+class Turn:
+    """Held by one process at a time, by a lock of a file: the kernel takes it back from a process that dies."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file: Any = None  # an open file
+
+    def __enter__(self) -> None:
+        self._file = self._path.open("w", encoding="utf-8")
+        fcntl.flock(self._file, fcntl.LOCK_EX)
+
+    def __exit__(self, *_error: object) -> None:
+        self._file.close()
 
 
 def child(model: Path, given: list[str], folder: Path, ending: str, turn: Any) -> None:
@@ -79,9 +94,7 @@ def rows_in(folder: Path, models: list[Path]) -> list[Json]:
             print(f"{model.name}: {found}"[:500])
         else:
             logged += [row for row in found if row["failed"]]
-    return list(
-        {(r["model"], r["submodule"], r["phase"], r["workload"]): r for r in logged}.values()
-    )
+    return list({key_of(row): row for row in logged}.values())
 
 
 def main() -> int:
@@ -97,13 +110,17 @@ def main() -> int:
     parser.add_argument(
         "--jobs", type=int, default=6, help="models that compile at a time; 0: none before"
     )
+    parser.add_argument(
+        "--beside", type=int, default=1,
+        help="models that run at a time: timed one by one, but what one compiles runs once beside the times of another",
+    )  # fmt: skip
     options = parser.parse_args(given[:split])
     more, out = given[split + 1 :], options.out
     (out / "log").mkdir(parents=True, exist_ok=True)
     names = [name for name in options.models.split(",") if name]
     every = sorted(path.parent for path in options.configs.glob("*/config.json"))
     models = [m for name in names for m in every if name in m.name] if names else every
-    began, turn = time.monotonic(), FORK.Lock()
+    began, turn = time.monotonic(), Turn(out / "turn")
 
     def compiling(model: Path) -> Any:
         arguments = (model, ["--compile-only", *more], out, "compiled", nullcontext())
@@ -115,7 +132,7 @@ def main() -> int:
 
     if options.jobs:
         run_all(models, compiling, options.jobs, began + COMPILING * options.budget, "compiled")
-    run_all(models, measuring, BESIDE, began + options.budget, "measured")
+    run_all(models, measuring, options.beside, began + options.budget, "measured")
     rows = rows_in(out, models)
     (out / "alignment.json").write_text(json.dumps(rows), encoding="utf-8")
     failed = sum(bool(row["failed"]) for row in rows)

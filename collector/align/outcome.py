@@ -51,6 +51,7 @@ class Outcome:
     predicted: float | None = None
     measured: float | None = None
     rested: float | None = None
+    rested_spread: float | None = None
     graph: bool = False
     note: str = ""
     difference: float | None = None
@@ -74,7 +75,8 @@ class Outcome:
         return {
             "model": self.model, "submodule": self.submodule, "role": self.role, "phase": self.phase,
             "workload": self.workload, **_times(self.predicted, self.standalone, self.measured),
-            "rested_ms": self.rested, "standalone_gap": _gap(self.standalone, self.rested), "graph": self.graph,
+            "rested_ms": self.rested, "rested_spread": self.rested_spread,
+            "standalone_gap": _gap(self.standalone, self.rested), "graph": self.graph,
             "note": self.note,
             "kernels_match": self.compared.match if self.compared else None,
             "kernels_differ": self.compared.to_json() if self.compared else None,

@@ -21,7 +21,7 @@ _PAUSES = 3.0  # how much longer than the work before
 _LONGEST = 0.06  # seconds
 _WORTH_MS = 0.5  # of work, below which none rests: no such burst reaches a power limit
 _LOAD = 0.3  # seconds of work after which the clock is the one of this load
-_UNSTEADY = 0.05  # middle half of the samples over their median: something else was running
+UNSTEADY = 0.05  # middle half of the samples over their median: something else was running
 _TRIES = 4
 
 
@@ -65,20 +65,16 @@ class RestedBench(Bench):
         self.busy.release()
 
 
-def at_rest_and_under_load(
-    make: Callable[[int], Call], bench: RestedBench, limits: Limits
-) -> tuple[Timing, Timing]:
-    """A call timed twice: with pauses, and without them after it has run for a while."""
-    rested = _steady(make, bench, limits)
-    loaded = _steady(make, bench.busy, replace(limits, load_seconds=_LOAD))
-    return rested, loaded
-
-
-def _steady(make: Callable[[int], Call], bench: Bench, limits: Limits) -> Timing:
-    """The steadiest of a few timings, the first one that is steady where there is one."""
+def steady(make: Callable[[int], Call], bench: Bench, limits: Limits) -> Timing:
+    """The steadiest of a few timings of a call, the first one that is steady where there is one."""
     found: list[Timing] = []
     while len(found) < _TRIES:
         found.append(benchmark_with_power(make, bench, limits))
-        if found[-1].spread <= _UNSTEADY:
+        if found[-1].spread <= UNSTEADY:
             break
     return min(found, key=lambda timing: timing.spread)
+
+
+def under_load(make: Callable[[int], Call], bench: RestedBench, limits: Limits) -> Timing:
+    """A call timed without pauses, after it has run for a while."""
+    return steady(make, bench.busy, replace(limits, load_seconds=_LOAD))

@@ -104,7 +104,7 @@ def compiled(
     function, whole, note = _compiled(module, call, stacks)
     call.reset()
     restore()
-    with torch.no_grad():
+    with settings.turn, torch.no_grad():
         found = list(tensors(function(module, call.args, call.kwargs)))
     call.reset()
     return Running(

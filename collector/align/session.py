@@ -78,7 +78,7 @@ class Session:
             debug=options.debug, one_graph=options.one_graph, turn=turn,
         )  # fmt: skip
         self._done = {
-            _key(row): row["result"]
+            key_of(row["result"]): row["result"]
             for row in _logged(options.out)
             if row["variants"] == dict(variants)
         }
@@ -110,7 +110,8 @@ class Session:
     def prepare(self, pairs: list[tuple[str, Workload]]) -> None:
         """Trace the model and read the tables: what needs no device."""
         if self._options.whole:
-            list(self.model.rows(pairs, dry=True))
+            for phase, workload in pairs:
+                self.model.planned(phase, workload)
             return
         for part in self.chosen:
             for phase, workload in pairs:
@@ -128,7 +129,7 @@ class Session:
         rows = []
         for number, (part, phase, workload) in enumerate(todo, 1):
             self._progress(f"{number}/{len(todo)} {part.name} {phase} {workload}")
-            known = self._done.get((self._model, part.name, phase, str(workload)))
+            known = self._done.get((self._model, part.name, phase, str(workload), None, None))
             if known is None:
                 start = time.monotonic()
                 known = align(part, phase, workload, self._settings, standalone, self.db).to_json()
@@ -140,9 +141,14 @@ class Session:
     def whole(self, pairs: list[tuple[str, Workload]]) -> list[Json]:
         """The rows of the whole model."""
         rows = []
-        for row in self.model.rows(pairs, dry=self._options.dry_run):
-            self._keep(row)
-            rows.append(row)
+        for phase, workload in pairs:
+            planned = self.model.planned(phase, workload)
+            known = planned if self._options.dry_run else self._done.get(key_of(planned))
+            if known is None:
+                self._progress(f"{phase} {workload}")
+                known = self.model.measured(phase, workload)
+                self._keep(known)
+            rows.append(known)
         return rows
 
     def _planned(self, part: SubModule, phase: str, workload: Workload) -> Json:
@@ -175,9 +181,12 @@ def _logged(folder: Path | None) -> list[Json]:
     return [row for row in read_log(folder)[0] if row["what"] == "align"]
 
 
-def _key(row: Json) -> tuple[str, str, str, str]:
-    result = row["result"]
-    return result["model"], result["submodule"], result["phase"], result["workload"]
+def key_of(
+    result: Json,
+) -> tuple[Any, ...]:  # Any: names, and of whole models how deep and how compiled
+    """What one row is of: two rows with the same key are of one thing."""
+    names = ("model", "submodule", "phase", "workload", "layers", "one_graph")
+    return tuple(result.get(name) for name in names)
 
 
 def _name(path: str) -> str:

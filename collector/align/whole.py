@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,7 @@ class Whole:
     def __init__(
         self, model: str, layers: int, settings: Settings, db: PerfDatabase, progress: Progress
     ) -> None:
-        self._settings, self._db, self._progress = settings, db, progress
+        self._settings, self._db = settings, db
         with tempfile.TemporaryDirectory() as folder:
             self._depth = shortened(model, layers, Path(folder))
             progress(f"trace {settings.model}")
@@ -67,25 +68,35 @@ class Whole:
         )
         self._source = read_source(settings.model, lambda _path: report)
 
-    def rows(self, pairs: list[tuple[str, Workload]], *, dry: bool) -> Iterator[Json]:
-        """A row per phase and workload."""
+    def planned(self, phase: str, workload: Workload) -> Json:
+        """The row of a phase and workload, not run."""
+        return self._told(self._outcome(phase, workload))
+
+    def measured(self, phase: str, workload: Workload) -> Json:
+        """The row of a phase and workload. What fails in it is told in the row."""
+        outcome = self._outcome(phase, workload)
+        try:
+            outcome = self._measured(outcome, workload)
+        except Exception as error:  # noqa: BLE001 - becomes the row's reason
+            outcome = replace(outcome, failed=one_line(error))
+        gc.collect()  # the model and its compiled code know each other
+        self._bench.release()
+        return self._told(outcome)
+
+    @cached_property
+    def _bench(self) -> RestedBench:
         with self._settings.turn:
-            bench = RestedBench(bench_of(self._settings.device)) if not dry else None
-        for phase, workload in pairs:
-            self._progress(f"{phase} {workload}")
-            predicted, ops = self.price(phase, workload)
-            outcome = Outcome(
-                model=self._settings.model, submodule=_NAME, role="model", phase=phase, workload=str(workload),
-                ops=ops, predicted=predicted,
-            )  # fmt: skip
-            if bench is not None:
-                try:
-                    outcome = self._measured(outcome, workload, bench)
-                except Exception as error:  # noqa: BLE001 - becomes the row's reason
-                    outcome = replace(outcome, failed=one_line(error))
-                gc.collect()  # the model and its compiled code know each other
-                bench.release()
-            yield outcome.to_json() | {"layers": self._depth, "one_graph": not self._stacks}
+            return RestedBench(bench_of(self._settings.device))
+
+    def _outcome(self, phase: str, workload: Workload) -> Outcome:
+        predicted, ops = self.price(phase, workload)
+        return Outcome(
+            model=self._settings.model, submodule=_NAME, role="model", phase=phase, workload=str(workload),
+            ops=ops, predicted=predicted,
+        )  # fmt: skip
+
+    def _told(self, outcome: Outcome) -> Json:
+        return outcome.to_json() | {"layers": self._depth, "one_graph": not self._stacks}
 
     def price(self, phase: str, workload: Workload) -> tuple[float, tuple[OpOutcome, ...]]:
         """ms that price-model says: time to first token, or time of the first token after it; and of each op."""
@@ -103,7 +114,8 @@ class Whole:
         )  # fmt: skip
         return float(found["ttft_ms" if prompt else "tpot_ms"]), ops
 
-    def _measured(self, outcome: Outcome, workload: Workload, bench: RestedBench) -> Outcome:
+    def _measured(self, outcome: Outcome, workload: Workload) -> Outcome:
+        bench = self._bench
         with self._bound(outcome.phase, workload, bench.hardware) as names:
             started = self._started(outcome.phase, workload, names, bench.hardware)
             outcome = replace(outcome, note=started.note, difference=started.difference)

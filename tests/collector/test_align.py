@@ -16,7 +16,7 @@ from collector.align.fixed_cache import another, cache_bytes, prepare
 from collector.align.kernels import Kernel, attribute, compare
 from collector.align.outcome import OpOutcome, Outcome
 from collector.align.page import render_page
-from collector.align.rested import RestedBench, at_rest_and_under_load
+from collector.align.rested import RestedBench, steady
 from collector.align.workloads import Workload, chosen_phases, parse_workload
 from collector.timing import Limits
 from oplib.errors import InvalidInputError
@@ -300,6 +300,10 @@ def test_kernels_go_to_the_ops_that_run_them_alone():
     assert not left
     claimed, left = attribute(alone, (*inside, Kernel(name="triton_b", us=9.0)))
     assert [k.name for k in left] == ["triton_a", "triton_b"]
+    both = [kernels("gemm"), kernels("gemm", "triton_1")]
+    claimed, left = attribute(both, kernels("gemm", "gemm", "triton_a", "triton_b"))
+    assert [[k.name for k in own] for own in claimed] == [["gemm"], []]  # not its product alone
+    assert [k.name for k in left] == ["triton_a", "triton_b", "gemm"]
 
 
 def test_sums_and_gaps():
@@ -362,12 +366,11 @@ def test_a_call_is_timed_again_while_its_samples_disagree(monkeypatch):
             "collector.align.rested.benchmark_with_power",
             lambda *_a: SimpleNamespace(spread=next(left)),
         )
-        found = at_rest_and_under_load(None, RestedBench(Timed(1.0)), Limits())
-        return [timing.spread for timing in found], list(left)
+        return steady(None, Timed(1.0), Limits()).spread, list(left)
 
-    assert timed([0.001, 0.002, 0.3]) == ([0.001, 0.002], [0.3])
-    assert timed([0.5, 0.9, 0.01, 0.002]) == ([0.01, 0.002], [])
-    assert timed([0.5, 0.3, 0.2, 0.4, 0.002]) == ([0.2, 0.002], [])
+    assert timed([0.001, 0.3]) == (0.001, [0.3])
+    assert timed([0.5, 0.9, 0.01, 0.002]) == (0.01, [0.002])
+    assert timed([0.5, 0.3, 0.2, 0.4, 0.002]) == (0.2, [0.002])
 
 
 def test_the_page_escapes(tmp_path):

@@ -121,6 +121,15 @@ def test_what_a_graph_costs_is_taken_off(cuda: FakeCuda) -> None:
     assert found.clock_after == MHZ  # from two spins, what starts one being taken off
 
 
+def test_a_clock_beyond_the_highest_one_is_unknown(cuda: FakeCuda) -> None:
+    """Something came between two marks: the short spin looks longer than it was."""
+    device = CudaBench(torch.device("cpu"))
+    device.meter.most_clock = MHZ
+    assert device.clock()() == MHZ
+    device.meter.most_clock = MHZ - 100
+    assert device.clock()() == 0
+
+
 def test_a_capture_that_is_refused_runs_plainly_and_asks_for_a_restart(cuda: FakeCuda) -> None:
     device = CudaBench(torch.device("cpu"))
     cuda.refuse = True

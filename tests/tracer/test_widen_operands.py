@@ -49,3 +49,10 @@ def test_a_quantised_weight_stays_what_a_checkpoint_makes_of_it():
     for claim in found.of("gemm"):
         claim.params["dtype"] = "fp8"
     assert RULES["widen_operands"].apply(found) == 0
+
+
+def test_a_product_reads_what_its_tokens_were_cast_to():
+    found = small_models.matched("deepseek_v3", "context")
+    assert RULES["widen_operands"].apply(found) == 1
+    product = next(c for c in found.of("gemm") if "widen_operands" in c.rewrites)
+    assert [found.flow.dtype(node) for node in product.inputs] == ["float32"]

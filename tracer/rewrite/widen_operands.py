@@ -33,6 +33,7 @@ def widen_operands(matched: Matched) -> int:
         if claim.params["dtype"] != stored or STORAGE_BITS[wide] <= STORAGE_BITS[stored]:
             continue
         _split(matched, claim)
+        claim.inputs = [claim.anchor.args[form[0]]]
         claim.params["dtype"] = wide
         claim.rewrites.append("widen_operands")
         fired += 1
@@ -43,7 +44,6 @@ def _split(matched: Matched, claim: Claim) -> None:
     """Take the casts out of a product's nodes. It goes on to hold its weight, as it is stored."""
     casts = [n for n in claim.nodes if _is_cast(n)]
     claim.nodes = [n for n in claim.nodes if n not in casts]
-    claim.inputs = [claim.anchor.args[0] if n in casts else n for n in claim.inputs]
     for node in casts:
         own = Claim(
             kind="pointwise", params={}, dims={}, nodes=[node], anchor=node, rewrites=["widen_operands"]

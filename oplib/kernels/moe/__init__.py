@@ -97,7 +97,9 @@ def _noted(
     Softmax and the division by the sum give the router's weights back, up to a factor that all of a token have.
     """
     m, hidden = hidden_states.shape
-    experts = int(getattr(module, "num_experts", 0))  # which is no part of nn.Module
+    experts = next(
+        w.shape[0] for w in module.parameters() if w.dim() == 3
+    )  # of all experts together
     logits = torch.full((m, experts), _NOT_CHOSEN, device=hidden_states.device)
     logits.scatter_(1, top_k_index, top_k_weights.float().clamp(min=_LEAST).log())
     told = {"hidden_size": hidden, "num_experts": experts, "top_k": top_k_index.shape[1]}
