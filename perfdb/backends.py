@@ -5,8 +5,9 @@ from __future__ import annotations
 from oplib.lowerings import USUAL
 
 _LOWERINGS = {"torch": "torch"}  # of backends that are no serving engine
-#: Root mean square of (sum of an op list's prices / whole model measured - 1), by phase: docs/alignment.json.
-_SUM_ERRORS = {"torch": {"context": 0.07, "generation": 0.04}}
+#: Root mean square of (sum of an op list's prices / whole model measured - 1), by phase, of the models in
+#: docs/alignment.json that were compiled layer by layer and not disturbed.
+_SUM_ERRORS = {"torch": {"context": 0.07, "generation": 0.03}}
 
 
 def lowering_of(backend: str) -> str:

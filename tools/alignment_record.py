@@ -46,8 +46,8 @@ OURS = ROOT / "perfdb" / "data"
 RESTED = "-rested"  # ends the version of rows whose samples do not follow each other at once
 KEY = ("model", "submodule", "phase", "workload", "one_graph")
 KEPT = (
-    *KEY, "layers", "role", "standalone_ms", "measured_ms", "rested_ms", "graph", "kernels_match", "kernels_differ",
-    "difference", "note", "failed",
+    *KEY, "layers", "role", "standalone_ms", "measured_ms", "rested_ms", "rested_spread", "graph", "kernels_match",
+    "kernels_differ", "difference", "note", "failed",
 )  # fmt: skip
 
 

@@ -4,8 +4,8 @@
 
 CONFIGS holds a folder per model with its config.json. First every model is compiled, several at a time, into torch's
 cache; then each is measured. Writes OUT/alignment.json (all rows) and OUT/log (rows of ops, of which
-`collect-ops --export` makes tables), from which a second run goes on. What does not end in the budget is left out and said. ARGUMENTS are
-those of align-model.
+`collect-ops --export` makes tables); a second run goes on from there. What does not end in the budget is left out and
+said. ARGUMENTS are those of align-model.
 """
 
 from __future__ import annotations
