@@ -113,17 +113,9 @@ def _cards(rows: Sequence[Json]) -> str:
 
 def _table(rows: Sequence[Json]) -> str:
     heads = (
-        "sub-module",
-        "phase",
-        "workload",
-        "predicted",
-        "alone",
-        "measured",
-        "gap",
-        "graph",
-        "kernels",
-        "ops",
-    )
+        "sub-module", "phase", "workload", "predicted", "under load", "gap", "at rest", "ops alone, at rest", "graph",
+        "kernels", "ops",
+    )  # fmt: skip
     body = "".join(_row(row) for row in rows)
     head = "".join(f"<th>{escape(name)}</th>" for name in heads)
     return f'<div class="scroll"><table><tr>{head}</tr>{body}</table></div>'
@@ -136,18 +128,31 @@ def _row(row: Json) -> str:
     ]
     cells = [
         escape(row["submodule"]), row["phase"], escape(row["workload"]), milliseconds(row["predicted_ms"]),
-        milliseconds(row["standalone_ms"]), milliseconds(row["measured_ms"]),
+        milliseconds(row["measured_ms"]),
     ]  # fmt: skip
+    rested = "".join(
+        f"<td>{milliseconds(row[name])}</td>" for name in ("rested_ms", "standalone_ms")
+    )
     plain = "".join(f"<td>{cell}</td>" for cell in cells)
     graph = "yes" if row["graph"] else escape(row["failed"] or row["note"] or "no")
     style = ' class="bad"' if bad else ""
-    return f"<tr>{plain}<td{style}>{share(row['gap'])}</td><td>{graph}</td><td>{kernels}</td><td>{_ops(row)}</td></tr>"
+    gap = f"<td{style}>{share(row['gap'])}</td>"
+    return f"<tr>{plain}{gap}{rested}<td>{graph}</td><td>{kernels}</td><td>{_ops(row)}</td></tr>"
 
 
 def _ops(row: Json) -> str:
     if not row["ops"]:
         return ""
-    heads = ("op", "name", "kernel", "predicted", "origin", "alone", "measured", "gap")
+    heads = (
+        "op",
+        "name",
+        "kernel",
+        "predicted",
+        "origin",
+        "alone, at rest",
+        "inside, at rest",
+        "gap",
+    )
     lines = [_cells(heads, "th")]
     for op in row["ops"]:
         cells = (
