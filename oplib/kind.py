@@ -124,6 +124,12 @@ class OpKind(ABC):
     def grid(self) -> dict[str, tuple[int, ...]]:
         """Values of each dim that a table should have, for a model to count as measured."""
 
+    def regime(self, params: Params, dims: Dims) -> Amount:  # noqa: ARG002
+        """The number of the way in which kernels work at these sizes, where it changes from one size to the next and
+        the bound does not tell; 0 where there is one. `params` lack those that interpolation runs over, and may lack
+        what is immaterial."""
+        return 0
+
     def between(self) -> dict[str, tuple[int, ...]]:
         """More values for a table that is measured anew: batches between powers of two, sizes off kernels' tiles."""
         return {}

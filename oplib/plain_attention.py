@@ -159,5 +159,18 @@ class PlainAttention(OpKind):
         }[text(params, "bias")]
         return integer(params, "num_heads") * values * storage_bytes(text(params, "dtype"))
 
+    def regime(self, params: Params, dims: Dims) -> Amount:
+        """1 where several new tokens of a windowed or chunked layer need more than the causal mask of a fresh prompt:
+        where some of what they follow is hidden, or in the cache. Else 0.
+
+        Kernels know that mask by a flag; one that takes any other as a tensor works on all pairs. A lone token sees
+        what the cache still has.
+        """
+        limit = integer(params, "window") or integer(params, "chunk")
+        if not limit:
+            return 0
+        s, p = dims["s"], dims["p"]
+        return 1 * ((s > 1) & ((p > 0) | (s > limit)))
+
     def compute_dtype(self, params: Params) -> str:
         return text(params, "dtype")

@@ -2,13 +2,15 @@
 
 A measured row is returned as it is. Between rows the estimate is kriging (`perfdb.kriging`), under that model of the
 kind which foretells a sample of the group's own rows best, each left out; how far these are off also sets how wide the
-deviations are. Outside the measured range of a feature the efficiency at its end is held.
+deviations are. Outside the measured range of a feature the efficiency at its end is held. Where rows show that a kernel
+changes the way it works (`perfdb.regimes`), those of one side tell nothing of the other.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 import numpy
 from numpy.typing import NDArray
@@ -22,7 +24,10 @@ from perfdb.folds import line_of, shape_of, site_of
 from perfdb.kriging import Estimate, Field
 from perfdb.memo import key_of, remember, text_of
 from perfdb.places import Places
-from perfdb.row_checks import NEIGHBOURS
+from perfdb.regimes import Sides, regimes_at, regimes_of
+from perfdb.row_checks import NEIGHBOURS, allowed_of
+
+Mask: TypeAlias = NDArray[numpy.bool_]
 
 _CHOOSING, _ALONE, _WHOLE = 48, 96, 48  # rows left out: to choose a model; alone; with their shape
 _FEWEST = 12  # rows left out that say something about a width
@@ -36,6 +41,7 @@ _TEXTS = (
     "folds.py",
     "kriging.py",
     "nearest.py",
+    "regimes.py",
 )  # what a fit follows from beside the rows and the models
 _FEWEST_SHAPES = 3  # of which one can be left out
 
@@ -44,11 +50,13 @@ _FEWEST_SHAPES = 3  # of which one can be left out
 class Estimator:
     """Estimates of one group. `lower` and `upper` [d] are the measured range of each coordinate, `places` the row
     at each measured place, `gaps` how far off a row is from the rows beside it where that is out of all proportion
-    (else 0), `shapes` the same of shapes as `places` of places, `calibration` how wide deviations are."""
+    (else 0), `shapes` the same of shapes as `places` of places, `calibration` how wide deviations are; `sides` the
+    field of each regime, where rows of one tell nothing of another."""
 
     group: Group
     model: Model
     field: Field
+    sides: Sides | None
     lower: Floats
     upper: Floats
     places: Places
@@ -65,15 +73,17 @@ class Estimator:
             best, calibration = _judged(group, places, models)
         else:
             best, calibration = _judge(group, places, models, spared)
+        field, regimes = _field(group, models[best]), regimes_of(group)
         return cls(
             group=group,
             model=models[best],
-            field=_field(group, models[best]),
+            field=field,
+            sides=None if regimes is None else Sides(field, regimes),
             lower=numpy.array([values[0] for values in places.values]),
             upper=numpy.array([values[-1] for values in places.values]),
             places=places,
             shapes=Places(group.points[:, shape_of(group)]),
-            gaps=gaps_of(group),
+            gaps=gaps_of(group, regimes),
             calibration=calibration,
         )
 
@@ -81,21 +91,24 @@ class Estimator:
         """The row measured at each of `points` [q, d], the first where there are several; -1 where there is none."""
         return self.places.find(points)
 
-    def estimate(self, points: Floats) -> Estimate:
-        """Log ratio and one standard deviation at `points` [q, d]; latency is (bound + launch) · exp(value)."""
+    def estimate(self, points: Floats, numbers: Ints | None = None) -> Estimate:
+        """Log ratio and one standard deviation at `points` [q, d]; latency is (bound + launch) · exp(value).
+
+        `numbers` [q] are those of `sides` to ask, each as if it went on to there; where not given, a point's own.
+        """
         features = features_of(points, self.model.features, self.group.rows.kind.coordinates)
-        inside = numpy.clip(features, *self.extent)
-        found = self.field.estimate(inside)
+        widths, row = self._widths(points), self.known(points)
+        at: Mask = row >= 0
+        if self.sides is None:
+            found, out = _held(self.field, features)
+        else:
+            own = self.sides.number(regimes_at(self.group, points))
+            asked = own if numbers is None else numbers
+            found, out = _held_apart(self.sides, features, asked)
+            at = at & (own == asked)
         value, deviation = found.value, found.deviation
-        out = (numpy.abs(inside - features) > _SAME).any(axis=1)
-        widths = self._widths(points)
-        if out.any():  # as far off as the place itself is unknown, and as the field would go on
-            there = self.field.estimate(features[out])
-            deviation[out] = numpy.hypot(there.deviation, there.value - value[out])
-            widths[out] = numpy.maximum(widths[out], 1.0)  # no row out there was foretold so well
+        widths[out] = numpy.maximum(widths[out], 1.0)  # no row out there was foretold so well
         deviation *= widths
-        row = self.known(points)
-        at = row >= 0
         value[at] = self.group.ratios[row[at]]
         noise = self.field.covariance.noise * self.calibration.known
         deviation[at] = numpy.maximum(noise, self.gaps[row[at]])
@@ -103,7 +116,7 @@ class Estimator:
 
     def leave_out(self, asked: Ints, hidden: Ints) -> Estimate:
         """As `estimate` at the rows `asked`, each as if no row of its own set in `hidden` [n] were measured."""
-        found = self.field.leave_out(asked, hidden)
+        found = (self.sides or self.field).leave_out(asked, hidden)
         calibration, shape = self.calibration, self.group.points[:, shape_of(self.group)]
         barred = hidden[calibration.rows] == hidden[asked][:, None]
         widths = numpy.where(
@@ -122,32 +135,57 @@ class Estimator:
             widths[new] = self.calibration.widths(shapes[new])
         return widths
 
-    @property
-    def extent(self) -> tuple[Floats, Floats]:
-        """The least and the largest measured value of each feature [f]."""
-        columns = self.field.points.T  # each on its own takes a tenth of all at once
-        return numpy.array([c.min() for c in columns]), numpy.array([c.max() for c in columns])
+
+def _held(field: Field, features: Floats) -> tuple[Estimate, Mask]:
+    """Estimates at `features` [q, f], that at the end of what is known where they lie outside, and which of them do.
+
+    These are as far off as the place itself is unknown, and as the field would go on.
+    """
+    inside = numpy.clip(features, *field.extent)
+    found = field.estimate(inside)
+    out = numpy.asarray((numpy.abs(inside - features) > _SAME).any(axis=1))
+    if out.any():
+        there = field.estimate(features[out])
+        found.deviation[out] = numpy.hypot(there.deviation, there.value - found.value[out])
+    return found, out
 
 
-def gaps_of(group: Group) -> Floats:
-    """Log ratio of each row against the median of up to two rows on either side along its line: its size where that is
-    above a factor of `perfdb.row_checks.NEIGHBOURS`, else 0."""
+def _held_apart(sides: Sides, features: Floats, numbers: Ints) -> tuple[Estimate, Mask]:
+    """`_held` where each place is told by the rows of one side, `numbers` [q]."""
+    value, deviation = numpy.empty(len(features)), numpy.empty(len(features))
+    out = numpy.zeros(len(features), dtype=bool)
+    for field, places in sides.parts(numbers):
+        found, out[places] = _held(field, features[places])
+        value[places], deviation[places] = found.value, found.deviation
+    return Estimate(value=value, deviation=deviation), out
+
+
+def gaps_of(group: Group, regimes: Ints | None = None) -> Floats:
+    """Log ratio of each row against the median of up to two rows on either side along its line, of its own regime where
+    there are several: its size where that is above a factor of `perfdb.row_checks.NEIGHBOURS`, else 0."""
     along, line = line_of(group)
+    if regimes is not None:
+        line = line * (int(regimes.max()) + 1) + regimes
     order = numpy.lexsort((group.points[:, along], line))
     ratios, lines, count = group.ratios[order], line[order], len(order)
-    near = numpy.full((4, count), numpy.nan)
-    for beside, shift in zip(near, (-2, -1, 1, 2), strict=True):
+    near, away = numpy.full((2, 4, count), numpy.nan)
+    places = group.points[order, along]
+    for beside, octaves, shift in zip(near, away, (-2, -1, 1, 2), strict=True):
         there = numpy.arange(count) + shift
         same = (there >= 0) & (there < count)
         same[same] = lines[there[same]] == lines[same]
         beside[same] = ratios[there[same]]
+        octaves[same] = numpy.abs(places[there[same]] - places[same])
     found = numpy.isfinite(near).sum(axis=0)
     near.sort(axis=0)  # what is not there comes last
     rows = numpy.flatnonzero(found >= 2)
     middle = (near[(found[rows] - 1) // 2, rows] + near[found[rows] // 2, rows]) / 2
     off = numpy.abs(ratios[rows] - middle)
+    allowed = numpy.full(len(rows), numpy.log(NEIGHBOURS))
+    if regimes is not None and len(changed := numpy.flatnonzero(regimes[order[rows]])):
+        allowed[changed] = allowed_of(numpy.nanmedian(away[:, rows[changed]], axis=0))
     gaps = numpy.zeros(count)
-    gaps[order[rows]] = numpy.where(off > numpy.log(NEIGHBOURS), off, 0.0)
+    gaps[order[rows]] = numpy.where(off > allowed, off, 0.0)
     return gaps
 
 
@@ -167,11 +205,11 @@ def _field(group: Group, model: Model) -> Field:
     return Field(points, group.ratios, model.covariance)
 
 
-def _left(shapes: Ints, hidden: Ints) -> NDArray[numpy.bool_]:
+def _left(shapes: Ints, hidden: Ints) -> Mask:
     """Of which rows a row of the same shape stays known when their set in `hidden` [n] is hidden."""
     whole = numpy.unique(shapes, return_inverse=True)[1]
     both = numpy.unique(numpy.stack([whole, hidden]), axis=1, return_inverse=True)[1].ravel()
-    found: NDArray[numpy.bool_] = numpy.bincount(both)[both] < numpy.bincount(whole)[whole]
+    found: Mask = numpy.bincount(both)[both] < numpy.bincount(whole)[whole]
     return found
 
 
@@ -182,7 +220,10 @@ def _judged(group: Group, places: Places, models: Sequence[Model]) -> tuple[int,
         best, found = _judge(group, places, models, None)
         return [best, found.known, *(float(f"{size:.4g}") for size in found.sizes)]
 
-    key = key_of([text_of(*_TEXTS), repr(models), group.points.tobytes(), group.ratios.tobytes()])
+    regimes = regimes_of(group)
+    sides = b"" if regimes is None else regimes.tobytes()
+    data = (group.points.tobytes(), group.ratios.tobytes(), sides)
+    key = key_of([text_of(*_TEXTS), repr(models), *data])
     best, known, *sizes = remember("fits", key, work)
     rows = _order(numpy.arange(len(group.ratios)))[len(group.ratios) - len(sizes) :]
     return int(best), _calibration(group, known, rows, numpy.array(sizes))
@@ -218,9 +259,12 @@ def _judge(
         known, rows = subset(group, allowed), allowed
         places, allowed = Places(known.points), numpy.arange(len(allowed))
     order = _order(allowed)
-    fields = [_field(known, model) for model in models]
+    joined = [_field(known, model) for model in models]
+    fields: Sequence[Field | Sides] = joined
+    if (regimes := regimes_of(group)) is not None:
+        fields = [Sides(field, regimes[rows]) for field in joined]
     alone, few = order[:_ALONE], order[:_CHOOSING]
-    near = fields[0].around(alone, places.codes)  # of each model those that tell most
+    near = joined[0].around(alone, places.codes)  # of each model those that tell most
     found = [field.leave_out(few, places.codes, near[: len(few)]) for field in fields]
     best = int(numpy.argmin([_loss(known, few, one) for one in found]))
     width = width_of(_sizes(known, alone, fields[best].leave_out(alone, places.codes, near)))
@@ -228,7 +272,7 @@ def _judge(
     if len(numpy.unique(site)) < _FEWEST_SHAPES:
         return best, _calibration(group, width, nothing, numpy.zeros(0))
     whole = order[-_WHOLE:]
-    near = fields[0].around(whole, site)
+    near = joined[0].around(whole, site)
     sizes = _sizes(known, whole, fields[best].leave_out(whole, site, near))
     return best, _calibration(group, width, rows[whole], sizes)
 

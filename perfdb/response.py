@@ -4,11 +4,15 @@ An estimate solves a system of equations; a sweep asks for millions. So each dim
 its table measured and more where these lie far apart, and a place between knots is their multilinear mean. A knot is
 estimated when it is first needed, so one price costs a few estimates and a million cost little more.
 
+Where rows of one regime tell nothing of another (`perfdb.regimes`), each regime has a value of its own at every knot,
+as if it went on to there: the mean at a place is over values of its own regime, wherever the change cuts its cell.
+
 Letters: q queries, d dims, j corners of a cell.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from itertools import pairwise, product
 from typing import TypeAlias
@@ -39,7 +43,8 @@ class Response:
 
     def __init__(self, kind: OpKind, params: Params, estimator: Estimator) -> None:
         """`params` complete; the estimator is that of the group that they belong to."""
-        self._kind, self._estimator = kind, estimator
+        self._kind, self._params, self._estimator = kind, params, estimator
+        self._sides = estimator.sides
         self._dims = [name for name in kind.coordinates if name in kind.dims]
         self._place = numpy.array(  # of each coordinate; those of dims are filled in
             [
@@ -49,7 +54,9 @@ class Response:
         )
         self._column = [kind.coordinates.index(name) for name in self._dims]
         self.knots = [_knots(estimator.places.values[i]) for i in self._column]
-        shape = tuple(len(knots) for knots in self.knots)
+        self._shape = tuple(len(knots) for knots in self.knots)
+        self._size = math.prod(self._shape)
+        shape = (1 if self._sides is None else len(self._sides.regimes), *self._shape)
         self._value = numpy.full(shape, numpy.nan)
         self._deviation = numpy.full(shape, numpy.nan)
         self._rank = numpy.zeros(shape, dtype=numpy.int8)
@@ -58,8 +65,9 @@ class Response:
         """Values, deviations and ranks of origin, broadcast over the numbers or arrays of `dims`."""
         places = [self._locate(name, dims[name]) for name in self._dims]
         crossing = [bool(share.any()) for _, share in places]
+        side = self._side(dims)
         if not any(crossing):
-            return self._gather([low for low, _ in places])
+            return self._gather([low for low, _ in places], side)
         shape = numpy.broadcast_shapes(*(low.shape for low, _ in places))
         value, deviation = numpy.zeros(shape), numpy.zeros(shape)
         rank = numpy.full(shape, INTERPOLATED, dtype=numpy.int8)
@@ -73,7 +81,8 @@ class Response:
                 [
                     numpy.minimum(low + high, len(knots) - 1)  # beside the last knot nothing weighs
                     for (low, _), high, knots in zip(places, corner, self.knots, strict=True)
-                ]
+                ],
+                side,
             )
             value += weight * part
             deviation += weight * spread
@@ -132,11 +141,19 @@ class Response:
             for name, value in zip(self._kind.coordinates, values, strict=True)
         }
 
-    def _gather(self, index: list[Ints]) -> tuple[Floats, Floats, Ranks]:
+    def _side(self, dims: Mapping[str, Amount]) -> Ints | None:
+        """The number of the side on which each query lies; None where there are no sides."""
+        if self._sides is None:
+            return None
+        return self._sides.number(self._kind.regime(self._params, dims))
+
+    def _gather(self, index: list[Ints], side: Ints | None) -> tuple[Floats, Floats, Ranks]:
         """What the knots at these places hold, estimated where no query has needed them so far."""
         nodes = index[0]
-        for more, count in zip(index[1:], self._value.shape[1:], strict=True):
+        for more, count in zip(index[1:], self._shape[1:], strict=True):
             nodes = nodes * count + more
+        if side is not None:
+            nodes = nodes + side * self._size
         value = self._value.ravel()[nodes]
         if numpy.isnan(value).any():
             self._fill(distinct(nodes[numpy.isnan(value)]))
@@ -156,11 +173,12 @@ class Response:
 
     def _fill(self, missing: Ints) -> None:
         """Estimate knots, given by their place in the flat arrays."""
-        indices = numpy.unravel_index(missing, self._value.shape)
+        side, *indices = numpy.unravel_index(missing, self._value.shape)
         points = numpy.tile(self._place, (len(missing), 1))
         for column, knots, index in zip(self._column, self.knots, indices, strict=True):
             points[:, column] = knots[index]
-        found, known = self._estimator.estimate(points), self._estimator.known(points)
+        numbers = None if self._sides is None else side
+        found, known = self._estimator.estimate(points, numbers), self._estimator.known(points)
         lower, upper = self._estimator.lower, self._estimator.upper
         outside = ((points < lower - _SAME) | (points > upper + _SAME)).any(axis=1)
         if self._kind.jointly:

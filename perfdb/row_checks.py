@@ -152,19 +152,37 @@ def _spread_of(keys: Ints, values: Floats) -> Floats:
     return spread
 
 
-def _lines(subject: Subject) -> tuple[Ints, Ints]:
+def _lines(subject: Subject, regimes: Ints | None = None) -> tuple[Ints, Ints]:
     """The rows in the order of their lines, and where each line begins: rows that differ in the main dim alone.
 
-    The main dim is the one with most values. Of a key only the row that counts is on a line.
+    Of a key only the row that counts is on a line. A line ends where `regimes` [n] change.
     """
     table = subject.table
-    main = max(table.kind.dims, key=lambda dim: len(numpy.unique(table.dims[dim])))
+    main = _main(table)
     names = [param.name for param in table.kind.params] + [d for d in table.kind.dims if d != main]
     counted = rows_that_count(table)
-    lines = keys_of([table], names)[0][counted]
+    lines = keys_of([table], names)[0]
+    if regimes is not None:
+        lines = lines * (int(regimes.max(initial=0)) + 1) + regimes
+    lines = lines[counted]
     order = numpy.lexsort((table.dims[main][counted], lines))
     starts = numpy.flatnonzero(numpy.diff(lines[order], prepend=-1))
     return counted[order], starts
+
+
+def _main(table: Table) -> str:
+    """The dim with most values."""
+    return max(table.kind.dims, key=lambda dim: len(numpy.unique(table.dims[dim])))
+
+
+def _regimes(table: Table) -> Ints:
+    """The regime of each row (`OpKind.regime`)."""
+    found = numpy.zeros(len(table), dtype=numpy.intp)
+    names = [p.name for p in table.kind.params if p.name not in table.kind.coordinates]
+    for shared, places in table.split(names):
+        dims = {name: sizes[places] for name, sizes in table.dims.items()}
+        found[places] = table.kind.regime(shared, dims)
+    return found
 
 
 def _falling(subject: Subject) -> tuple[Mask, Floats]:
@@ -186,20 +204,36 @@ def _falling(subject: Subject) -> tuple[Mask, Floats]:
 
 
 def _far_from_neighbours(subject: Subject) -> tuple[Mask, Floats]:
-    """Rows whose efficiency is far from the median of their nearest rows on the line."""
+    """Rows whose efficiency is far from the median of their nearest rows on the line, of the same regime."""
     table = subject.table
     size = numpy.ones(len(table))
     log = numpy.log(numpy.maximum(table.latency, 1e-30) / (subject.bounds + LAUNCH_MS))
-    order, starts = _lines(subject)
+    allowed = numpy.full(len(table), numpy.log(NEIGHBOURS))
+    regimes, place = _regimes(table), numpy.log2(numpy.maximum(table.dims[_main(table)], 1.0))
+    order, starts = _lines(subject, regimes)
     for whole in numpy.split(order, starts[1:]):
         line = whole[numpy.isfinite(log[whole]) & _timed(table.latency[whole])]
         if len(line) <= _NEAR:
             continue
-        padded = numpy.pad(log[line], _NEAR, constant_values=numpy.nan)
-        shifts = [shift for shift in range(2 * _NEAR + 1) if shift != _NEAR]
-        near = numpy.stack([padded[shift : shift + len(line)] for shift in shifts])
-        size[line] = numpy.exp(log[line] - numpy.nanmedian(near, axis=0))
-    return (size > NEIGHBOURS) | (size < 1 / NEIGHBOURS), size
+        size[line] = numpy.exp(log[line] - numpy.nanmedian(_beside(log[line]), axis=0))
+        if regimes[line[0]]:
+            octaves = numpy.nanmedian(numpy.abs(_beside(place[line]) - place[line]), axis=0)
+            allowed[line] = allowed_of(octaves)
+    return numpy.abs(numpy.log(size)) > allowed, size
+
+
+def _beside(values: Floats) -> Floats:
+    """Values of the neighbours on a line [neighbours, n]; nan past its ends."""
+    padded = numpy.pad(values, _NEAR, constant_values=numpy.nan)
+    shifts = [shift for shift in range(2 * _NEAR + 1) if shift != _NEAR]
+    return numpy.stack([padded[shift : shift + len(values)] for shift in shifts])
+
+
+def allowed_of(octaves: Floats) -> Floats:
+    """By how much the logarithm of an efficiency may differ from that of neighbours so far away in a regime that the
+    bound does not tell of: work may grow by a power of the size more."""
+    found: Floats = numpy.maximum(numpy.log(NEIGHBOURS), octaves * numpy.log(2.0))
+    return found
 
 
 def _far_behind_others(subject: Subject) -> tuple[Mask, Floats]:

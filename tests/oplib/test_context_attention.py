@@ -3,7 +3,7 @@
 import pytest
 
 from oplib.errors import InvalidInputError
-from oplib.op import Op
+from oplib.op import Op, kind
 
 BASE = {
     "num_heads": 4,
@@ -54,3 +54,21 @@ def test_parameters_that_do_not_fit_together(changes, message):
 def test_hand_sums(price, changes, dims, flops, moved):
     """FLOPs and bytes equal the sum written beside each row."""
     assert price("context_attention", {**BASE, **changes}, dims) == (flops, moved)
+
+
+@pytest.mark.parametrize(
+    ("changes", "dims", "regime"),
+    [
+        ({}, {"s": 4, "p": 4}, 0),  # without a window the cached tokens alone tell
+        ({"window": 4}, {"s": 4, "p": 0}, 0),
+        ({"window": 4}, {"s": 5, "p": 0}, 1),
+        ({"window": 4}, {"s": 2, "p": 1}, 1),
+        ({"window": 4}, {"s": 1, "p": 9}, 0),  # a lone token sees what the cache has
+        ({"chunk": 4}, {"s": 5, "p": 0}, 1),
+        ({"chunk": 4}, {"s": 4, "p": 0}, 0),
+    ],
+)
+def test_regime_of_the_mask(changes, dims, regime):
+    """1 where a window or chunk makes the mask of several tokens more than the causal one of a fresh prompt."""
+    kind_of = kind("context_attention")
+    assert kind_of.regime(kind_of.complete({**BASE, **changes}), {"b": 1, **dims}) == regime
