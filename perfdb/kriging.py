@@ -85,9 +85,7 @@ class Covariance:
         found[..., other, one] = found[..., one, other]
         return found
 
-    @numpy.errstate(
-        invalid="ignore"
-    )  # BLAS works on what lies beyond small arrays too, and may say so
+    @numpy.errstate(invalid="ignore")  # BLAS also works on what lies beyond small arrays
     def _apart(self, apart: NDArray[numpy.float32]) -> Floats:
         """Covariances [...] of points that are `apart` [..., d]."""
         flat = numpy.abs(apart, out=apart).reshape(-1, apart.shape[-1])
