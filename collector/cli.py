@@ -17,6 +17,7 @@ from oplib.case import Case
 from oplib.command_line import run_command
 from oplib.errors import InvalidInputError
 from oplib.op import kind
+from oplib.wording import duration
 
 _GPU_SECONDS, _CPU_SECONDS = 0.25, 0.02  # for the samples of a case; a CPU's times are for tests
 Options: TypeAlias = argparse.Namespace
@@ -130,7 +131,7 @@ def _measure(options: Options, tasks: list[Any]) -> int:  # Any: tasks
     seconds = sum(expected_seconds(t.case, system, cpu=cpu) for t in todo) / len(devices)
     limit = f", stops after {options.budget:.0f} s" if options.budget else ""
     print(
-        f"{len(todo)} cases to measure, {len(tasks) - len(todo)} have a row; about {seconds:.0f} s on "
+        f"{len(todo)} cases to measure, {len(tasks) - len(todo)} have a row; about {duration(seconds * 1e3)} on "
         f"{', '.join(devices)}{limit}",
         file=sys.stderr,
     )

@@ -62,6 +62,11 @@ def grid_cases(
                 case = Case(op=op, params=params, dims=dims)
                 if fits(case, facts):
                     found.setdefault(case.case_id, case)
+    if wanted and not found:
+        raise InvalidInputError(
+            f"No shape of {op} is of a model whose name has {' or '.join(wanted)}.",
+            "Leave --models out, or give parts of the names of published models.",
+        )
     return list(found.values())
 
 

@@ -5,11 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy
+
+from models.workload import Workload
 from oplib.oplist import OpList
 from perfdb.backends import lowering_of
 from perfdb.systems import System
 
 Rows = Sequence[Mapping[str, Any]]  # the ops of an object that `price-model --json` prints
+
+
+def beyond_positions(most: int | None, workload: Workload) -> Iterator[str]:
+    """Where sequences grow longer than the model's config lets them."""
+    longest = int(numpy.max(workload.prefix + workload.isl + workload.osl))
+    if most and longest > most:
+        yield f"Sequences reach {longest:,} tokens, and the model's config ends at {most:,} positions."
 
 
 def beyond_rows(ops: Rows) -> Iterator[str]:
@@ -29,8 +39,8 @@ def of_other_ops(whole: OpList, backend: str) -> Iterator[str]:
     measured = lowering_of(backend)
     if backend and whole.lowering != measured:
         yield (
-            f"The ops are of the lowering {whole.lowering}, and the tables of {backend} measured those of {measured}: "
-            f"trace-model --lowering {measured} makes such a list."
+            f"This op list was made with --lowering {whole.lowering}, and the tables of {backend} measured the ops of "
+            f"another: trace-model --lowering {measured} makes such a list."
         )
 
 

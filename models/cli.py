@@ -322,11 +322,10 @@ def _write(outcomes: list[Outcome], others: list[Outcome], arguments: argparse.N
 def _print(
     outcomes: list[Outcome], found: list[Json], second: list[Json], changed: list[Json]
 ) -> None:
-    from rich.console import Console
-
     from models.report.terminal import render_run, render_sweep, render_versus
+    from oplib.console import Terminal
 
-    console = Console()
+    console = Terminal()
     if second:
         render_versus(found[0], second[0], changed, console)
     elif len(found) > 1:

@@ -8,7 +8,15 @@ from typing import Any
 
 import numpy
 
-from models.advice import beyond_rows, beyond_servers, collected, listed, of_other_ops, of_sums
+from models.advice import (
+    beyond_positions,
+    beyond_rows,
+    beyond_servers,
+    collected,
+    listed,
+    of_other_ops,
+    of_sums,
+)
 from models.layout import Layout
 from models.memory import USABLE, Footprint, footprint
 from models.modules import BEYOND
@@ -304,10 +312,11 @@ def notes(outcome: Outcome, ops: Sequence[Json]) -> list[str]:
         )
     elif outcome.db.mode == "hybrid" and any(op["origin"] == "empirical" for op in ops):
         kinds = sorted({op["op"] for op in ops if op["origin"] == "empirical"})
-        found.append(f"Empirical, for want of a table: {', '.join(kinds)}.")
+        found.append(f"Empirical, as no table has their shapes: {', '.join(kinds)}.")
     if outcome.db.mode in ("hybrid", "silicon"):
         found += of_sums(outcome.db.backend, outcome.price.sum_errors)
         found += of_other_ops(outcome.source.op_list, outcome.db.backend)
+    found += beyond_positions(outcome.source.report.get("max_positions"), outcome.price.workload)
     if not outcome.price.workload.chunk:
         found += beyond_rows(ops)
     found += collected(ops, outcome.source.op_list)

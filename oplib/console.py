@@ -8,6 +8,13 @@ from rich.table import Table
 from rich.text import Text
 
 
+class Terminal(Console):
+    """Standard output whose reader may go, as behind `| head`: the command ends then, and not with rich's status."""
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError
+
+
 def printable(text: str, console: Console) -> str:
     """The text with what the output's encoding lacks replaced."""
     encoding: str = console.encoding
@@ -50,14 +57,14 @@ def plain_table(*, show_header: bool = True) -> Table:
 
 
 def columns(table: Table, **columns: int) -> None:
-    """Columns of fixed widths, negative for right-aligned; cells are cut before they come here."""
+    """Columns of fixed widths, negative for right-aligned. Texts are cut before they come here; a number that is wider
+    goes on in the next line, whole."""
     for name, width in columns.items():
         table.add_column(
             name.strip("_"),
             width=abs(width),
             justify="right" if width < 0 else "left",
-            no_wrap=True,
-            overflow="crop",
+            overflow="fold",
         )
 
 

@@ -82,6 +82,8 @@ def duration(ms: float | None) -> str:
     """Milliseconds in the unit that reads best."""
     if ms is None:
         return "-"
+    if ms >= 1e7:
+        return f"{ms / 3.6e6:.3g} h"
     if ms >= 1000:
         return f"{ms / 1000:.3g} s"
     return f"{ms:.3g} ms" if ms >= 1 else f"{ms * 1000:.3g} us"

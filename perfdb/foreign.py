@@ -201,11 +201,13 @@ def serving_version(
     offered = serving_backends(there)
     if backend not in offered:
         held = any(one.backend == backend for one in there)
+        elsewhere = sorted({at[0] for at in available(data) if at[1] == backend} - {system})
         raise UnknownBackendError(
             f"{backend} has tables of collectives alone on {system}."
             if held
             else f"No tables of the backend {backend!r} on {system}.",
-            f"There are, for models: {', '.join(offered) or 'none'}.",
+            f"There are, for models: {', '.join(offered) or 'none'}."
+            + (f" {backend} has some on {', '.join(elsewhere)}." if elsewhere else ""),
         )
     return settle_version(there, system=system, backend=backend, version=version)
 

@@ -221,11 +221,10 @@ def _list_submodules(arguments: argparse.Namespace) -> int:
         }
         print(json.dumps(found_json, indent=1))
     else:
-        from rich.console import Console
-
+        from oplib.console import Terminal
         from tracer.report.submodules import render_submodules
 
-        render_submodules(listed, Console())
+        render_submodules(listed, Terminal())
     return 0
 
 
@@ -243,11 +242,10 @@ def _write(report: Json, arguments: argparse.Namespace) -> None:
     if arguments.json:
         print(json.dumps(report, indent=1))
     else:
-        from rich.console import Console
-
+        from oplib.console import Terminal
         from tracer.report.terminal import render_terminal
 
-        render_terminal(report, Console())
+        render_terminal(report, Terminal())
 
 
 if __name__ == "__main__":

@@ -125,7 +125,7 @@ def _run(options: argparse.Namespace, turn: AbstractContextManager[Any]) -> int:
 
     check_writable(options.html)
     variants = chosen_variants(options.variant, example="context_attention=flash")
-    texts = options.workloads or (CPU_WORKLOADS if options.device == "cpu" else WORKLOADS)
+    texts = options.workloads or (WORKLOADS if _on_gpu(options) else CPU_WORKLOADS)
     pairs = chosen_phases(options.phase, [parse_workload(text) for text in texts])
     progress = Progress()
     try:
@@ -138,6 +138,13 @@ def _run(options: argparse.Namespace, turn: AbstractContextManager[Any]) -> int:
         if options.dry_run or options.compile_only or any(row["measured_ms"] for row in rows)
         else 1
     )
+
+
+def _on_gpu(options: argparse.Namespace) -> bool:
+    """Whether sizes of a server are worth asking for; a dry run prices them on any machine."""
+    import torch
+
+    return bool(options.dry_run or options.device not in ("", "cpu") or torch.cuda.is_available())
 
 
 def _rows(
@@ -163,11 +170,10 @@ def _tell(options: argparse.Namespace, rows: list[Json]) -> None:
     if options.json:
         print(json.dumps(rows))
         return
-    from rich.console import Console
-
     from collector.align.terminal import render
+    from oplib.console import Terminal
 
-    render(rows, Console(), dry=options.dry_run)
+    render(rows, Terminal(), dry=options.dry_run)
 
 
 if __name__ == "__main__":

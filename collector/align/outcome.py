@@ -86,13 +86,10 @@ class Outcome:
 
 
 def total(values: Iterable[float | None]) -> float | None:
-    """The sum of times; None where one is not known."""
-    found = 0.0
-    for value in values:
-        if value is None:
-            return None
-        found += value
-    return found
+    """The sum of times; None where one is not known, or where there is none."""
+    found = list(values)
+    known = [value for value in found if value is not None]
+    return sum(known) if known and len(known) == len(found) else None
 
 
 def _times(predicted: float | None, standalone: float | None, measured: float | None) -> Json:

@@ -43,7 +43,7 @@ def summary(rows: Sequence[Json]) -> str:
     """How many rows there are, the median gap, and how many are below the limit."""
     gaps = [abs(row["gap"]) for row in rows if row["gap"] is not None]
     if not gaps:
-        return f"{len(rows)} sub-modules, none measured"
+        return f"{len(rows)} rows, none measured"
     below = sum(gap < LIMIT for gap in gaps)
     return (
         f"{len(gaps)} of {len(rows)} measured, median gap {statistics.median(gaps):.1%}, "
