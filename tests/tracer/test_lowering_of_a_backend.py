@@ -36,7 +36,7 @@ def test_price_model(capsys, options, lowering):
     assert pricing.main(argv) == 0
     found = json.loads(capsys.readouterr().out)
     assert [(op["name"], op["op"]) for op in found["ops"]] == traced(lowering)
-    said = any("are of the lowering" in note for note in found["notes"])
+    said = any("was made with --lowering" in note for note in found["notes"])
     assert said == (options == (*TORCH, "--lowering", "serving"))
 
 
