@@ -108,10 +108,8 @@ class Session:
         )
 
     def prepare(self, pairs: list[tuple[str, Workload]]) -> None:
-        """Trace the model and read the tables: what needs no device."""
+        """Trace the model and read the tables: what needs no device. A whole model is traced when it is first asked."""
         if self._options.whole:
-            for phase, workload in pairs:
-                self.model.planned(phase, workload)
             return
         for part in self.chosen:
             for phase, workload in pairs:
@@ -129,7 +127,13 @@ class Session:
         rows = []
         for number, (part, phase, workload) in enumerate(todo, 1):
             self._progress(f"{number}/{len(todo)} {part.name} {phase} {workload}")
-            known = self._done.get((self._model, part.name, phase, str(workload), None, None))
+            asked = {
+                "model": self._model,
+                "submodule": part.name,
+                "phase": phase,
+                "workload": str(workload),
+            }
+            known = self._done.get(key_of(asked))
             if known is None:
                 start = time.monotonic()
                 known = align(part, phase, workload, self._settings, standalone, self.db).to_json()
@@ -181,10 +185,8 @@ def _logged(folder: Path | None) -> list[Json]:
     return [row for row in read_log(folder)[0] if row["what"] == "align"]
 
 
-def key_of(
-    result: Json,
-) -> tuple[Any, ...]:  # Any: names, and of whole models how deep and how compiled
-    """What one row is of: two rows with the same key are of one thing."""
+def key_of(result: Json) -> tuple[Any, ...]:  # Any: names, a depth, a flag
+    """What a row is of, of a whole model also how deep and how compiled: rows with the same key are of one thing."""
     names = ("model", "submodule", "phase", "workload", "layers", "one_graph")
     return tuple(result.get(name) for name in names)
 
