@@ -43,16 +43,27 @@ def attention_inputs(params: Params, dims: Sizes, source: Source) -> Inputs:
     }
 
 
+def all_visible(params: Params, dims: Sizes) -> bool:
+    """Whether each query sees all keys at hand."""
+    if not flag(params, "causal"):
+        return True
+    window, chunk = integer(params, "window"), params.get("chunk")
+    return dims["s"] == 1 and not chunk and (not window or keys_at_hand(params, dims) <= window)
+
+
+def masked(params: Params, dims: Sizes) -> bool:
+    """Whether a kernel that knows no mask but the causal one of a fresh prompt gets it as a tensor."""
+    return not (plain_causal(params, dims) or all_visible(params, dims))
+
+
 def visible(params: Params, dims: Sizes, device: torch.device) -> torch.Tensor | None:
     """[s, t], true where a query sees a key; None where each sees all."""
     s, p, t = dims["s"], dims["p"], keys_at_hand(params, dims)
     window, chunk = integer(params, "window"), int(params.get("chunk") or 0)
+    if all_visible(params, dims):
+        return None
     query = torch.arange(p, p + s, device=device)[:, None]
     key = torch.arange(p + s - t, p + s, device=device)[None, :]
-    if not flag(params, "causal"):
-        return None
-    if s == 1 and not chunk and (not window or t <= window):
-        return None
     seen = key <= query
     if window:
         seen &= query - key < window
@@ -146,11 +157,12 @@ class Flash(Variant):
     needs = Needs(
         device_types=("cuda",), capability=(8, 0), capability_below=(10, 0), dtypes=GPU_DTYPES
     )
+    preference = 10
 
     def refuses(self, params: Params, dims: Sizes) -> str | None:
         if extras := no_extras({**params, "sinks": False}):
             return extras
-        if params.get("chunk"):
+        if (chunk := int(params.get("chunk") or 0)) and not (dims and dims["p"] + dims["s"] <= chunk):
             return "knows no chunks"
         if params["head_dim"] != params["v_head_dim"]:
             return f"takes values of the size of keys, not {params['v_head_dim']} beside {params['head_dim']}"

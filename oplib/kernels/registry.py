@@ -122,7 +122,7 @@ def resolve(
                 f"{name}={variant} cannot run: {reason}.", _choice(name, device, params, dims)
             )
         return variants[variant]
-    for candidate in ranked(name):
+    for candidate in sorted(ranked(name), key=lambda v: -v.rank(params or {}, dims or {})):
         if not candidate.unverified and candidate.why_not(device, params, dims) is None:
             return candidate
     raise InvalidInputError(

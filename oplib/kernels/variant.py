@@ -71,8 +71,9 @@ class Call:
 class Variant(ABC):
     """One implementation of a slot. The docstring says what runs, in one line first; the registry gives the names.
 
-    `preference` decides between variants that can all run: the highest is taken where none is asked for. `unverified`
-    says why nobody has seen this variant run; such a one is never taken unasked.
+    `preference` decides between variants that can all run: the highest is taken where none is asked for. `rank` is it
+    for a case, less where an implementation does more than the case needs. `unverified` says why nobody has seen this
+    variant run; such a one is never taken unasked.
     """
 
     needs: ClassVar[Needs] = Needs()
@@ -108,6 +109,10 @@ class Variant(ABC):
     def refuses(self, params: Params, dims: Sizes) -> str | None:
         """Why the implementation does not do this op; `dims` may be empty where only parameters are known."""
         return None
+
+    def rank(self, params: Params, dims: Sizes) -> int:
+        """The preference for this case; `dims` may be empty where only parameters are known."""
+        return self.preference
 
     def prepare(self, inputs: Inputs, params: Params, dims: Sizes) -> Inputs:
         """The inputs as this variant wants them: layouts, masks. Not timed."""

@@ -7,5 +7,3 @@ from oplib.kernels import attention
 
 class Flash(attention.Flash):
     """FlashAttention 2 as torch ships it, with its own window."""
-
-    preference = 10
