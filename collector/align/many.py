@@ -28,6 +28,8 @@ os.environ |= {
     "TORCHINDUCTOR_COMPILE_THREADS": "2",
 }
 
+import torch
+
 from collector.align import cli
 from collector.align.session import key_of  # loads torch once, before processes are forked
 from collector.log import read_log
@@ -38,18 +40,28 @@ FORK = multiprocessing.get_context("fork")  # nothing here touches the GPU befor
 
 
 class Turn:
-    """Held by one process at a time, by a lock of a file: the kernel takes it back from a process that dies."""
+    """Held by one process at a time, by a lock of a file: the kernel takes it back from a process that dies.
+
+    A process that has it may take it again.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._file: Any = None  # an open file
+        self._depth = 0
 
     def __enter__(self) -> None:
-        self._file = self._path.open("w", encoding="utf-8")
-        fcntl.flock(self._file, fcntl.LOCK_EX)
+        if not self._depth:
+            self._file = self._path.open("w", encoding="utf-8")
+            fcntl.flock(self._file, fcntl.LOCK_EX)
+        self._depth += 1
 
     def __exit__(self, *_error: object) -> None:
-        self._file.close()
+        self._depth -= 1
+        if not self._depth:
+            if torch.cuda.is_initialized():
+                torch.cuda.synchronize()
+            self._file.close()
 
 
 def child(model: Path, given: list[str], folder: Path, ending: str, turn: Any) -> None:
@@ -112,7 +124,7 @@ def main() -> int:
     )
     parser.add_argument(
         "--beside", type=int, default=1,
-        help="models that run at a time: timed one by one, but what one compiles runs once beside the times of another",
+        help="models that run at a time: they compile side by side, and one of them at a time uses the GPU",
     )  # fmt: skip
     options = parser.parse_args(given[:split])
     more, out = given[split + 1 :], options.out

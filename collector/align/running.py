@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Collection, Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -36,6 +37,7 @@ class Running:
     pairs: list[tuple[nn.Module, Call]]
     function: Any  # what torch.compile returns, or what calls the compiled regions
     stacks: Collection[str]
+    turn: AbstractContextManager[Any]
     whole: bool
     note: str
     difference: float
@@ -51,7 +53,7 @@ class Running:
         while len(self.pairs) < sets:
             module, call = self.pairs[0]
             module = copy.deepcopy(module)
-            _compile_regions(module, self.stacks, whole=self.whole)
+            _compile_regions(module, self.stacks, self.turn, whole=self.whole)
             self.pairs.append((module, fixed_cache.another(call)))
         runs = tuple(self._runner(module, call) for module, call in self.pairs[:sets])
         for run in runs:
@@ -101,19 +103,21 @@ def compiled(
     with settings.turn, quiet_transformers():
         returned, restore = fixed_cache.prepare(call, module)
     plain = [t.clone() for t in tensors(returned)]
-    function, whole, note = _compiled(module, call, stacks)
+    function, whole, note = _compiled(module, call, stacks, settings.turn)
     call.reset()
     restore()
     with settings.turn, torch.no_grad():
         found = list(tensors(function(module, call.args, call.kwargs)))
     call.reset()
     return Running(
-        pairs=[(module, call)], function=function, stacks=stacks, whole=whole, note=note,
+        pairs=[(module, call)], function=function, stacks=stacks, turn=settings.turn, whole=whole, note=note,
         difference=_difference(found, plain),
     )  # fmt: skip
 
 
-def _compiled(module: nn.Module, call: Call, stacks: Collection[str]) -> tuple[Any, bool, str]:
+def _compiled(
+    module: nn.Module, call: Call, stacks: Collection[str], turn: AbstractContextManager[Any]
+) -> tuple[Any, bool, str]:
     """The compiled function, without a break where that can be; a break is told and not hidden."""
 
     def function(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -121,8 +125,8 @@ def _compiled(module: nn.Module, call: Call, stacks: Collection[str]) -> tuple[A
 
     note = ""
     for whole in (True, False):
-        found = function if stacks else torch.compile(function, **_how(module, whole=whole))
-        _compile_regions(module, stacks, whole=whole)
+        found = function if stacks else torch.compile(function, **_how(module, turn, whole=whole))
+        _compile_regions(module, stacks, turn, whole=whole)
         try:
             call.reset()
             with torch.no_grad():
@@ -134,9 +138,11 @@ def _compiled(module: nn.Module, call: Call, stacks: Collection[str]) -> tuple[A
     raise UnsupportedModelError("torch.compile refuses the module.", note)
 
 
-def _compile_regions(module: nn.Module, stacks: Collection[str], *, whole: bool) -> None:
+def _compile_regions(
+    module: nn.Module, stacks: Collection[str], turn: AbstractContextManager[Any], *, whole: bool
+) -> None:
     for region in regions(module, stacks) if stacks else ():
-        region.compile(**_how(module, whole=whole))
+        region.compile(**_how(module, turn, whole=whole))
 
 
 def regions(module: nn.Module, stacks: Collection[str], path: str = "") -> Iterator[nn.Module]:
@@ -152,10 +158,21 @@ def regions(module: nn.Module, stacks: Collection[str], path: str = "") -> Itera
             yield child
 
 
-def _how(module: nn.Module, *, whole: bool) -> dict[str, Any]:
-    """Arguments of torch.compile."""
+def _how(module: nn.Module, turn: AbstractContextManager[Any], *, whole: bool) -> dict[str, Any]:
+    """Arguments of torch.compile. What is compiled takes its turn on the device, the compilation does not."""
     device = next(module.parameters()).device.type
-    return {"backend": BACKENDS.get(device, "eager"), "fullgraph": whole, "dynamic": False}
+    backend = torch._dynamo.lookup_backend(BACKENDS.get(device, "eager"))
+
+    def compile_graph(graph: Any, examples: Any) -> Any:  # Any: as torch.compile's backends have it
+        compiled_graph = backend(graph, examples)
+
+        def run(*args: Any) -> Any:  # Any: tensors
+            with turn:
+                return compiled_graph(*args)
+
+        return run
+
+    return {"backend": compile_graph, "fullgraph": whole, "dynamic": False}
 
 
 def _difference(found: list[torch.Tensor], plain: list[torch.Tensor]) -> float:

@@ -13,8 +13,8 @@ class Settings:
     """`variants` are the ones asked for, by slot; `seconds` bound the samples of a row; without `time` everything is
     compiled and nothing is timed. A whole model is compiled layer by layer, or in `one_graph`.
 
-    `turn` is held while the device works for more than a call, where several processes share it: they compile side by
-    side, and each is timed alone but for the first call of what another one has compiled.
+    `turn` is held while the device works, where several processes share it: they compile side by side, and each is
+    timed alone.
     """
 
     model: str

@@ -32,10 +32,11 @@ from models.source import read_source
 from models.workload import Workload as Batches
 from oplib.command_line import Progress
 from oplib.errors import InvalidInputError
+from oplib.kernels.bound_attention import Preferred
 from oplib.kernels.hardware import Hardware
 from oplib.kernels.registry import resolve, slots
 from oplib.kernels.variant import Variant
-from oplib.op import Op
+from oplib.op import Op, kind
 from perfdb.database import PerfDatabase
 from tracer import analysis
 from tracer.build import build_model, quiet_transformers
@@ -195,13 +196,15 @@ def _call(model: nn.Module, cache: DynamicCache, b: int, s: int, device: torch.d
 def _variants(
     ops: tuple[Op, ...], workload: Workload, chosen: Mapping[str, str], hardware: Hardware
 ) -> Iterator[tuple[str, Variant]]:
-    """What runs each slot that models call; of several ops of a slot the first says which."""
-    seen: set[str] = set()
+    """What runs each slot that models call. Where its ops differ, attention is chosen call by call; of other slots the
+    first op says which."""
+    found: dict[str, dict[str, Variant]] = {}
     for op in ops:
-        if op.op in slots() and slots()[op.op].bind is not None and op.op not in seen:
-            seen.add(op.op)
+        if op.op in slots() and slots()[op.op].bind is not None:
             dims = {name: int(size) for name, size in op.dims_at(**workload.sizes).items()}
-            yield (
-                op.op,
-                resolve(op.op, chosen.get(op.op), device=hardware, params=op.params, dims=dims),
-            )
+            one = resolve(op.op, chosen.get(op.op), device=hardware, params=op.params, dims=dims)
+            found.setdefault(op.op, {})[one.name] = one
+    for slot, variants in found.items():
+        attention = kind(slot).role == "attention"
+        first = next(iter(variants.values()))
+        yield slot, Preferred(slot) if attention and len(variants) > 1 else first

@@ -162,7 +162,9 @@ class Flash(Variant):
     def refuses(self, params: Params, dims: Sizes) -> str | None:
         if extras := no_extras({**params, "sinks": False}):
             return extras
-        if (chunk := int(params.get("chunk") or 0)) and not (dims and dims["p"] + dims["s"] <= chunk):
+        if (chunk := int(params.get("chunk") or 0)) and not (
+            dims and dims["p"] + dims["s"] <= chunk
+        ):
             return "knows no chunks"
         if params["head_dim"] != params["v_head_dim"]:
             return f"takes values of the size of keys, not {params['v_head_dim']} beside {params['head_dim']}"

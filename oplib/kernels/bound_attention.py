@@ -12,11 +12,28 @@ import torch
 
 from oplib.kernels import registry
 from oplib.kernels.binding import Binding, ready, refuse
-from oplib.kernels.variant import DTYPES, Inputs, Sizes, Variant
+from oplib.kernels.hardware import hardware
+from oplib.kernels.variant import DTYPES, Inputs, Outputs, Sizes, Variant
 from oplib.params import Params
 from oplib.registry import kind
 
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
+
+
+class Preferred(Variant):
+    """Of each call the variant that is preferred for it: the layers of a model may differ."""
+
+    def __init__(self, slot: str) -> None:
+        super().__init__(slot, "", registry.slot(slot).reference.inputs)
+
+    def run(self, inputs: Inputs, params: Params, dims: Sizes) -> Outputs:
+        found = self.of(self.slot, inputs["q"].device, params, dims)
+        return found.bound(inputs, params, dims)()
+
+    @staticmethod
+    def of(slot: str, device: torch.device, params: Params, dims: Sizes) -> Variant:
+        """The variant that is preferred for a call."""
+        return registry.resolve(slot, device=hardware(device), params=params, dims=dims)
 
 
 def plain(variant: Variant) -> Binding:
@@ -62,8 +79,9 @@ def _operator(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, sinks: torch.Tensor | None,
     slot: str, variant: str, sizes: Sequence[int], softcap: float,
 ) -> torch.Tensor:  # fmt: skip
-    found = registry.slot(slot).variants[variant]
     params, dims = _case(slot, query, key, value, sinks, sizes, softcap)
+    known = registry.slot(slot).variants.get(variant)
+    found = known or Preferred.of(slot, query.device, params, dims)
     inputs: Inputs = {"q": query, "k": key, "v": value}
     if not slot.endswith("mla"):
         inputs["sinks"] = sinks
