@@ -31,6 +31,10 @@ PRECISION = 0.01  # half width of the median's 95 % interval over the median
 GRAPH_MS = 0.15  # what a graph should last, so that events and launch are small beside it
 LONG_MS = 1.0  # a graph that lasts this long is sampled once a visit
 CALLS = 32  # in a graph, at most
+LEAST_LOAD = 0.04  # seconds of load right before the first sample, where load is asked for
+QUEUED = 0.005  # seconds of load that are queued at once, at most; or one replay that is longer
+_SHARE = 0.9  # of the host's last step that is queued: what the host had to wait for shrinks
+_LAUNCH_MS = 0.01  # what the host takes to start a replay: none counts for less
 BELOW = 0.98  # of the speed of light: less is no measurement but a mistake
 # Student's t for a 95 % interval of the mean of so many medians
 _STUDENT = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78, 6: 2.57, 7: 2.45, 8: 2.36, 9: 2.31}
@@ -43,7 +47,8 @@ class WrongResult(Exception):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
     """`seconds` is what the samples of a case may take; `floor_ms` is the speed of light, 0 where unknown. The
-    case runs for `load_seconds` before its first sample, so that the clock is the one that this load leaves."""
+    device works for `load_seconds` before the first sample, so that the clock is the one that this load leaves; it
+    may do so while other cases of the window are made ready."""
 
     seconds: float = 1.0
     floor_ms: float = 0.0
@@ -85,19 +90,24 @@ class Timing:
 
 @dataclass(slots=True, kw_only=True)
 class Ready:
-    """A case bound to a device, and the samples that it has: ms of one call, by pass."""
+    """A case bound to a device, and the samples that it has: ms of one call, by pass. `took` is ms of one replay."""
 
     call: Call
     replay: Replay
     calls: int
     sets: int
     flush: bool
-    long: bool
+    took: float
     limits: Limits
     passes: list[list[float]] = field(default_factory=list)
     clocks: list[int] = field(default_factory=list)
     throttled: dict[str, None] = field(default_factory=dict)
     spent: float = 0.0
+
+    @property
+    def long(self) -> bool:
+        """Whether one sample of a visit is enough."""
+        return self.took >= LONG_MS
 
     @property
     def final(self) -> bool:
@@ -129,8 +139,58 @@ def benchmark_with_power(make: Callable[[int], Call], bench: Bench, limits: Limi
     )  # fmt: skip
 
 
-def prepare(make: Callable[[int], Call], bench: Bench, limits: Limits) -> Ready:
-    """The case in a graph that was replayed once, its outputs looked at. Raises WrongResult where they hold NaN."""
+class Load:
+    """Replays of the cases of a window that are ready, queued while the next one is made: the device stays at work.
+
+    Only cases that ask for load are replayed, and only graphs, whose start costs the host little. Nothing waits for
+    them. Graphs share their memory, and a replay may write where outputs of another lie: none is queued between the
+    filling of a case's outputs and the look at them.
+    """
+
+    def __init__(self) -> None:
+        self.cases: list[Ready] = []
+        self._next, self._seconds = 0, 0.0
+        self._last = self._until = time.perf_counter()
+
+    def add(self, case: Ready) -> None:
+        """A case that is ready."""
+        if case.replay.graph and case.limits.load_seconds:
+            self.cases.append(case)
+
+    def queue(self) -> None:
+        """Queue replays, by turns, for about as long as the host took since it was last here."""
+        now = time.perf_counter()
+        wanted, queued = min(_SHARE * (now - self._last), QUEUED), 0.0
+        self._last = now
+        while self.cases and queued < wanted:
+            case = self.cases[self._next % len(self.cases)]
+            self._next += 1
+            case.replay()
+            queued += max(case.took, _LAUNCH_MS) / 1e3
+        self._seconds = self._left(now) + queued
+        self._until = max(now, self._until) + queued
+
+    def end(self) -> float:
+        """The seconds of load that the device comes from. The cases are let go."""
+        self.cases.clear()
+        return self._left(time.perf_counter())
+
+    def _left(self, now: float) -> float:
+        """Rest takes back as much load as it lasts: a device that rests most of the time is at its rested clock."""
+        return max(self._seconds - max(now - self._until, 0.0), 0.0)
+
+
+def prepare(
+    make: Callable[[int], Call],
+    bench: Bench,
+    limits: Limits,
+    meanwhile: Callable[[], None] = lambda: None,
+) -> Ready:
+    """The case in a graph that was replayed once, its outputs looked at. Raises WrongResult where they hold NaN.
+
+    `meanwhile` may queue work for the device before the host captures. What is timed before it waits for the device,
+    and what is timed after it stands behind that work in the queue.
+    """
     call = make(1)
     once = limits.floor_ms
     if once < LONG_MS:
@@ -141,6 +201,7 @@ def prepare(make: Callable[[int], Call], bench: Bench, limits: Limits) -> Ready:
     cache = bench.hardware.l2_bytes
     sets = min(calls, max(1, math.ceil(2 * cache / max(call.cold_bytes, 1))))
     flush = bool(cache) and sets * call.cold_bytes < 2 * cache
+    meanwhile()
     if sets > 1:
         call = make(sets)
     replay = bench.bind(call.runs, calls, graph=limits.graph)
@@ -148,16 +209,22 @@ def prepare(make: Callable[[int], Call], bench: Bench, limits: Limits) -> Ready:
     took = bench.sample(replay, 1, flush=flush, meanwhile=lambda: None)[0]
     _check_outputs(replay)
     return Ready(
-        call=call, replay=replay, calls=calls, sets=sets, flush=flush, long=took >= LONG_MS, limits=limits
+        call=call, replay=replay, calls=calls, sets=sets, flush=flush, took=took, limits=limits
     )  # fmt: skip
 
 
 def sample_window(
-    cases: Sequence[Ready], bench: Bench
+    cases: Sequence[Ready], bench: Bench, loaded: float = 0.0
 ) -> Iterator[tuple[int, Timing | WrongResult]]:
-    """The place and the time of each case, as soon as it is final. All of them run for a while before the first sample,
-    where one asks for it."""
-    start, seconds = time.perf_counter(), max(case.limits.load_seconds for case in cases)
+    """The place and the time of each case, as soon as it is final.
+
+    All of them run for a while before the first sample, where one asks for it: for what is missing after `loaded`, the
+    seconds of load that the device had already, and for `LEAST_LOAD` in any case.
+    """
+    asked = max(case.limits.load_seconds for case in cases)
+    seconds = max(asked - loaded, min(asked, LEAST_LOAD))
+    bench.synchronize()  # what is still queued is in `loaded`
+    start = time.perf_counter()
     while time.perf_counter() - start < seconds:
         for case in cases:
             case.replay()

@@ -112,7 +112,7 @@ class Worker:
         import torch
 
         from collector.bench import bench_of
-        from collector.timing import idle_watts
+        from collector.timing import Load, idle_watts
         from oplib.kernels import registry
         from oplib.kernels.source import PoolSource
 
@@ -131,6 +131,7 @@ class Worker:
         self.source = PoolSource(options.device, options.seed, start=start, limit=limit)
         self._checked: dict[str, str] = dict.fromkeys(options.checked, "")
         self._unchecked: dict[str, str] = {}
+        self._load = Load()
         self._idle: float | None = None
         self._idle_watts = idle_watts
 
@@ -158,8 +159,9 @@ class Worker:
 
     def answers(self, window: Sequence[Task]) -> Iterator[Answer]:
         """What becomes of the tasks of a window; every failure is a status."""
-        from collector.timing import sample_window
+        from collector.timing import Load, sample_window
 
+        self._load = Load()
         left: dict[int, Any] = {}  # Any: a Ready and fields of its row, by place
         for place, task in enumerate(window):
             yield Answer(phase="preparing", place=place)
@@ -170,11 +172,14 @@ class Worker:
                     return
             else:
                 left[place] = made
+                self._load.add(made[0])
         if left:
             yield Answer(phase="sampling")
             places = list(left)
             try:
-                for i, found in sample_window([left[place][0] for place in places], self.bench):
+                for i, found in sample_window(
+                    [left[place][0] for place in places], self.bench, self._load.end()
+                ):
                     _, row = left.pop(places[i])
                     yield self._timed_row(window[places[i]], places[i], found, row)
             except Exception as error:  # noqa: BLE001 - becomes the status of the case, which is found alone
@@ -190,6 +195,7 @@ class Worker:
         row = _head(task)
         restart = False
         try:
+            self._load.queue()
             found = self._result(task, row)
             if not isinstance(found, dict):
                 if not self.bench.reasons_to_restart:
@@ -207,6 +213,8 @@ class Worker:
             wrong = type(error).__name__ == "WrongResult"
             row |= {"status": WRONG if wrong else ERROR, "reason": one_line(error)}
             restart = not self._healthy()
+            if restart and self._load.cases:  # it may have been a replay of one of them
+                return Answer(phase="alone", restart=True)
         if self.bench.reasons_to_restart:
             row.setdefault("note", self.bench.reasons_to_restart[-1])
             restart = True
@@ -281,7 +289,7 @@ class Worker:
             return variant.make(case.params, case.dims, self.source, sets)
 
         if not power:
-            return prepare(make, self.bench, limits)
+            return prepare(make, self.bench, limits, self._load.queue)
         found = benchmark_with_power(make, self.bench, limits)
         return {"status": OK, "timing": found.to_json(), "floor_ms": limits.floor_ms}
 

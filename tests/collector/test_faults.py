@@ -89,7 +89,7 @@ def test_what_fails_beside_others_is_tried_alone(monkeypatch: pytest.MonkeyPatch
         ]  # fmt: skip
         assert worker.answer(window[1]).row["status"] == "oom"
 
-        def broken(cases, bench):
+        def broken(cases, bench, loaded):
             raise RuntimeError("an illegal memory access was encountered")
 
         monkeypatch.setattr(timing, "sample_window", broken)
@@ -98,6 +98,27 @@ def test_what_fails_beside_others_is_tried_alone(monkeypatch: pytest.MonkeyPatch
         assert [one.place for one in answers if one.phase == "alone"] == [0, 1]
         assert answers[-1].restart
         assert worker.answer(window[0]).row["status"] == "error"
+    finally:
+        for name in ("quick", "raises", "hangs", "dies", "greedy", "wrong", "unwritten"):
+            slot("gemm").variants.pop(name, None)
+
+
+def test_a_fault_beside_load_is_nobodys(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A device that faults while a case is made ready and others run may have faulted in either: the case is tried
+    alone in a fresh process, where a fault is its own."""
+    from collector.timing import Load
+    from collector.worker import Options, Task, Worker
+    from oplib.kernels.registry import slot
+
+    worker = Worker(Options(device="cpu", seconds=0.01, check=False, plugins=(PLUGIN,)))
+    try:
+        monkeypatch.setattr(worker, "_healthy", lambda: False)
+        window = [Task(case=gemm(4), variant="eager"), Task(case=gemm(5), variant="raises")]
+        assert [one.phase for one in worker.answers(window)] == ["preparing", "preparing", "row"]
+        monkeypatch.setattr(Load, "add", lambda self, case: self.cases.append(case))
+        *_, last = worker.answers(window)
+        assert (last.phase, last.place, last.restart) == ("alone", 1, True)
+        assert worker.answer(window[1]).row["status"] == "error"
     finally:
         for name in ("quick", "raises", "hangs", "dies", "greedy", "wrong", "unwritten"):
             slot("gemm").variants.pop(name, None)
