@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any, Protocol
 
 import torch
@@ -269,10 +270,12 @@ class CudaBench(Bench):
         return max(medians[0] - few * each, 0.0)
 
 
-def bench_of(device: torch.device | str) -> Bench:
-    """The bench of a device."""
+def bench_of(device: torch.device | str, sharers: int = 1) -> Bench:
+    """The bench of a device, which has an equal part of its memory where several processes share it."""
     found = torch.device(device)
-    return CudaBench(found) if found.type == "cuda" else CpuBench()
+    bench: Bench = CudaBench(found) if found.type == "cuda" else CpuBench()
+    bench.hardware = replace(bench.hardware, memory=bench.hardware.memory // sharers)
+    return bench
 
 
 def _end_quietly(graph: Any) -> None:  # Any: torch.cuda.CUDAGraph

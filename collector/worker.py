@@ -45,7 +45,8 @@ _REASON = 300  # characters of an error that a row keeps
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
     """How a worker measures. `system` names the GPU's facts for the speed of light, empty where there is none;
-    `checked` are the variants that need no further check; `plugins` are packages of more variants."""
+    `checked` are the variants that need no further check; `plugins` are packages of more variants; `sharers` are the
+    processes among which the device's memory is shared, this one included."""
 
     device: str = "cpu"
     system: str = ""
@@ -56,6 +57,7 @@ class Options:
     checked: tuple[str, ...] = ()
     plugins: tuple[str, ...] = ()
     memory_share: float = 0.3
+    sharers: int = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,7 +126,7 @@ class Worker:
         for plugin in options.plugins:
             registry.extend(plugin)
         self._registry = registry
-        self.bench = bench_of(options.device)
+        self.bench = bench_of(options.device, options.sharers)
         memory = self.bench.hardware.memory
         limit = int(options.memory_share * memory) if memory else 1 << 31
         start = int(_POOL_SHARE * memory) if memory else 1 << 22

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import traceback
 from collections.abc import Mapping
 from dataclasses import replace
@@ -91,6 +92,7 @@ def align(
             traceback.print_exception(error)
     kernels = outcome.kernels
     standalone.recover()
+    gc.collect()  # the part and its compiled code know each other
     standalone.bench.release()
     measure = standalone.measure if settings.time else standalone.compile
     with settings.turn:

@@ -42,8 +42,12 @@ class Standalone:
     that it is asked for: what was recorded belongs to one sub-module at one workload.
     """
 
-    def __init__(self, device: str, system: str, folder: Path | None, *, seconds: float) -> None:
-        self._worker = Worker(Options(device=device, system=system, check=False, seconds=seconds))
+    def __init__(
+        self, device: str, system: str, folder: Path | None, *, seconds: float, sharers: int = 1
+    ) -> None:
+        self._worker = Worker(
+            Options(device=device, system=system, check=False, seconds=seconds, sharers=sharers)
+        )
         self.bench = RestedBench(self._worker.bench)
         self._seconds = seconds
         self.recorded = Recorded()

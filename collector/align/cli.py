@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import oplib
+from collector.align.settings import Turn
 from collector.arguments import chosen_variants
 from oplib.command_line import Parser, Progress, check_writable, run_command
 
@@ -114,13 +114,13 @@ def _add_results(found: argparse.ArgumentParser) -> None:
     found.add_argument("--debug", action="store_true", help="show the traceback of an error")
 
 
-def main(argv: list[str] | None = None, *, turn: AbstractContextManager[Any] | None = None) -> int:
+def main(argv: list[str] | None = None, *, turn: Turn | None = None) -> int:
     """Run the command; the exit status. `turn` is held while the device is in use, where several processes share it."""
-    held = turn or nullcontext()
+    held = turn or Turn()
     return run_command("align-model", lambda given: _run(parser().parse_args(given), held), argv)
 
 
-def _run(options: argparse.Namespace, turn: AbstractContextManager[Any]) -> int:
+def _run(options: argparse.Namespace, turn: Turn) -> int:
     from collector.align.workloads import chosen_phases, parse_workload
 
     check_writable(options.html)
@@ -152,7 +152,7 @@ def _rows(
     variants: dict[str, str],
     pairs: list[tuple[str, Workload]],
     progress: Progress,
-    turn: AbstractContextManager[Any],
+    turn: Turn,
 ) -> list[Json]:
     progress("load torch and transformers")
     from collector.align.session import Session

@@ -18,7 +18,6 @@ import os
 import sys
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +31,7 @@ import torch
 
 from collector.align import cli
 from collector.align.session import key_of  # loads torch once, before processes are forked
+from collector.align.settings import Turn
 from collector.log import read_log
 
 Json = dict[str, Any]  # Any: an object that becomes JSON
@@ -39,14 +39,14 @@ COMPILING = 0.45  # of the budget, at most
 FORK = multiprocessing.get_context("fork")  # nothing here touches the GPU before
 
 
-class Turn:
+class FileTurn(Turn):
     """Held by one process at a time, by a lock of a file: the kernel takes it back from a process that dies.
 
     A process that has it may take it again.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, path: Path, sharers: int) -> None:
+        self._path, self.sharers = path, sharers
         self._file: Any = None  # an open file
         self._depth = 0
 
@@ -64,7 +64,7 @@ class Turn:
             self._file.close()
 
 
-def child(model: Path, given: list[str], folder: Path, ending: str, turn: Any) -> None:
+def child(model: Path, given: list[str], folder: Path, ending: str, turn: Turn) -> None:
     """align-model on a config, its output in files; `turn` is held while the GPU is used for times."""
     for stream, name in ((1, ending), (2, f"{ending}.err")):
         file = os.open(folder / f"{model.name}.{name}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
@@ -132,10 +132,10 @@ def main() -> int:
     names = [name for name in options.models.split(",") if name]
     every = sorted(path.parent for path in options.configs.glob("*/config.json"))
     models = [m for name in names for m in every if name in m.name] if names else every
-    began, turn = time.monotonic(), Turn(out / "turn")
+    began, turn = time.monotonic(), FileTurn(out / "turn", options.beside)
 
     def compiling(model: Path) -> Any:
-        arguments = (model, ["--compile-only", *more], out, "compiled", nullcontext())
+        arguments = (model, ["--compile-only", *more], out, "compiled", Turn())
         return FORK.Process(target=child, args=arguments)
 
     def measuring(model: Path) -> Any:

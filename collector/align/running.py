@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,7 +13,7 @@ from torch import nn
 
 from collector.align import fixed_cache
 from collector.align.binding import Names
-from collector.align.settings import Settings
+from collector.align.settings import Settings, Turn
 from oplib.errors import UnsupportedModelError
 from oplib.kernels.variant import Call as Bound
 from oplib.kernels.variant import Outputs
@@ -37,7 +36,7 @@ class Running:
     pairs: list[tuple[nn.Module, Call]]
     function: Any  # what torch.compile returns, or what calls the compiled regions
     stacks: Collection[str]
-    turn: AbstractContextManager[Any]
+    turn: Turn
     whole: bool
     note: str
     difference: float
@@ -116,7 +115,7 @@ def compiled(
 
 
 def _compiled(
-    module: nn.Module, call: Call, stacks: Collection[str], turn: AbstractContextManager[Any]
+    module: nn.Module, call: Call, stacks: Collection[str], turn: Turn
 ) -> tuple[Any, bool, str]:
     """The compiled function, without a break where that can be; a break is told and not hidden."""
 
@@ -139,7 +138,7 @@ def _compiled(
 
 
 def _compile_regions(
-    module: nn.Module, stacks: Collection[str], turn: AbstractContextManager[Any], *, whole: bool
+    module: nn.Module, stacks: Collection[str], turn: Turn, *, whole: bool
 ) -> None:
     for region in regions(module, stacks) if stacks else ():
         region.compile(**_how(module, turn, whole=whole))
@@ -158,7 +157,7 @@ def regions(module: nn.Module, stacks: Collection[str], path: str = "") -> Itera
             yield child
 
 
-def _how(module: nn.Module, turn: AbstractContextManager[Any], *, whole: bool) -> dict[str, Any]:
+def _how(module: nn.Module, turn: Turn, *, whole: bool) -> dict[str, Any]:
     """Arguments of torch.compile. What is compiled takes its turn on the device, the compilation does not."""
     device = next(module.parameters()).device.type
     backend = torch._dynamo.lookup_backend(BACKENDS.get(device, "eager"))

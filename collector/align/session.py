@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import time
-from contextlib import AbstractContextManager
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +21,7 @@ from collector.align.aligning import (
 )
 from collector.align.alone import Standalone
 from collector.align.outcome import Outcome
-from collector.align.settings import Settings
+from collector.align.settings import Settings, Turn
 from collector.align.workloads import Workload
 from collector.log import OK, Segment, read_log
 from collector.worker import now
@@ -50,7 +49,7 @@ class Session:
         options: argparse.Namespace,
         variants: dict[str, str],
         progress: Progress,
-        turn: AbstractContextManager[Any],
+        turn: Turn,
     ) -> None:
         self._options, self._progress = options, progress
         self._model = _name(options.model)
@@ -122,8 +121,9 @@ class Session:
             return [self._planned(*one) for one in todo]
         with self._settings.turn:
             standalone = Standalone(
-                self._device, self._system, self._options.out, seconds=self._settings.seconds / 2
-            )
+                self._device, self._system, self._options.out, seconds=self._settings.seconds / 2,
+                sharers=self._settings.turn.sharers,
+            )  # fmt: skip
         rows = []
         for number, (part, phase, workload) in enumerate(todo, 1):
             self._progress(f"{number}/{len(todo)} {part.name} {phase} {workload}")

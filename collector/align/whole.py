@@ -87,7 +87,7 @@ class Whole:
     @cached_property
     def _bench(self) -> RestedBench:
         with self._settings.turn:
-            return RestedBench(bench_of(self._settings.device))
+            return RestedBench(bench_of(self._settings.device, self._settings.turn.sharers))
 
     def _outcome(self, phase: str, workload: Workload) -> Outcome:
         predicted, ops = self.price(phase, workload)
