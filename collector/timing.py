@@ -31,6 +31,9 @@ PRECISION = 0.01  # half width of the median's 95 % interval over the median
 GRAPH_MS = 0.15  # what a graph should last, so that events and launch are small beside it
 LONG_MS = 1.0  # a graph that lasts this long is sampled once a visit
 CALLS = 32  # in a graph, at most
+HOST_MS = 0.2  # a call that takes longer with its launches: the host may be what takes it
+SINGLE_MS = 10.0  # a call that takes longer has a graph to itself
+_OVER_BOUND = 1.3  # times the bound that a good kernel takes
 LEAST_LOAD = 0.04  # seconds of load right before the first sample, where load is asked for
 QUEUED = 0.005  # seconds of load that are queued at once, at most; or one replay that is longer
 _SHARE = 0.9  # of the host's last step that is queued: what the host had to wait for shrinks
@@ -197,7 +200,7 @@ def prepare(
         once = bench.once_ms(call.runs[0])
     else:
         call.runs[0]()  # what a first call sets up cannot be captured
-    calls = calls_in_graph(once, limits.floor_ms, bench.hardware.l2_bytes > 0)
+    calls = _calls(call, bench, limits, once)
     cache = bench.hardware.l2_bytes
     sets = min(calls, max(1, math.ceil(2 * cache / max(call.cold_bytes, 1))))
     flush = bool(cache) and sets * call.cold_bytes < 2 * cache
@@ -281,15 +284,27 @@ def _timing(case: Ready) -> Timing | WrongResult:
     )
 
 
+def _calls(call: Call, bench: Bench, limits: Limits, once_ms: float) -> int:
+    """How many calls the graph of a case holds. What takes the host long says nothing of the device, and is captured
+    once to see."""
+    on_gpu = bench.hardware.l2_bytes > 0
+    if on_gpu and limits.graph and HOST_MS < once_ms <= SINGLE_MS:
+        alone = bench.bind(call.runs[:1], 1, graph=True)
+        if alone.graph:
+            once_ms = bench.sample(alone, 1, flush=False, meanwhile=lambda: None)[0]
+            return calls_in_graph(once_ms, once_ms / _OVER_BOUND, on_gpu)
+    return calls_in_graph(once_ms, limits.floor_ms, on_gpu)
+
+
 def calls_in_graph(once_ms: float, floor_ms: float, on_gpu: bool) -> int:
     """How many calls a graph holds: enough to last `GRAPH_MS` by the better of two guesses.
 
     The bound is a guess from below, a call with its launches one from above.
     """
-    guess = max(1.3 * floor_ms, 0.004) if on_gpu else max(once_ms, 1e-4)
-    if once_ms > 10.0:
+    guess = max(_OVER_BOUND * floor_ms, 0.004) if on_gpu else max(once_ms, 1e-4)
+    if once_ms > SINGLE_MS:
         return 1
-    if once_ms > 0.2:
+    if once_ms > HOST_MS:
         guess = max(guess, once_ms / 4)
     return min(max(math.ceil(GRAPH_MS / guess), 1), CALLS)
 

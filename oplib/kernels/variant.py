@@ -104,7 +104,12 @@ class Variant(ABC):
         dtype = None if params is None else params.get("dtype")
         if unmet := self.needs.unmet(device, dtype):
             return unmet
-        return None if params is None else self.refuses(params, dims or {})
+        if params is None:
+            return None
+        cache = params.get("kv_dtype", dtype)
+        if cache != dtype:
+            return f"reads caches in the dtype of the queries, {dtype}, not {cache}"
+        return self.refuses(params, dims or {})
 
     def refuses(self, params: Params, dims: Sizes) -> str | None:
         """Why the implementation does not do this op; `dims` may be empty where only parameters are known."""

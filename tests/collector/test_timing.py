@@ -199,6 +199,19 @@ def test_calls_in_a_graph(once: float, floor: float, gpu: bool, calls: int) -> N
     assert calls_in_graph(once, floor, gpu) == calls
 
 
+def test_a_slow_host_does_not_shorten_a_graph() -> None:
+    """A call of 0.01 ms on the device that takes the host 0.5 ms fills its graph as any other."""
+
+    class SlowHost(FakeBench):
+        def once_ms(self, run) -> float:
+            run()
+            return 0.5
+
+    assert benchmark_with_power(make(), SlowHost([0.01]), Limits()).calls == 15
+    assert benchmark_with_power(make(), SlowHost([0.5]), Limits()).calls == 1
+    assert benchmark_with_power(make(), SlowHost([0.5]), Limits(graph=False)).calls == 2
+
+
 class TickingMeter:
     """A counter that moves by 30 J at every third look, as one that is read faster than it ticks."""
 
@@ -243,6 +256,10 @@ class LoadedBench(FakeBench):
 
     def perf_counter(self) -> float:
         return self.now
+
+    def once_ms(self, run) -> float:
+        run()
+        return 0.1
 
     def bind(self, runs, calls, *, graph):
         replay = super().bind(runs, calls, graph=graph)
