@@ -11,8 +11,9 @@ import itertools
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from typing import NamedTuple
 
+from oplib.arithmetic import Amount
 from oplib.dtypes import storage_bytes
 from oplib.params import Params, text
 
@@ -52,65 +53,102 @@ class Form:
         return self.rows * self.width // self.table if self.table else 1
 
 
+class Sketch(NamedTuple):
+    """Forms of many clusters, before rows are made whole: `read` tensors of `elements` in, `written` out, rows of
+    `width` at most; `repeats` of a table, 0 where there is none."""
+
+    read: Amount
+    written: Amount
+    elements: Amount
+    width: Amount
+    repeats: Amount
+
+
 def form(params: Params, dims: Mapping[str, int]) -> Form:
     """The fewest tensors whose bytes come close to those of the op."""
+    return _whole(Sketch(*(int(column) for column in sketch(params, dims))), reduces(params))
+
+
+def reduces(params: Params) -> bool:
+    """Whether the cluster reduces rows, as norms and softmax do."""
+    return not REDUCTIONS.isdisjoint(text(params, "functions").split("+"))
+
+
+def sketch(params: Params, dims: Mapping[str, Amount]) -> Sketch:
+    """The forms for numbers or arrays of bytes, in their shape."""
+    import numpy
+
     size = storage_bytes(text(params, "dtype"))
-    read, written = (max(round(dims[name] / size), 1) for name in ("read", "written"))
-    names = text(params, "functions").split("+")
-    norm = not REDUCTIONS.isdisjoint(names)
-    return _form(read, written, norm, norm and not _ROTATIONS.isdisjoint(names))
-
-
-@lru_cache(maxsize=1 << 14)
-def _form(read: int, written: int, norm: bool, rotates: bool) -> Form:
-    best: tuple[float, Form] | None = None
+    read, written = numpy.broadcast_arrays(
+        *(numpy.maximum(numpy.rint(numpy.divide(dims[n], size)), 1.0) for n in ("read", "written"))
+    )
+    norm = reduces(params)
+    rotates = norm and not _ROTATIONS.isdisjoint(text(params, "functions").split("+"))
+    best = numpy.full(read.size, numpy.inf)
+    found = numpy.zeros((read.size, len(Sketch._fields)), dtype=numpy.int64)
     for i, j in _PAIRS:
-        if best is not None and i + j >= best[0]:
-            break  # more tensors only speak against a form
-        whole = max(round(written / j), 1)
-        for found in _forms(read, whole, ins=i, outs=j, norm=norm, rotates=rotates):
-            if best is None or found[0] < best[0]:
-                best = found
-    assert best is not None, "there are pairs"
-    return best[1]
+        left = numpy.flatnonzero(best > i + j)  # more tensors only speak against a form
+        if not len(left):
+            break
+        whole = numpy.maximum(numpy.rint(written.ravel()[left] / j), 1.0)
+        for against, width, repeats in _offers(
+            read.ravel()[left], whole, ins=i, norm=norm, rotates=rotates
+        ):
+            better = i + j + against < best[left]
+            at = left[better]
+            best[at] = i + j + against[better]
+            found[at, :2] = i, j
+            for column, values in enumerate((whole, width, repeats), 2):
+                found[at, column] = values[better]
+    return Sketch(*(column.reshape(read.shape) for column in found.T))
 
 
-def _forms(
-    read: int, whole: int, *, ins: int, outs: int, norm: bool, rotates: bool
-) -> Iterator[tuple[float, Form]]:
-    """The forms with `ins` tensors of `whole` elements in and `outs` out, each with what speaks against it."""
-    spare, against = read - ins * whole, ins + outs
-    most = min(_ROW, whole if norm else whole // _SMALL)
-    table, row = _beside(spare, whole) if rotates else (0, 0)
-    if not table:
-        steps = abs(spare) / read / _STEP
-        if 0 < spare <= most:
-            steps = min(steps, 1)
-        width = spare if norm and _NARROW <= spare <= most else _WIDTH
-        yield against + steps, _made(ins, outs, elements=whole, width=width, scaled=norm)
-        if most < spare < whole:
-            table, row = spare, _WIDTH
-    repeats = round(whole / table) if table else 0
-    more = min(table / read / _STEP / 2, _TABLE)  # half of what it would be as a misfit
-    if repeats > _REPEATS:  # its row of weights tells the width all the same
-        yield against + more, _made(ins, outs, elements=whole, width=row, scaled=norm)
-    elif repeats > 1:
-        found = _made(
-            ins, outs, elements=round(whole / repeats), width=row, scaled=norm, repeats=repeats
-        )
-        yield against + more + abs(table - found.table) / read / _STEP, found
+def _offers(
+    read: Amount, whole: Amount, *, ins: int, norm: bool, rotates: bool
+) -> Iterator[tuple[Amount, Amount, Amount]]:
+    """Ways to spend what is read beyond `ins` tensors of `whole` elements: what speaks against each, infinite where it
+    is none, the width of rows, and the rows for one of a table."""
+    import numpy
+
+    spare, steps = read - ins * whole, 1 / read / _STEP
+    most = numpy.minimum(_ROW, whole if norm else whole // _SMALL)
+    row = _beside(spare, whole) if rotates else numpy.zeros_like(spare)
+    small = (spare > 0) & (spare <= most)
+    away = numpy.abs(spare) * steps
+    width = numpy.where(norm & small & (spare >= _NARROW), spare, _WIDTH)
+    against = numpy.where(small, numpy.minimum(away, 1), away)
+    yield numpy.where(row > 0, numpy.inf, against), width, numpy.zeros_like(spare)
+    table = numpy.where(
+        row > 0, spare - row, numpy.where((most < spare) & (spare < whole), spare, 0)
+    )
+    if not table.any():
+        return
+    width = numpy.where(row > 0, row, _WIDTH)
+    repeats = numpy.rint(whole / numpy.maximum(table, 1))
+    more = numpy.minimum(table * steps / 2, _TABLE)  # half of what it would be as a misfit
+    away = numpy.abs(table - whole / numpy.maximum(repeats, 1)) * steps
+    several = (table > 0) & (repeats > 1)
+    held = repeats > _REPEATS  # its row of weights tells the width all the same
+    against = numpy.where(several, more + numpy.where(held, 0, away), numpy.inf)
+    yield against, width, numpy.where(held, 0, repeats)
 
 
-def _beside(spare: int, whole: int) -> tuple[int, int]:
-    """A table and the widest row of weights, `spare` together, that divides both it and a tensor as the table does; 0
-    and 0 where there are none, or where a row of weights is all there is."""
-    if not 0 < spare < whole or whole % spare == 0:
-        return 0, 0
-    for count in _divisors(spare):
-        row = spare // count
-        if count > 1 and _NARROW <= row <= _ROW and whole % (spare - row) == 0:
-            return spare - row, row
-    return 0, 0
+def _beside(spare: Amount, whole: Amount) -> Amount:
+    """The widest row of weights that, taken from what is spare, leaves a table that it divides and that divides a
+    tensor; 0 where there is none, or where a row of weights is all there is."""
+    import numpy
+
+    row = numpy.zeros_like(spare)
+    asked = numpy.flatnonzero((spare > 0) & (spare < whole) & (whole % numpy.maximum(spare, 1) > 0))
+    common = numpy.gcd(spare[asked].astype(numpy.int64), whole[asked].astype(numpy.int64))
+    for divisor in set(common.tolist()):
+        at = asked[common == divisor]
+        for width in _divisors(divisor):
+            if _NARROW <= width <= _ROW:
+                table = spare[at] - width
+                fits = (table > 0) & (whole[at] % numpy.maximum(table, 1) == 0)
+                row[at[fits]] = width  # wider ones come later
+    return row
 
 
 def _divisors(number: int) -> list[int]:
@@ -118,17 +156,16 @@ def _divisors(number: int) -> list[int]:
     return sorted({*low, *(number // n for n in low)})
 
 
-def _made(
-    ins: int, outs: int, *, elements: int, width: int, scaled: bool, repeats: int = 0
-) -> Form:
-    """Rows of up to `width` in tensors of `repeats` times `elements`, which a table has; without repeats there is none.
+def _whole(found: Sketch, scaled: bool) -> Form:
+    """The form with rows of up to the width of a sketch, of the tensors or of the table where there is one.
 
     The elements are a few more or less where no width near that divides them.
     """
-    width = min(width, elements)
+    elements = max(round(found.elements / max(found.repeats, 1)), 1)
+    width = min(found.width, elements)
     width = next((n for n in range(width, width // 4, -1) if elements % n == 0), width)
     rows = max(round(elements / width), 1)
     return Form(
-        read=ins, written=outs, rows=rows * max(repeats, 1), width=width, scaled=scaled,
-        table=rows * width if repeats else 0,
+        read=found.read, written=found.written, rows=rows * max(found.repeats, 1), width=width,
+        scaled=scaled, table=rows * width if found.repeats else 0,
     )  # fmt: skip
