@@ -71,6 +71,9 @@ class OpKind(ABC):
     #: Parameters and dims between whose measured values times are interpolated; the other parameters must match.
     #: A kind that names none has its dims.
     coordinates: ClassVar[tuple[str, ...]] = ()
+    #: Coordinates that are neither but follow from both, as `imply` says. They jump between sizes, so that nothing is
+    #: interpolated along them at a workload: it has its own.
+    implied: ClassVar[tuple[str, ...]] = ()
     #: Whether a call is one kernel whose time is a floor plus its work: the shortest rows of a table show the floor.
     shows_floor: ClassVar[bool] = False
     #: Whether a place counts as between rows only where one row is at least as large in all coordinates, and one at
@@ -129,6 +132,10 @@ class OpKind(ABC):
         the bound does not tell; 0 where there is one. `params` lack those that interpolation runs over, and may lack
         what is immaterial."""
         return 0
+
+    def imply(self, params: Params, dims: Dims) -> dict[str, Amount]:  # noqa: ARG002
+        """The coordinates `implied` at complete parameters and sizes, each above 0: numbers or arrays."""
+        return {}
 
     def between(self) -> dict[str, tuple[int, ...]]:
         """More values for a table that is measured anew: batches between powers of two, sizes off kernels' tiles."""

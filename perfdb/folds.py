@@ -30,7 +30,7 @@ class Fold:
 
 
 def shape_of(group: Group) -> list[int]:
-    """The coordinates that are parameters: one shape is measured at many workloads."""
+    """The coordinates that are no dims: one shape is measured at many workloads."""
     kind = group.rows.kind
     return [i for i, name in enumerate(kind.coordinates) if name not in kind.dims]
 
@@ -41,11 +41,12 @@ def site_of(group: Group) -> Ints:
 
 
 def line_of(group: Group) -> tuple[int, Ints]:
-    """The coordinate with most values among the dims, and a number per combination of all others."""
+    """The coordinate with most values among the dims, and a number per combination of the other parameters and dims."""
     kind = group.rows.kind
     dims = [i for i, name in enumerate(kind.coordinates) if name in kind.dims]
     along = max(dims, key=lambda i: len(distinct(group.points[:, i])))
-    others = numpy.delete(group.points, along, axis=1)
+    beside = [i for i, name in enumerate(kind.coordinates) if name in kind.implied]
+    others = numpy.delete(group.points, [along, *beside], axis=1)
     return along, numbered(Places(others).codes)
 
 

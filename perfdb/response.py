@@ -5,7 +5,8 @@ its table measured and more where these lie far apart, and a place between knots
 estimated when it is first needed, so one price costs a few estimates and a million cost little more.
 
 Where rows of one regime tell nothing of another (`perfdb.regimes`), each regime has a value of its own at every knot,
-as if it went on to there: the mean at a place is over values of its own regime, wherever the change cuts its cell.
+as if it went on to there: the mean at a place is over values of its own regime, wherever the change cuts its cell. So
+it is with coordinates that sizes imply (`perfdb.layers`).
 
 Letters: q queries, d dims, j corners of a cell.
 """
@@ -25,6 +26,7 @@ from oplib.kind import OpKind
 from oplib.params import Params
 from perfdb.arrays import Floats, Ints, distinct
 from perfdb.estimator import Estimator
+from perfdb.layers import Layers
 from perfdb.performance import Ranks, origin_rank
 
 WIDEST_GAP = 0.5  # octaves between knots
@@ -44,19 +46,21 @@ class Response:
     def __init__(self, kind: OpKind, params: Params, estimator: Estimator) -> None:
         """`params` complete; the estimator is that of the group that they belong to."""
         self._kind, self._params, self._estimator = kind, params, estimator
-        self._sides = estimator.sides
         self._dims = [name for name in kind.coordinates if name in kind.dims]
-        self._place = numpy.array(  # of each coordinate; those of dims are filled in
+        filled = {*kind.dims, *kind.implied}
+        self._place = numpy.array(  # of each coordinate; others are filled in
             [
-                0.0 if name in kind.dims else numpy.log2(float(params[name] or 0))
+                0.0 if name in filled else numpy.log2(float(params[name] or 0))
                 for name in kind.coordinates
             ]
         )
         self._column = [kind.coordinates.index(name) for name in self._dims]
+        self._implied = [kind.coordinates.index(name) for name in kind.implied]
         self.knots = [_knots(estimator.places.values[i]) for i in self._column]
         self._shape = tuple(len(knots) for knots in self.knots)
         self._size = math.prod(self._shape)
-        shape = (1 if self._sides is None else len(self._sides.regimes), *self._shape)
+        self._layers = Layers(kind, params, estimator.sides)
+        shape = (len(self._layers), *self._shape)
         self._value = numpy.full(shape, numpy.nan)
         self._deviation = numpy.full(shape, numpy.nan)
         self._rank = numpy.zeros(shape, dtype=numpy.int8)
@@ -65,9 +69,10 @@ class Response:
         """Values, deviations and ranks of origin, broadcast over the numbers or arrays of `dims`."""
         places = [self._locate(name, dims[name]) for name in self._dims]
         crossing = [bool(share.any()) for _, share in places]
-        side = self._side(dims)
+        layer = self._layers.number(dims)
+        self._grow(len(self._layers))
         if not any(crossing):
-            return self._gather([low for low, _ in places], side)
+            return self._gather([low for low, _ in places], layer)
         shape = numpy.broadcast_shapes(*(low.shape for low, _ in places))
         value, deviation = numpy.zeros(shape), numpy.zeros(shape)
         rank = numpy.full(shape, INTERPOLATED, dtype=numpy.int8)
@@ -82,7 +87,7 @@ class Response:
                     numpy.minimum(low + high, len(knots) - 1)  # beside the last knot nothing weighs
                     for (low, _), high, knots in zip(places, corner, self.knots, strict=True)
                 ],
-                side,
+                layer,
             )
             value += weight * part
             deviation += weight * spread
@@ -100,13 +105,15 @@ class Response:
         ]
         places = numpy.stack(numpy.broadcast_arrays(*sizes), axis=-1).astype(numpy.float64)
         places = numpy.log2(numpy.maximum(places, _NOTHING))  # [..., dims]
+        column = [*self._column, *self._implied]
+        if self._implied:
+            places = numpy.concatenate([places, self._layers.implied(dims)], axis=-1)
         lower, upper = self._estimator.lower, self._estimator.upper
-        fixed = numpy.setdiff1d(numpy.arange(len(self._place)), self._column)
+        fixed = numpy.setdiff1d(numpy.arange(len(self._place)), column)
         measured = self._estimator.group.points
         beside = (self._place[fixed] < lower[fixed] - _SAME) | (
             self._place[fixed] > upper[fixed] + _SAME
         )
-        column = self._column
         beyond = ((places < lower[column] - _SAME) | (places > upper[column] + _SAME)).any(axis=-1)
         if self._kind.jointly:
             whole = numpy.broadcast_to(self._place, (*places.shape[:-1], len(self._place))).copy()
@@ -130,6 +137,8 @@ class Response:
         for name, column in zip(self._dims, self._column, strict=True):
             place[column] = numpy.log2(float(dims[name]) + (name == "p"))
         measured = self._estimator.group.points
+        if self._implied:
+            place[self._implied] = self._layers.implied(dims)
         row = numpy.abs(measured - place).sum(axis=1).argmin()
         return self._sizes(measured[row])
 
@@ -141,19 +150,23 @@ class Response:
             for name, value in zip(self._kind.coordinates, values, strict=True)
         }
 
-    def _side(self, dims: Mapping[str, Amount]) -> Ints | None:
-        """The number of the side on which each query lies; None where there are no sides."""
-        if self._sides is None:
-            return None
-        return self._sides.number(self._kind.regime(self._params, dims))
+    def _grow(self, count: int) -> None:
+        """Room for so many layers, empty where they are new."""
+        more = count - len(self._value)
+        if more > 0:
+            shape = (more, *self._shape)
+            empty = numpy.full(shape, numpy.nan)
+            self._value = numpy.concatenate([self._value, empty])
+            self._deviation = numpy.concatenate([self._deviation, empty])
+            self._rank = numpy.concatenate([self._rank, numpy.zeros(shape, dtype=numpy.int8)])
 
-    def _gather(self, index: list[Ints], side: Ints | None) -> tuple[Floats, Floats, Ranks]:
+    def _gather(self, index: list[Ints], layer: Ints | None) -> tuple[Floats, Floats, Ranks]:
         """What the knots at these places hold, estimated where no query has needed them so far."""
         nodes = index[0]
         for more, count in zip(index[1:], self._shape[1:], strict=True):
             nodes = nodes * count + more
-        if side is not None:
-            nodes = nodes + side * self._size
+        if layer is not None:
+            nodes = nodes + layer * self._size
         value = self._value.ravel()[nodes]
         if numpy.isnan(value).any():
             self._fill(distinct(nodes[numpy.isnan(value)]))
@@ -173,11 +186,13 @@ class Response:
 
     def _fill(self, missing: Ints) -> None:
         """Estimate knots, given by their place in the flat arrays."""
-        side, *indices = numpy.unravel_index(missing, self._value.shape)
+        layer, *indices = numpy.unravel_index(missing, self._value.shape)
         points = numpy.tile(self._place, (len(missing), 1))
         for column, knots, index in zip(self._column, self.knots, indices, strict=True):
             points[:, column] = knots[index]
-        numbers = None if self._sides is None else side
+        if self._implied:
+            points[:, self._implied] = self._layers.coordinates(layer)
+        numbers = self._layers.sides(layer)
         found, known = self._estimator.estimate(points, numbers), self._estimator.known(points)
         lower, upper = self._estimator.lower, self._estimator.upper
         outside = ((points < lower - _SAME) | (points > upper + _SAME)).any(axis=1)

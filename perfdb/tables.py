@@ -7,7 +7,7 @@ dims of the kind (`oplib.table_format`); latency is in ms, power in W.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, cast
@@ -29,8 +29,9 @@ _RESULTS = ("latency", "power", "spread")
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Table:
     """Rows of one kind. `params` holds a column per parameter, `dims` an array per dim, `fingerprint` what ran
-    (framework, version, device, kernel_source), `row` the place of each in its file, counted from 1. `power` and
-    `spread` (relative, of the samples) are None where the file has none."""
+    (framework, version, device, kernel_source), `row` the place of each in its file, counted from 1; `implied` holds
+    the coordinates that follow from parameters and dims. `power` and `spread` (relative, of the samples) are None where
+    the file has none."""
 
     kind: OpKind
     path: Path
@@ -41,14 +42,15 @@ class Table:
     latency: Floats
     power: Floats | None
     spread: Floats | None = None
+    implied: Mapping[str, Column] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.latency)
 
     @property
     def columns(self) -> Mapping[str, Column]:
-        """Parameters and dims by name, as plain arrays."""
-        return Decoded(self.params, self.dims)
+        """Parameters, dims and what they imply by name, as plain arrays."""
+        return Decoded(self.params, {**self.dims, **self.implied})
 
     @property
     def kernel(self) -> Column:
@@ -67,6 +69,7 @@ class Table:
             latency=self.latency[chosen],
             power=None if self.power is None else self.power[chosen],
             spread=None if self.spread is None else self.spread[chosen],
+            implied={name: column[chosen] for name, column in self.implied.items()},
         )
 
     def split(self, names: list[str]) -> Iterator[tuple[dict[str, ParamValue], Ints]]:
@@ -97,7 +100,7 @@ def read_table(path: Path, kind: OpKind) -> Table:
     for name, value in form.absent.items():
         if isinstance(value, SameAs) and form.column(name) not in raw:
             params[name] = params[value.name]
-    return Table(
+    found = Table(
         kind=kind,
         path=path,
         params=params,
@@ -108,6 +111,24 @@ def read_table(path: Path, kind: OpKind) -> Table:
         power=raw.numbers("power") if "power" in raw else None,
         spread=raw.numbers("spread") if "spread" in raw else None,
     )
+    return _with_implied(found)
+
+
+def _with_implied(table: Table) -> Table:
+    """The table with what each row's parameters and dims imply; nan where the parameters describe no op."""
+    kind = table.kind
+    if not kind.implied:
+        return table
+    found = {name: numpy.full(len(table), numpy.nan) for name in kind.implied}
+    for params, places in table.split(list(table.params)):
+        try:
+            params = kind.complete(params)
+        except InvalidInputError:
+            continue
+        sizes = {name: column[places] for name, column in table.dims.items()}
+        for name, values in kind.imply(params, sizes).items():
+            found[name][places] = values
+    return replace(table, implied=found)
 
 
 def format_of(path: Path, kind: OpKind) -> TableFormat:

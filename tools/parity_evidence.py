@@ -56,7 +56,8 @@ class Evidence:
         self.place = coordinates(self.kind, at)[0]
 
     def _value(self, name: str) -> float:
-        return float(self.dims[name] if name in self.dims else self.params[name])  # type: ignore[arg-type]
+        known = {**self.params, **self.dims, **self.kind.imply(self.params, self.dims)}
+        return float(known[name])  # type: ignore[arg-type]
 
     def _answering(self, table: Table) -> Any:  # Any: a mask
         skipped = {*self.kind.coordinates, *self.kind.immaterial}

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from oplib.arithmetic import Amount
+from oplib.arithmetic import Amount, minimum
+from oplib.cluster_form import reduces, sketch
 from oplib.dtypes import FLOAT_DTYPES
 from oplib.errors import InvalidInputError
 from oplib.kind import Dims, OpKind, Role
@@ -50,7 +51,8 @@ class Pointwise(OpKind):
         ),
     )
     dims: ClassVar[tuple[str, ...]] = ("read", "written")
-    coordinates: ClassVar[tuple[str, ...]] = ("read", "written")
+    implied: ClassVar[tuple[str, ...]] = ("width", "tensors")
+    coordinates: ClassVar[tuple[str, ...]] = ("read", "written", *implied)
     immaterial: ClassVar[tuple[str, ...]] = ("functions", "dtype")
 
     def check(self, params: Params) -> None:
@@ -66,6 +68,15 @@ class Pointwise(OpKind):
 
     def bytes(self, params: Params, dims: Dims) -> Amount:  # noqa: ARG002 - dims are bytes
         return dims["read"] + dims["written"]
+
+    def imply(self, params: Params, dims: Dims) -> dict[str, Amount]:
+        """width: of the rows that a cluster reduces, 1 where it reduces none; tensors: those that it reads and writes.
+
+        A wide row is held by many threads, and tensors in several places are fetched apart.
+        """
+        found = sketch(params, dims)
+        width = minimum(found.width, found.elements) if reduces(params) else 0 * found.width + 1
+        return {"width": width, "tensors": found.read + found.written}
 
     def compute_dtype(self, params: Params) -> str:
         """The rate of its floating dtype, float32 beside integers; no FLOPs are counted against it."""

@@ -84,7 +84,8 @@ def test_each_format_speaks_of_its_own_kind():
         stems = [form.stem for form in one.table_formats]
         assert one.table_format.stem in stems, name
         assert len(set(stems)) == len(stems), name
-        assert set(one.coordinates) | set(one.immaterial) <= own, name
+        assert set(one.coordinates) | set(one.immaterial) <= own | set(one.implied), name
+        assert set(one.implied) <= set(one.coordinates) - own, name
         assert not set(one.coordinates) & set(one.immaterial), name
         for param in one.params:
             for form in one.table_formats:

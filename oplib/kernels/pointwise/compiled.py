@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from oplib.cluster_form import form
 from oplib.kernels.compiled import Compiled, Varies
-from oplib.kernels.pointwise import form
 from oplib.kernels.pointwise.eager import Eager
 from oplib.kernels.variant import Needs, Sizes
 from oplib.params import Params
@@ -15,7 +15,7 @@ class CompiledCluster(Compiled):
     """The cluster compiled by torch into one Triton kernel: what a compiled model runs."""
 
     of = Eager
-    varies: ClassVar[Varies] = {"tensors": (0,)}
+    varies: ClassVar[Varies] = {"tensors": (0,), "table": (0,)}
     needs = Needs(
         device_types=("cuda",),
         capability=(8, 0),
@@ -35,4 +35,5 @@ class CompiledCluster(Compiled):
 
     def constants(self, params: Params, dims: Sizes) -> tuple[int, ...]:
         found = form(params, dims)
-        return found.read, found.written, found.width, found.rows == 1
+        alone = found.rows == found.repeats
+        return found.read, found.written, found.width, found.repeats, alone

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch.nn import functional
 
-from oplib.kernels.pointwise import REDUCTIONS
+from oplib.cluster_form import REDUCTIONS
 from oplib.kernels.variant import Inputs, Needs, Outputs, Sizes, Variant
 from oplib.params import Params, text
 
@@ -45,6 +45,8 @@ class Eager(Variant):
 
     def run(self, inputs: Inputs, params: Params, dims: Sizes) -> Outputs:
         first, *others = inputs["tensors"]
+        if inputs["table"] is not None:
+            others.append(inputs["table"])
         if not first.is_floating_point():
             joined = first
             for other in others:
