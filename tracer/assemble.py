@@ -102,7 +102,7 @@ def set_modes(matched: Matched, weights: Weights) -> None:
 def _name(matched: Matched, claim: Claim, kept) -> str:
     flow = matched.flow
     path = claim.name or flow.origin(claim.anchor).module
-    if claim.kind == "pointwise":
+    if claim.kind == "pointwise" and claim.nodes:
         path = _pointwise_name(matched, claim)
     elif claim.kind not in ("gemm", "embedding", "moe", "grouped_gemm") and not claim.name:
         path = f"{path}.{claim.kind.removeprefix(flow.trace.phase + '_')}"

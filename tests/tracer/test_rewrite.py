@@ -78,6 +78,7 @@ def test_every_rewrite_has_a_case_here():
         "last_token_logits",
         "merge_parallel_linears",
         "skip_masked_keys",
+        "surround_recurrences",
         "tabulate_positions",
         "widen_operands",
     }

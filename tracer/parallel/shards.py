@@ -122,11 +122,13 @@ def _moe(spread: Spread, claim: Claim, weight: int) -> Parallel:  # noqa: ARG001
 
 
 def _by_axes(spread: Spread, claim: Claim, weight: int) -> Parallel:
-    """Attention, scans and convolutions: the heads or channels of the values they read."""
+    """Attention, scans, convolutions, and what moves their states: the heads or channels of the values they read."""
     states = {name: _state_at(spread, *place) for name, place in claim.axes.items()}
     if not any(states.values()) and not any(_is_dealt(spread, n) for n in claim.nodes):
         return Parallel()
-    found = Parallel(parallel="split" if "channels" in states else "heads")
+    found = Parallel(
+        parallel="heads" if states.keys().isdisjoint(("channels", "read")) else "split"
+    )
     sizes = {**claim.params, **claim.dims}
     for name, state in states.items():
         node, axis = claim.axes[name]
@@ -156,6 +158,8 @@ def _state_at(spread: Spread, node: fx.Node, axis: int) -> Split | None:
 
 def _pointwise(spread: Spread, claim: Claim, weight: int) -> Parallel:
     """The bytes of values that are dealt, each in its parts."""
+    if claim.axes:
+        return _by_axes(spread, claim, weight)
     if not any(isinstance(spread.of(n), Split) for n in claim.nodes) and not any(
         isinstance(spread.of(v), Split) for n in claim.nodes for v in n.all_input_nodes
     ):
