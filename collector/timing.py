@@ -33,6 +33,7 @@ LONG_MS = 1.0  # a graph that lasts this long is sampled once a visit
 CALLS = 32  # in a graph, at most
 HOST_MS = 0.2  # a call that takes longer with its launches: the host may be what takes it
 SINGLE_MS = 10.0  # a call that takes longer has a graph to itself
+_LOOKS = 3  # replays of a call that is captured to see how long it takes: the first waits for its launch
 _OVER_BOUND = 1.3  # times the bound that a good kernel takes
 LEAST_LOAD = 0.04  # seconds of load right before the first sample, where load is asked for
 QUEUED = 0.005  # seconds of load that are queued at once, at most; or one replay that is longer
@@ -291,7 +292,7 @@ def _calls(call: Call, bench: Bench, limits: Limits, once_ms: float) -> int:
     if on_gpu and limits.graph and HOST_MS < once_ms <= SINGLE_MS:
         alone = bench.bind(call.runs[:1], 1, graph=True)
         if alone.graph:
-            once_ms = bench.sample(alone, 1, flush=False, meanwhile=lambda: None)[0]
+            once_ms = min(bench.sample(alone, _LOOKS, flush=False, meanwhile=lambda: None))
             return calls_in_graph(once_ms, once_ms / _OVER_BOUND, on_gpu)
     return calls_in_graph(once_ms, limits.floor_ms, on_gpu)
 

@@ -346,7 +346,7 @@ def test_load_runs_while_cases_are_made_ready(device: LoadedBench) -> None:
     them takes hardly longer than without."""
     cases, loaded = windowed(device, Limits(load_seconds=0.15), host=0.008)
     assert loaded > 0.08
-    looked_at = 16 * 0.001  # a call of 1 ms is captured once to see
+    looked_at = 16 * 0.001  # a call of 1 ms is captured to see, and replayed
     assert device.now < 16 * 0.008 + looked_at + 0.05
     round_of_all = len(cases) * 1e-3
     missing = max(0.15 - loaded, LEAST_LOAD)
