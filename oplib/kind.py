@@ -130,6 +130,11 @@ class OpKind(ABC):
         what is immaterial."""
         return 0
 
+    def worked(self, params: Params, dims: Dims) -> Dims:  # noqa: ARG002
+        """The sizes that kernels work through, where they are more than those asked, as whole chunks of tokens are:
+        measured times are set against the bound of these. `params` are complete."""
+        return dims
+
     def between(self) -> dict[str, tuple[int, ...]]:
         """More values for a table that is measured anew: batches between powers of two, sizes off kernels' tiles."""
         return {}
