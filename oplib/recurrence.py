@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from oplib.arithmetic import Amount, ceil_div, minimum
 from oplib.dtypes import storage_bytes
-from oplib.kind import OpKind, Role
+from oplib.kind import Dims, OpKind, Role
 from oplib.params import Params, integer, text
 
 
@@ -36,6 +36,13 @@ class ChunkedRecurrence(Recurrence):
         """Tokens of a chunk, and how many chunks cover s tokens."""
         size = integer(params, "chunk_size")
         return minimum(size, s), ceil_div(s, size)
+
+    def worked(self, params: Params, dims: Dims) -> Dims:
+        """A prompt of more than a chunk fills its last one."""
+        if text(params, "phase") != "context":
+            return dims
+        chunk, chunks = self.chunks(params, dims["s"])
+        return {**dims, "s": chunk * chunks}
 
     def compute_dtype(self, params: Params) -> str:
         """The chunked form runs as matrix products, the recurrent one on the vector units."""

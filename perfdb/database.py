@@ -126,7 +126,8 @@ class PerfDatabase:
             nothing = numpy.zeros(numpy.shape(dims["bytes"]))
             return _result(nothing, nothing, origin_rank("measured"), nothing)
         entry = self.entry(kind, params, dims)
-        least = bounds_ms(kind, entry.params, dims, self.system)[0]
+        sizes = dims if entry.latency is None else kind.worked(entry.params, dims)
+        least = bounds_ms(kind, entry.params, sizes, self.system)[0]
         bound = numpy.asarray(least, dtype=numpy.float64)
         if self.mode in ("sol", "sol_full"):
             return _result(bound, bound * 0.0, origin_rank("sol"))

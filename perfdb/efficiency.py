@@ -1,9 +1,9 @@
 """Efficiency: the measured times of a table next to the bound of each, on coordinates where both are smooth.
 
-What is interpolated is log(latency / (bound + launch)). The bound carries the work, so the ratio changes slowly; the
-launch floor keeps it near 1 where a kernel is too small to be bound by anything. It is that of the group's own shortest
-rows where the kind shows it. Coordinates are base-2 logarithms,
-of p + 1 where a size may be 0.
+What is interpolated is log(latency / (bound + launch)). The bound carries the work, that of whole chunks where kernels
+do no less (`OpKind.worked`), so the ratio changes slowly; the launch floor keeps it near 1 where a kernel is too small
+to be bound by anything. It is that of the group's own shortest rows where the kind shows it. Coordinates are base-2
+logarithms, of p + 1 where a size may be 0.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def groups_of(table: Table, system: System, names: Sequence[str] | None = None) 
         codes = Places(coordinates(kind, rows.columns)).codes
         if len(distinct(codes)) < len(codes):
             rows = rows.take(rows_that_count(rows))
-        bounds = bounds_of(rows, system)
+        bounds = row_bounds(rows, system, worked=True)[0]
         known = numpy.isfinite(bounds)
         if known.any():
             kept = rows.take(known)
@@ -103,8 +103,13 @@ def bounds_of(table: Table, system: System) -> Floats:
     return row_bounds(table, system)[0]
 
 
-def row_bounds(table: Table, system: System) -> tuple[Floats, Floats, Floats]:
-    """`bounds_ms` of each row: the bound, its sides by FLOPs and by bytes; nan where the parameters describe no op."""
+def row_bounds(
+    table: Table, system: System, *, worked: bool = False
+) -> tuple[Floats, Floats, Floats]:
+    """`bounds_ms` of each row: the bound, its sides by FLOPs and by bytes; nan where the parameters describe no op.
+
+    `worked` asks for those of the sizes that kernels work through.
+    """
     kind = table.kind
     found = numpy.full((3, len(table)), numpy.nan)
     for params, places in table.split([param.name for param in kind.params]):
@@ -113,7 +118,8 @@ def row_bounds(table: Table, system: System) -> tuple[Floats, Floats, Floats]:
         except InvalidInputError:
             continue
         dims = {name: table.columns[name][places].astype(numpy.float64) for name in kind.dims}
-        for row, side in zip(found, bounds_ms(kind, complete, dims, system), strict=True):
+        sizes = kind.worked(complete, dims) if worked else dims
+        for row, side in zip(found, bounds_ms(kind, complete, sizes, system), strict=True):
             row[places] = side
     bound, compute, moved = found
     return bound, compute, moved

@@ -35,6 +35,15 @@ def test_sizes_fit_together(changes):
         Op(op="mamba2", name="x", params={**BASE, **changes}, dims={"b": 1, "s": 1})
 
 
+@pytest.mark.parametrize(
+    ("changes", "s", "worked"), [({}, 1, 1), ({}, 2, 2), ({}, 5, 6), (GENERATION, 5, 5)]
+)
+def test_a_prompt_beyond_a_chunk_fills_its_last_one(changes, s, worked):
+    """Chunks of 2: 5 tokens of a prompt are worked through as 6."""
+    op = Op(op="mamba2", name="x", params={**BASE, **changes}, dims={"b": 3, "s": s})
+    assert op.kind.worked(op.params, {"b": 3, "s": s}) == {"b": 3, "s": worked}
+
+
 @pytest.mark.parametrize(("changes", "dims", "flops", "moved"), ROWS)
 def test_hand_sums(price, changes, dims, flops, moved):
     """FLOPs and bytes equal the sum written beside each row."""

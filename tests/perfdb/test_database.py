@@ -15,6 +15,7 @@ from perfdb.database import PerfDatabase
 from perfdb.empirical import efficiency_of
 from perfdb.performance import PerformanceResult
 from perfdb.speed_of_light import sides_ms
+from perfdb.table_file import Measurement, write_table
 from perfdb.tables import read_table
 from tests.perfdb import gemm_table
 
@@ -402,3 +403,25 @@ def test_a_lone_gpu_sends_nothing(data, mode, name):
     assert found.latency.tolist() == found.energy.tolist() == found.uncertainty.tolist() == [0, 0]
     beside = gemm().query(database(data, mode), x=64)
     assert (op.query(database(data, mode), x=64) + beside).origin == beside.origin
+
+
+def test_a_scan_takes_nearly_as_long_as_its_whole_chunks(tmp_path):
+    """Rows at whole chunks of 256 tokens, each as long as its chunks: 1,100 tokens take the time of 1,280."""
+    scan = kind("mamba2")
+    params = scan.complete(
+        {
+            "d_inner": 4096, "d_state": 128, "num_heads": 64, "head_dim": 64, "n_groups": 8,
+            "chunk_size": 256, "dtype": "bfloat16", "state_dtype": "float32", "phase": "context",
+        }
+    )  # fmt: skip
+    ran = {"framework": "toy", "version": "1", "device": "toy", "kernel_source": "chunked"}
+    rows = [
+        Measurement(params=params, dims={"b": b, "s": 256 * n}, latency=0.1 * b * n, **ran)
+        for b in (1, 2, 4)
+        for n in (1, 2, 4, 5, 8, 16, 32)
+    ]
+    write_table(tmp_path / "h100_sxm" / "toy" / "1" / f"{scan.table_format.stem}.txt", scan, rows)
+    db = PerfDatabase.load(system="h100_sxm", backend="toy", data=tmp_path)
+    sizes = numpy.array([1100, 1279, 1280, 3000])
+    found = db.price(scan, params, {"b": 2, "s": sizes}).latency
+    assert numpy.allclose(found, 0.2 * numpy.ceil(sizes / 256), rtol=0.05)
