@@ -133,16 +133,14 @@ class OpKind(ABC):
         what is immaterial."""
         return 0
 
-<<<<<<< HEAD
     def imply(self, params: Params, dims: Dims) -> dict[str, Amount]:  # noqa: ARG002
         """The coordinates `implied` at complete parameters and sizes, each above 0: numbers or arrays."""
         return {}
-=======
+
     def worked(self, params: Params, dims: Dims) -> Dims:  # noqa: ARG002
         """The sizes that kernels work through, where they are more than those asked, as whole chunks of tokens are:
         measured times are set against the bound of these. `params` are complete."""
         return dims
->>>>>>> data
 
     def between(self) -> dict[str, tuple[int, ...]]:
         """More values for a table that is measured anew: batches between powers of two, sizes off kernels' tiles."""
