@@ -40,11 +40,11 @@ from tracer.quantization import QuantScheme  # noqa: E402
 from tracer.submodules import submodules_of  # noqa: E402
 
 Json = dict[str, Any]  # Any: an object that becomes JSON
-SYSTEM, BACKEND = "h100_sxm", "torch"
+BACKEND = "torch"
 LOWERING = lowering_of(BACKEND)
 OURS = ROOT / "perfdb" / "data"
 RESTED = "-rested"  # ends the version of rows whose samples do not follow each other at once
-KEY = ("model", "submodule", "phase", "workload", "one_graph")
+KEY = ("system", "model", "submodule", "phase", "workload", "one_graph")
 KEPT = (
     *KEY, "layers", "role", "standalone_ms", "measured_ms", "rested_ms", "rested_spread", "graph", "kernels_match",
     "kernels_differ", "difference", "note", "failed",
@@ -58,7 +58,8 @@ def sizes(workload: str) -> dict[str, int]:
 
 
 def database(folder: Path) -> PerfDatabase:
-    return PerfDatabase.load(system=SYSTEM, backend=BACKEND, mode="hybrid", data=folder)
+    (system,) = (path.name for path in folder.iterdir())
+    return PerfDatabase.load(system=system, backend=BACKEND, mode="hybrid", data=folder)
 
 
 def price(db: PerfDatabase, ops: tuple[Op, ...], workload: str) -> float:
@@ -71,27 +72,27 @@ def case_ids(ops: tuple[Op, ...], workload: str) -> Iterator[str]:
         yield Case(op=op.op, params=dict(op.params), dims=dims).case_id
 
 
-def ours(folder: Path) -> Path:
-    """Our tables, products under load."""
-    shutil.copytree(OURS / SYSTEM / BACKEND, folder / SYSTEM / BACKEND)
-    for version in (folder / SYSTEM / BACKEND).glob(f"*{RESTED}"):
+def ours(system: str, folder: Path) -> Path:
+    """Our tables of a system, products under load."""
+    shutil.copytree(OURS / system / BACKEND, folder / system / BACKEND)
+    for version in (folder / system / BACKEND).glob(f"*{RESTED}"):
         shutil.rmtree(version)
     return folder
 
 
-def rested(folder: Path) -> Path:
+def rested(system: str, folder: Path) -> Path:
     """Our tables, the rows at rest in place of those under load or beside them."""
-    ours(folder)
-    for version in (OURS / SYSTEM / BACKEND).glob(f"*{RESTED}"):
+    ours(system, folder)
+    for version in (OURS / system / BACKEND).glob(f"*{RESTED}"):
         for path in version.glob("*.txt"):
             name = version.name.removesuffix(RESTED)
-            merge(path, folder / SYSTEM / BACKEND / name / path.name)
+            merge(path, folder / system / BACKEND / name / path.name)
     return folder
 
 
 def without(hidden: set[str], folder: Path) -> Path:
     """The tables in a folder but for the rows of these cases."""
-    for path in (folder / SYSTEM / BACKEND).rglob("*.txt"):
+    for path in folder.rglob("*.txt"):
         with path.open(encoding="utf-8", newline="") as file:
             reader = csv.DictReader(file)
             rows = [row for row in reader if row["case_id"] not in hidden]
@@ -122,19 +123,21 @@ def compact(row: Json) -> Json:
     }  # fmt: skip
 
 
-def priced(rows: list[Json], configs: Path) -> Iterator[Json]:
-    """The rows with their prices, model by model."""
+def priced(system: str, rows: list[Json], configs: Path) -> Iterator[Json]:
+    """The rows of a system with their prices, model by model."""
     with tempfile.TemporaryDirectory() as one, tempfile.TemporaryDirectory() as other:
         today = {
-            "predicted_ms": database(ours(Path(one))),
-            "rested_predicted_ms": database(rested(Path(other))),
+            "predicted_ms": database(ours(system, Path(one))),
+            "rested_predicted_ms": database(rested(system, Path(other))),
         }
         for model in dict.fromkeys(row["model"] for row in rows):
             print(model, file=sys.stderr, flush=True)
             own = [row for row in rows if row["model"] == model]
             whole = [row for row in own if row["role"] == "model"]
             yield from _whole(whole, configs / model, today["predicted_ms"])
-            yield from _parts([row for row in own if row not in whole], configs / model, today)
+            yield from _parts(
+                system, [row for row in own if row not in whole], configs / model, today
+            )
 
 
 def _whole(rows: list[Json], config: Path, db: PerfDatabase) -> Iterator[Json]:
@@ -148,7 +151,9 @@ def _whole(rows: list[Json], config: Path, db: PerfDatabase) -> Iterator[Json]:
                 yield _told(row | {"predicted_ms": ms})
 
 
-def _parts(rows: list[Json], config: Path, today: dict[str, PerfDatabase]) -> Iterator[Json]:
+def _parts(
+    system: str, rows: list[Json], config: Path, today: dict[str, PerfDatabase]
+) -> Iterator[Json]:  # fmt: skip
     """Rows of sub-modules, also with every point hidden that any of them asks for."""
     if not rows:
         return
@@ -160,8 +165,8 @@ def _parts(rows: list[Json], config: Path, today: dict[str, PerfDatabase]) -> It
     }
     with tempfile.TemporaryDirectory() as one, tempfile.TemporaryDirectory() as other:
         tables = today | {
-            "held_out_ms": database(without(hidden, ours(Path(one)))),
-            "rested_held_out_ms": database(without(hidden, rested(Path(other)))),
+            "held_out_ms": database(without(hidden, ours(system, Path(one)))),
+            "rested_held_out_ms": database(without(hidden, rested(system, Path(other)))),
         }
         for row, own in zip(rows, ops, strict=True):
             yield _told(
@@ -185,7 +190,14 @@ def main() -> int:
             key = tuple(row.get(name) for name in KEY)
             if key not in found or found[key]["failed"]:
                 found[key] = compact(row) if "timing" in row else row
-    rows = list(priced(list(found.values()), options.configs))
+    systems = dict.fromkeys(row["system"] for row in found.values())
+    rows = [
+        row
+        for system in systems
+        for row in priced(
+            system, [r for r in found.values() if r["system"] == system], options.configs
+        )
+    ]
     rows.sort(key=lambda row: [str(row[name]) for name in KEY])
     lines = ",\n".join(json.dumps(row) for row in rows)
     (ROOT / "docs" / "alignment.json").write_text(f"[\n{lines}\n]\n", encoding="utf-8")

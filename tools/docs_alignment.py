@@ -61,7 +61,11 @@ def render() -> str:
         True: 0.0,
         False: 0.0,
     }  # the largest difference from eager code, with experts and without
-    experts = {row["model"] for row in rows if any(op["op"] == "moe" for op in row["ops"])}
+    experts = {
+        row["model"]
+        for row in rows
+        if any(op["op"] == "moe" or "router" in op["name"] for op in row["ops"])
+    }
     for row in rows:
         mixed = row["model"] in experts
         away[mixed] = max(away[mixed], row["difference"] or 0.0)
@@ -72,6 +76,7 @@ def render() -> str:
         "models": len({row["model"] for row in parts}),
         "graphs": sum(bool(row["graph"]) for row in parts),
         "summary": "\n".join(_summary(parts)),
+        "h200": sum(row["system"] == "h200_sxm" for row in loaded),
         "whole_summary": "\n".join(_whole_summary(whole)),
         "unsteady": sum(unsteady(row, LOADED) for row in rows),
         "unsteady_rested": sum(unsteady(row, RESTED) for row in parts),
@@ -110,13 +115,15 @@ def gaps(rows: Rows, price: str, time: str) -> list[float]:
 
 
 def _summary(rows: Rows) -> Iterator[str]:
-    yield "| median gap, share below 10 % | rows | all | prompts | generation |"
-    yield "|---|---|---|---|---|"
+    yield "| median gap, share below 10 % | GPU | rows | all | prompts | generation |"
+    yield "|---|---|---|---|---|---|"
     for time, price, words in LINES:
-        groups = [rows, *([row for row in rows if row["phase"] == phase] for phase in PHASES)]
-        found = [gaps(group, price, time) for group in groups]
-        cells = [f"{_median(one):.1%}, {_below(one):.0%}" for one in found]
-        yield f"| {words} | {len(found[0])} | " + " | ".join(cells) + " |"
+        for system in sorted({row["system"] for row in rows}):
+            own = [row for row in rows if row["system"] == system]
+            groups = [own, *([row for row in own if row["phase"] == phase] for phase in PHASES)]
+            found = [gaps(group, price, time) for group in groups]
+            cells = [f"{_median(one):.1%}, {_below(one):.0%}" for one in found]
+            yield f"| {words} | {_gpu(own[0])} | {len(found[0])} | " + " | ".join(cells) + " |"
 
 
 def _whole_summary(rows: Rows) -> Iterator[str]:
@@ -154,29 +161,31 @@ def _whole(rows: Rows) -> Iterator[str]:
 
 def _layers(rows: Rows) -> Iterator[str]:
     """A line per sub-module: its largest gaps of either sign."""
-    yield "| model | sub-module | under load, prompts | generation | at rest, prompts | generation | same kernels |"
-    yield "|---|---|---|---|---|---|---|"
+    yield "| model | GPU | sub-module | under load, prompts | generation | at rest, prompts | generation | kernels alike |"
+    yield "|---|---|---|---|---|---|---|---|"
     columns: list[tuple[str, str, str]] = [
         (time, price, phase)
         for time, price in ((LOADED, "predicted_ms"), (RESTED, "rested_predicted_ms"))
         for phase in PHASES
     ]
-    for key in dict.fromkeys((row["model"], row["submodule"]) for row in rows):
-        own = [row for row in rows if (row["model"], row["submodule"]) == key]
+    names = ("model", "submodule", "system")
+    for key in sorted({tuple(row[name] for name in names) for row in rows}):
+        own = [row for row in rows if tuple(row[name] for name in names) == key]
         cells = []
         for time, price, phase in columns:
             found = gaps([row for row in own if row["phase"] == phase], price, time)
             cells.append(f"{min(found):+.1%} to {max(found):+.1%}" if found else "")
         same = f"{sum(row['kernels_match'] is True for row in own)} of {len(own)}"
-        yield f"| {_short(own[0])} | `{key[1]}` | " + " | ".join(cells) + f" | {same} |"
+        head = f"| {_short(own[0])} | {_gpu(own[0])} | `{own[0]['submodule']}` | "
+        yield head + " | ".join(cells) + f" | {same} |"
 
 
 def _beyond(rows: Rows) -> Iterator[str]:
     """Sub-modules whose gap is over the limit at either clock, and whatever failed."""
-    yield "| model | sub-module | phase | workload | clock | measured | gap | kernels alone |"
-    yield "|---|---|---|---|---|---|---|---|"
+    yield "| model | GPU | sub-module | phase | workload | clock | measured | gap | kernels alone |"
+    yield "|---|---|---|---|---|---|---|---|---|"
     for row in rows:
-        head = f"| {_short(row)} | `{row['submodule']}` | {row['phase']} | {row['workload']} |"
+        head = f"| {_short(row)} | {_gpu(row)} | `{row['submodule']}` | {row['phase']} | {row['workload']} |"
         if row["failed"]:
             yield f"{head} | | {row['failed'][:90]} | |"
         if row["role"] == "model":
@@ -193,6 +202,10 @@ def _beyond(rows: Rows) -> Iterator[str]:
                     f"{head} {clock} | {row[time] * 1e3:.1f} us | {found:+.1%} | "
                     f"{'' if alone is None else f'{alone:+.1%}'} |"
                 )
+
+
+def _gpu(row: Json) -> str:
+    return str(row["system"]).partition("_")[0].upper()
 
 
 def _short(row: Json) -> str:

@@ -128,6 +128,7 @@ class Session:
         for number, (part, phase, workload) in enumerate(todo, 1):
             self._progress(f"{number}/{len(todo)} {part.name} {phase} {workload}")
             asked = {
+                "system": self.db.system.id,
                 "model": self._model,
                 "submodule": part.name,
                 "phase": phase,
@@ -136,7 +137,8 @@ class Session:
             known = self._done.get(key_of(asked))
             if known is None:
                 start = time.monotonic()
-                known = align(part, phase, workload, self._settings, standalone, self.db).to_json()
+                outcome = align(part, phase, workload, self._settings, standalone, self.db)
+                known = self._placed(outcome.to_json())
                 known["seconds"] = round(time.monotonic() - start, 2)
                 self._keep(known)
             rows.append(known)
@@ -146,11 +148,11 @@ class Session:
         """The rows of the whole model."""
         rows = []
         for phase, workload in pairs:
-            planned = self.model.planned(phase, workload)
+            planned = self._placed(self.model.planned(phase, workload))
             known = planned if self._options.dry_run else self._done.get(key_of(planned))
             if known is None:
                 self._progress(f"{phase} {workload}")
-                known = self.model.measured(phase, workload)
+                known = self._placed(self.model.measured(phase, workload))
                 self._keep(known)
             rows.append(known)
         return rows
@@ -161,7 +163,11 @@ class Session:
             model=self._model, submodule=part.name, role=part.role, phase=phase, workload=str(workload), ops=(),
             predicted=predicted(ops, workload, self.db),
         )  # fmt: skip
-        return found.to_json()
+        return self._placed(found.to_json())
+
+    def _placed(self, row: Json) -> Json:
+        """The row with the system that it is priced for, which is the device's own where it was measured."""
+        return {"system": self.db.system.id, **row}
 
     def _keep(self, row: Json) -> None:
         """A row in the log once it is there; what failed is tried again by a second run."""
@@ -187,7 +193,7 @@ def _logged(folder: Path | None) -> list[Json]:
 
 def key_of(result: Json) -> tuple[Any, ...]:  # Any: names, a depth, a flag
     """What a row is of, of a whole model also how deep and how compiled: rows with the same key are of one thing."""
-    names = ("model", "submodule", "phase", "workload", "layers", "one_graph")
+    names = ("system", "model", "submodule", "phase", "workload", "layers", "one_graph")
     return tuple(result.get(name) for name in names)
 
 
