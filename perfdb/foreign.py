@@ -207,7 +207,8 @@ def serving_version(
             if held
             else f"No tables of the backend {backend!r} on {system}.",
             f"There are, for models: {', '.join(offered) or 'none'}."
-            + (f" {backend} has some on {', '.join(elsewhere)}." if elsewhere else ""),
+            + (f" {backend} has some on {', '.join(elsewhere)}." if elsewhere else "")
+            + _absent(data),
         )
     return settle_version(there, system=system, backend=backend, version=version)
 
@@ -244,9 +245,14 @@ def all_tables(system: str, data: Path | None = None) -> list[Location]:
         hint = f"A folder of tables holds {system}/BACKEND/VERSION/TABLE.txt; docs/tables.md describes it."
     if system not in list_systems() and system not in with_tables:
         raise UnknownSystemError(f"Unknown system {system!r}.", hint)
-    if importlib.util.find_spec(PACKAGE) is None:
-        hint += f" The package aiconfigurator-core, which has more, is not installed. {_INSTALL}"
-    raise PerfDataNotAvailableError(f"No tables of {system}.", hint)
+    raise PerfDataNotAvailableError(f"No tables of {system}.", hint + _absent(data))
+
+
+def _absent(data: Path | None) -> str:
+    """Words on the package of tables where it would be asked and is not there."""
+    if data is not None or importlib.util.find_spec(PACKAGE) is not None:
+        return ""
+    return f" The package aiconfigurator-core, which has more, is not installed. {_INSTALL}"
 
 
 def release(version: str) -> tuple[tuple[int, str], ...]:

@@ -161,7 +161,7 @@ def _whole(rows: Rows) -> Iterator[str]:
 
 def _layers(rows: Rows) -> Iterator[str]:
     """A line per sub-module: its largest gaps of either sign."""
-    yield "| model | GPU | sub-module | under load, prompts | generation | at rest, prompts | generation | kernels alike |"
+    yield "| model | GPU | part | under load, prompts | generation | at rest, prompts | generation | same kernels |"
     yield "|---|---|---|---|---|---|---|---|"
     columns: list[tuple[str, str, str]] = [
         (time, price, phase)

@@ -9,6 +9,7 @@ from typing import TypeAlias
 import numpy
 from numpy.typing import NDArray
 
+from oplib.kind import OpKind
 from oplib.op import Op
 from perfdb.database import COVERAGES, Entry, PerfDatabase
 from perfdb.modules import VAGUE
@@ -56,7 +57,7 @@ def ask(op: Op, db: PerfDatabase, workloads: Mapping[str, Ints], at: Mapping[str
     else:
         ranks = entry.latency.ranks(dims)
         vague, spread = _vague(entry, dims, ranks)
-        reason, nearest = _beyond(entry, dims, ranks)
+        reason, nearest = _beyond(op.kind, entry, dims, ranks)
         if vague.any():
             ranks = numpy.where(vague, COVERAGES.index("outside"), ranks).astype(numpy.int8)
             far = f"estimates between the rows are off by {spread:.0%} (one sigma)"
@@ -75,15 +76,17 @@ def ask(op: Op, db: PerfDatabase, workloads: Mapping[str, Ints], at: Mapping[str
     )
 
 
-def _beyond(entry: Entry, dims: Mapping[str, Ints], ranks: Ranks) -> tuple[str, str]:
+def _beyond(kind: OpKind, entry: Entry, dims: Mapping[str, Ints], ranks: Ranks) -> tuple[str, str]:
     """Which coordinates of the points leave the measured range, and the row next to the furthest."""
     assert entry.latency is not None
     outside = numpy.flatnonzero(ranks == COVERAGES.index("outside"))
     if not len(outside):
         return "", ""
+    known = {**dims, **kind.imply(entry.params, dims)}
     said = []
     for name, (low, high) in entry.latency.ranges().items():
-        sizes = dims[name][outside] if name in dims else numpy.array([entry.params[name]])
+        found = numpy.asarray(known[name] if name in known else entry.params[name])
+        sizes = numpy.broadcast_to(found, ranks.shape)[outside]
         if (sizes < low).any() or (sizes > high).any():
             said.append(f"{name} {_span(sizes.min(), sizes.max())}, measured {_span(low, high)}")
     return "; ".join(said), _nearest(entry, dims, int(outside[-1]))
