@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import threading
 from types import SimpleNamespace
 
 import pytest
@@ -14,12 +15,14 @@ from collector.align.aligning import align, chosen_parts, distinct, parts_of, pr
 from collector.align.binding import NAME, bound
 from collector.align.fixed_cache import another, cache_bytes, prepare
 from collector.align.kernels import Kernel, attribute, compare
+from collector.align.many import FileTurn
 from collector.align.outcome import OpOutcome, Outcome
 from collector.align.page import render_page
 from collector.align.rested import RestedBench, steady
 from collector.align.workloads import Workload, chosen_phases, parse_workload
 from collector.timing import Limits
 from oplib.errors import InvalidInputError
+from oplib.kernels.bound_attention import Preferred
 from oplib.kernels.registry import slot
 from perfdb.database import PerfDatabase
 from tests.tracer import small_models
@@ -74,6 +77,40 @@ def test_a_bound_slot_computes_what_the_model_computes(model, role, own, slots, 
     found = part(model, role)
     plain, inside = both_ways(found, phase, workload, own, eager(*slots))
     torch.testing.assert_close(plain[0], inside[0], rtol=2e-4, atol=2e-5)  # scores may follow
+
+
+@pytest.mark.parametrize("workload", [Workload(b=2, s=1, p=21), Workload(b=2, s=4, p=9)])
+def test_chunks_over_fewer_cached_keys_than_a_chunk(workload):
+    """All that there ever was is at hand: the slot knows where the chunk begins."""
+    found = part("llama4", "attention")
+    slots = eager("context_attention", "generation_attention")
+    phase = "generation" if workload.s == 1 else "context"
+    plain, inside = both_ways(found, phase, workload, "sdpa", slots)
+    torch.testing.assert_close(plain[0], inside[0], rtol=2e-4, atol=2e-5)
+
+
+def test_attention_may_be_chosen_call_by_call():
+    slots = {name: Preferred(name) for name in ("context_attention", "generation_attention")}
+    plain, inside = both_ways(part("gemma3", "attention"), "context", CONTEXT, "sdpa", slots)
+    torch.testing.assert_close(plain[0], inside[0], rtol=2e-4, atol=2e-5)
+
+
+def test_a_turn_is_had_by_one_and_may_be_taken_again(tmp_path):
+    mine, other = FileTurn(tmp_path / "turn", 2), FileTurn(tmp_path / "turn", 2)
+    had = threading.Event()
+
+    def wait():
+        with other:
+            had.set()
+
+    waiting = threading.Thread(target=wait)
+    with mine:
+        with mine:
+            pass
+        waiting.start()
+        assert not had.wait(0.1)
+    waiting.join(5.0)
+    assert had.is_set()
 
 
 def test_functions_are_the_models_own_again_afterwards():

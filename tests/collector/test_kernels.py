@@ -112,6 +112,33 @@ def test_resolve_takes_the_preferred_variant_that_can_run() -> None:
     assert resolve("context_attention", device=CPU).name == "sdpa"
 
 
+@pytest.mark.parametrize(
+    ("more", "dims", "name"),
+    [
+        ({}, (2, 512, 0), "sdpa_cudnn"),
+        ({"window": 512}, (2, 512, 0), "sdpa_cudnn"),
+        ({"window": 512}, (2, 513, 0), "flash"),
+        ({}, (2, 512, 64), "flash"),
+        ({"chunk": 256}, (2, 128, 128), "flash"),
+        ({"chunk": 256}, (2, 257, 0), "sdpa_cudnn"),
+        ({"head_dim": 512, "v_head_dim": 512}, (2, 512, 64), "sdpa"),
+    ],
+)
+def test_what_knows_a_mask_goes_before_what_gets_it(more: dict, dims: tuple, name: str) -> None:
+    params = kind("context_attention").complete(
+        {**slot("context_attention").examples[0][0], **more}
+    )
+    sizes = dict(zip("bsp", dims, strict=True))
+    assert resolve("context_attention", device=HOPPER, params=params, dims=sizes).name == name
+
+
+def test_a_cache_in_another_dtype_is_refused() -> None:
+    params = {**slot("context_attention").examples[0][0], "kv_dtype": "fp8"}
+    for device in (CPU, HOPPER):
+        with pytest.raises(InvalidInputError, match="dtype of the queries, bfloat16, not fp8"):
+            resolve("context_attention", device=device, params=params)
+
+
 def test_resolve_says_what_is_there_and_why_the_rest_is_not() -> None:
     fp8 = kind("gemm").complete({"n": 64, "k": 60, "dtype": "fp8"})
     with pytest.raises(InvalidInputError, match="needs n and k in multiples of 16, not 64 and 60"):
