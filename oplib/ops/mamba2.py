@@ -41,7 +41,7 @@ class Mamba2(ChunkedRecurrence):
     Valid range:
         d_inner = num_heads·head_dim, num_heads a multiple of n_groups.
     Error:
-        Our rows are few, on one kind of GPU (docs/measuring.md). The published tables of Mamba 2,
+        Of estimates between our rows, on one kind of GPU: docs/measuring.md. The published tables of Mamba 2,
         of TensorRT-LLM on eight systems, have rows of its convolution alone.
     Source:
         Dao and Gu, Mamba-2, arXiv:2405.21060v1, section 6: https://arxiv.org/abs/2405.21060v1

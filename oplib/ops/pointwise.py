@@ -32,7 +32,7 @@ class Pointwise(OpKind):
     Valid range:
         read and written at least 0.
     Error:
-        Of estimates between our rows, on one kind of GPU: docs/measuring.md. Rows below the bound found their tensors
+        Of estimates between our rows, on two kinds of GPU: docs/measuring.md. Rows below the bound found their tensors
         in the cache, where the op before leaves them.
     Source:
         Williams, Waterman, Patterson, "Roofline" (CACM 52(4), 2009): https://doi.org/10.1145/1498765.1498785;
