@@ -123,6 +123,17 @@ def compact(row: Json) -> Json:
     }  # fmt: skip
 
 
+def has_experts(model: Path) -> bool:
+    """Whether the config states how many experts there are."""
+    raw = json.loads((model / "config.json").read_text(encoding="utf-8"))
+    sections = [raw, raw.get("text_config") or {}]
+    return any(
+        "experts" in name and isinstance(value, int) and value > 1
+        for section in sections
+        for name, value in section.items()
+    )
+
+
 def priced(system: str, rows: list[Json], configs: Path) -> Iterator[Json]:
     """The rows of a system with their prices, model by model."""
     with tempfile.TemporaryDirectory() as one, tempfile.TemporaryDirectory() as other:
@@ -132,7 +143,8 @@ def priced(system: str, rows: list[Json], configs: Path) -> Iterator[Json]:
         }
         for model in dict.fromkeys(row["model"] for row in rows):
             print(model, file=sys.stderr, flush=True)
-            own = [row for row in rows if row["model"] == model]
+            mixed = has_experts(configs / model)
+            own = [row | {"experts": mixed} for row in rows if row["model"] == model]
             whole = [row for row in own if row["role"] == "model"]
             yield from _whole(whole, configs / model, today["predicted_ms"])
             yield from _parts(

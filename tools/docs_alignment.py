@@ -61,14 +61,8 @@ def render() -> str:
         True: 0.0,
         False: 0.0,
     }  # the largest difference from eager code, with experts and without
-    experts = {
-        row["model"]
-        for row in rows
-        if any(op["op"] == "moe" or "router" in op["name"] for op in row["ops"])
-    }
     for row in rows:
-        mixed = row["model"] in experts
-        away[mixed] = max(away[mixed], row["difference"] or 0.0)
+        away[row["experts"]] = max(away[row["experts"]], row["difference"] or 0.0)
     values = {
         "parts": len(parts),
         "loaded": len(loaded),

@@ -59,9 +59,11 @@ class FileTurn(Turn):
     def __exit__(self, *_error: object) -> None:
         self._depth -= 1
         if not self._depth:
-            if torch.cuda.is_initialized():
-                torch.cuda.synchronize()
-            self._file.close()
+            try:
+                if torch.cuda.is_initialized():
+                    torch.cuda.synchronize()
+            finally:
+                self._file.close()
 
 
 def child(model: Path, given: list[str], folder: Path, ending: str, turn: Turn) -> None:

@@ -101,16 +101,18 @@ def compiled(
     torch._dynamo.config.fail_on_recompile_limit_hit = True
     with settings.turn, quiet_transformers():
         returned, restore = fixed_cache.prepare(call, module)
-    plain = [t.clone() for t in tensors(returned)]
+        plain = [t.clone() for t in tensors(returned)]
+        call.reset()
     function, whole, note = _compiled(module, call, stacks, settings.turn)
-    call.reset()
-    restore()
     with settings.turn, torch.no_grad():
+        call.reset()
+        restore()
         found = list(tensors(function(module, call.args, call.kwargs)))
-    call.reset()
+        call.reset()
+        difference = _difference(found, plain)
     return Running(
         pairs=[(module, call)], function=function, stacks=stacks, turn=settings.turn, whole=whole, note=note,
-        difference=_difference(found, plain),
+        difference=difference,
     )  # fmt: skip
 
 
@@ -127,9 +129,11 @@ def _compiled(
         found = function if stacks else torch.compile(function, **_how(module, turn, whole=whole))
         _compile_regions(module, stacks, turn, whole=whole)
         try:
-            call.reset()
-            with torch.no_grad():
+            # what is not compiled runs between what is, and has no turn of its own
+            with Turn() if whole else turn, torch.no_grad():
                 found(module, call.args, call.kwargs)
+            with turn:
+                call.reset()
             return found, whole, note
         except torch._dynamo.exc.TorchDynamoException as error:
             note = "graph break: " + " ".join(str(error).split())[:200]

@@ -47,8 +47,10 @@ def all_visible(params: Params, dims: Sizes) -> bool:
     """Whether each query sees all keys at hand."""
     if not flag(params, "causal"):
         return True
-    window, chunk = integer(params, "window"), params.get("chunk")
-    return dims["s"] == 1 and not chunk and (not window or keys_at_hand(params, dims) <= window)
+    window, chunk = integer(params, "window"), int(params.get("chunk") or 0)
+    whole = keys_at_hand(params, dims)
+    hidden = (chunk and whole > dims["p"] % chunk + 1) or (window and whole > window)
+    return dims["s"] == 1 and not hidden
 
 
 def masked(params: Params, dims: Sizes) -> bool:

@@ -27,13 +27,9 @@ class Preferred(Variant):
         super().__init__(slot, "", registry.slot(slot).reference.inputs)
 
     def run(self, inputs: Inputs, params: Params, dims: Sizes) -> Outputs:
-        found = self.of(self.slot, inputs["q"].device, params, dims)
-        return found.bound(inputs, params, dims)()
-
-    @staticmethod
-    def of(slot: str, device: torch.device, params: Params, dims: Sizes) -> Variant:
-        """The variant that is preferred for a call."""
-        return registry.resolve(slot, device=hardware(device), params=params, dims=dims)
+        here = hardware(inputs["q"].device)
+        found = registry.resolve(self.slot, device=here, params=params, dims=dims)
+        return found.run(ready(found, inputs, params, dims), params, dims)
 
 
 def plain(variant: Variant) -> Binding:
@@ -80,8 +76,7 @@ def _operator(
     slot: str, variant: str, sizes: Sequence[int], softcap: float,
 ) -> torch.Tensor:  # fmt: skip
     params, dims = _case(slot, query, key, value, sinks, sizes, softcap)
-    known = registry.slot(slot).variants.get(variant)
-    found = known or Preferred.of(slot, query.device, params, dims)
+    found = registry.slot(slot).variants.get(variant) or Preferred(slot)
     inputs: Inputs = {"q": query, "k": key, "v": value}
     if not slot.endswith("mla"):
         inputs["sinks"] = sinks

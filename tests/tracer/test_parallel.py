@@ -186,6 +186,32 @@ def test_ranks_share_the_work(name):
                 assert (part.params, part.dims) == (op.params, op.dims)
 
 
+@pytest.mark.parametrize("name", small_models.each(sorted(small_models.SMALL)))
+def test_a_rank_moves_no_less_than_nothing_and_no_more_than_all(name):
+    """Sizes of each op of a rank under the torch lowering, whose rewrites add ops, over few and many cached tokens."""
+    report = small_models.report(name, "torch")
+    whole = OpList.from_json(report)
+    layers = [Layer.from_json(layer) for layer in report["layers"]]
+    for tp in (2, 3, 5):
+        with contextlib.suppress(InvalidInputError):
+            (local,) = shard(whole, Layout(tp=tp), layers)
+            break
+    else:
+        assert name in INDIVISIBLE | {"llama4"}  # whose 5 experts are a product each
+        return
+    for at in ({"b": 3, "s": 41, "p": 500}, {"b": 2, "s": 64, "p": 1}):
+        for phase, ops in whole.phases.items():
+            mine = [op for op in local.ops(phase) if op.kind.role != "communication"]
+            for op, part in zip(ops, mine, strict=True):
+                if op.op == "pointwise":
+                    sizes = op.dims_at(**at)
+                    for dim, size in part.dims_at(**at).items():
+                        assert 0 <= size <= sizes[dim] + _ROUNDED, (op.name, phase, dim)
+
+
+_ROUNDED = 1e-6  # sizes that are shares of bytes
+
+
 def _all_dealt(op: Op, tp: int) -> bool:
     """Whether the size that the work follows is dealt as a whole, in a number of parts that divides."""
     sizes = {**op.params, **op.dims}

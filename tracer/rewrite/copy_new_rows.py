@@ -42,4 +42,5 @@ def _copy(matched: Matched, node: fx.Node, rows: fx.Node) -> Claim:
     measure(matched.flow, claim)
     moved = matched.flow.bytes(rows)
     claim.dims = {"read": moved, "written": moved}
+    claim.axes = dict.fromkeys(claim.dims, (rows, 1))
     return claim
