@@ -115,6 +115,7 @@ class Member:
     def _measured(self, task: Task) -> Json:
         from torch import distributed
 
+        from collector.timing import disagreement
         from oplib.kernels.registry import resolve, slot
 
         case, bench = task.case, self._worker.bench
@@ -150,6 +151,8 @@ class Member:
             "clock_after": after.clock,
             "throttled": list(after.throttled),
         }
+        if reason := disagreement(timing["spread"], timing["samples"], bench):
+            return {"status": ERROR, "reason": reason}
         return {"status": OK, "timing": timing}
 
     def _first_says(self, verdict: bool) -> bool:

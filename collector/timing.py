@@ -23,6 +23,7 @@ import torch
 from collector.bench import Bench, Replay
 from collector.nvml import wait_for_tick
 from oplib.kernels.variant import Call
+from perfdb.row_checks import NOISY
 
 Json = dict[str, Any]  # Any: an object that becomes JSON
 PASSES = (3, 9)  # over a window: before any case is final, and at most
@@ -203,14 +204,15 @@ def prepare(
         once = bench.once_ms(call.runs[0])
     else:
         call.runs[0]()  # what a first call sets up cannot be captured
-    calls = _calls(call, bench, limits, once)
+    calls, uncaptured = _calls(call, bench, limits, once)
     cache = bench.hardware.l2_bytes
     sets = min(calls, max(1, math.ceil(2 * cache / max(call.cold_bytes, 1))))
     flush = bool(cache) and sets * call.cold_bytes < 2 * cache
     meanwhile()
     if sets > 1:
         call = make(sets)
-    replay = bench.bind(call.runs, calls, graph=limits.graph)
+    replay = bench.bind(call.runs, calls, graph=limits.graph and not uncaptured)
+    replay.note = uncaptured or replay.note
     _poison(replay, call)
     took = bench.sample(replay, 1, flush=flush, meanwhile=lambda: None)[0]
     _check_outputs(replay)
@@ -287,16 +289,21 @@ def _timing(case: Ready) -> Timing | WrongResult:
     )
 
 
-def _calls(call: Call, bench: Bench, limits: Limits, once_ms: float) -> int:
-    """How many calls the graph of a case holds. What takes the host long says nothing of the device, and is captured
-    once to see."""
-    on_gpu = bench.hardware.l2_bytes > 0
-    if on_gpu and limits.graph and HOST_MS < once_ms <= SINGLE_MS:
+def _calls(call: Call, bench: Bench, limits: Limits, once_ms: float) -> tuple[int, str]:
+    """How many calls the graph of a case holds, and why there is none where that is known by now.
+
+    What takes the host long says nothing of the device, and is captured once to see, unless the bound alone fills a
+    graph. A capture that was broken off is not tried again: the process is not trusted with another.
+    """
+    on_gpu, uncaptured = bench.hardware.l2_bytes > 0, ""
+    short = calls_in_graph(0.0, limits.floor_ms, on_gpu) > 1
+    if on_gpu and short and limits.graph and HOST_MS < once_ms <= SINGLE_MS:
         alone = bench.bind(call.runs[:1], 1, graph=True)
         if alone.graph:
             once_ms = min(bench.sample(alone, _LOOKS, flush=False, meanwhile=lambda: None))
-            return calls_in_graph(once_ms, once_ms / _OVER_BOUND, on_gpu)
-    return calls_in_graph(once_ms, limits.floor_ms, on_gpu)
+            return calls_in_graph(once_ms, once_ms / _OVER_BOUND, on_gpu), ""
+        uncaptured = alone.note
+    return calls_in_graph(once_ms, limits.floor_ms, on_gpu), uncaptured
 
 
 def calls_in_graph(once_ms: float, floor_ms: float, on_gpu: bool) -> int:
@@ -318,6 +325,14 @@ def spread_of(times: Sequence[float]) -> float:
         return 0.0
     low, _, high = statistics.quantiles(times, n=4)
     return (high - low) / statistics.median(times)
+
+
+def disagreement(spread: float, samples: int, bench: Bench) -> str:
+    """Why samples are no measurement; empty where they are one. So few that spread so far never converge. Those of a
+    host are what they are: nothing is collected there but by tests."""
+    if bench.hardware.l2_bytes == 0 or not spread > NOISY:
+        return ""
+    return f"samples disagree: spread {spread:.2f} after {samples} samples"
 
 
 def half_width(passes: Sequence[Sequence[float]]) -> float:

@@ -80,8 +80,8 @@ class Answer:
     """What a worker says, of the task at `place` of its window.
 
     `hello` comes before any window, `preparing` before each task, `sampling` before the samples of all that are ready,
-    `row` with the fields of a finished one, `alone` of one that did not fit beside the others; `restart` asks for a
-    fresh process.
+    `row` with the fields of a finished one, `alone` of one that did not fit beside the others, or whose samples beside
+    them disagree; `restart` asks for a fresh process.
     """
 
     phase: Phase = "row"
@@ -183,7 +183,12 @@ class Worker:
                     [left[place][0] for place in places], self.bench, self._load.end()
                 ):
                     _, row = left.pop(places[i])
-                    yield self._timed_row(window[places[i]], places[i], found, row)
+                    task = window[places[i]]
+                    fields = self._sampled(task, found)
+                    if fields["status"] == ERROR and len(window) > 1 and task.share < 1.0:
+                        yield Answer(phase="alone", place=places[i])
+                    else:
+                        yield Answer(place=places[i], row={**row, **fields, "date": now()})
             except Exception as error:  # noqa: BLE001 - becomes the status of the case, which is found alone
                 yield from self._broken({place: window[place] for place in left}, error)
         left.clear()
@@ -229,16 +234,17 @@ class Worker:
         _, found = next(sample_window([ready], self.bench))
         if isinstance(found, Exception):
             raise found
-        return {"status": OK, "timing": found.to_json(), "floor_ms": self.floor(task.case)}
+        return self._sampled(task, found)
 
-    def _timed_row(
-        self, task: Task, place: int, found: Any, row: Json
-    ) -> Answer:  # Any: a Timing or WrongResult
+    def _sampled(self, task: Task, found: Any) -> Json:  # Any: a Timing or WrongResult
+        """The fields of a case that has its samples."""
+        from collector.timing import disagreement
+
         if isinstance(found, Exception):
-            fields: Json = {"status": WRONG, "reason": one_line(found)}
-        else:
-            fields = {"status": OK, "timing": found.to_json(), "floor_ms": self.floor(task.case)}
-        return Answer(place=place, row={**row, **fields, "date": now()})
+            return {"status": WRONG, "reason": one_line(found)}
+        if reason := disagreement(found.spread, found.samples, self.bench):
+            return {"status": ERROR, "reason": reason}
+        return {"status": OK, "timing": found.to_json(), "floor_ms": self.floor(task.case)}
 
     def _broken(self, tasks: Mapping[int, Task], error: Exception) -> Iterator[Answer]:
         """Sampling failed: a case that was alone gets the status, of several each is tried alone in a fresh process."""
@@ -292,8 +298,7 @@ class Worker:
 
         if not power:
             return prepare(make, self.bench, limits, self._load.queue)
-        found = benchmark_with_power(make, self.bench, limits)
-        return {"status": OK, "timing": found.to_json(), "floor_ms": limits.floor_ms}
+        return self._sampled(task, benchmark_with_power(make, self.bench, limits))
 
     def floor(self, case: Case) -> float:
         """Milliseconds that no kernel can beat: work at peak, and the bytes that the cache cannot hold at bandwidth.

@@ -18,14 +18,11 @@ from oplib.dtypes import storage_bytes
 from oplib.params import Params, text
 
 REDUCTIONS = frozenset({"mean", "sum", "softmax", "amax", "norm", "rms_norm", "layer_norm", "var"})
-_ROTATIONS = frozenset(
-    {"cat", "stack"}
-)  # that put the halves of rows together, where a table is beside the weights
+# That put the halves of rows together, where a table is beside the weights.
+_ROTATIONS = frozenset({"cat", "stack"})
 _WIDTH = 4096  # of a row where the bytes do not tell
-_ROW, _NARROW = (
-    32768,
-    16,
-)  # the widest row that a norm works on, and the narrowest that bytes tell of
+# The widest row that a norm works on, and the narrowest that bytes tell of.
+_ROW, _NARROW = 32768, 16
 _SMALL = 8  # a tensor is that many times what a cluster without a norm may read beside
 _REPEATS = 64  # rows for one of a table: where there are more it takes no time to read
 _READ, _WRITTEN = 10, 6  # tensors of one cluster, at most

@@ -23,9 +23,8 @@ class Layers:
 
     def __init__(self, kind: OpKind, params: Params, sides: Sides | None) -> None:
         self._kind, self._params, self._sides = kind, params, sides
-        self._numbers: dict[
-            tuple[float, ...], int
-        ] = {}  # by regime, where there are several, and by what is implied
+        # By regime, where there are several, and by what is implied.
+        self._numbers: dict[tuple[float, ...], int] = {}
 
     def __len__(self) -> int:
         regimes = 1 if self._sides is None else len(self._sides.regimes)

@@ -32,6 +32,7 @@ OTHER_FLOORS = (
     5.0  # times the least time of a group elsewhere, and then the rows within twice the least
 )
 NEIGHBOURS = 5.0  # times more or less efficient than the nearest rows of the line
+NOISY = 0.3  # middle half of the samples over their median, above which they are no measurement
 _NEAR = 2  # neighbours on each side
 
 
@@ -113,6 +114,14 @@ def _not_positive(subject: Subject) -> tuple[Mask, Floats]:
 
 def _timed(latency: Floats) -> Mask:
     return numpy.isfinite(latency) & (latency > 0)
+
+
+def _noisy(subject: Subject) -> tuple[Mask, Floats]:
+    """Rows whose samples disagree, the size in limits; those that state no spread are not among them."""
+    spread = subject.table.spread
+    if spread is None:
+        return numpy.zeros(len(subject.table), dtype=bool), numpy.ones(len(subject.table))
+    return spread > NOISY, spread / NOISY
 
 
 def _below_bound(subject: Subject) -> tuple[Mask, Floats]:
@@ -305,6 +314,10 @@ CHECKS: Mapping[str, tuple[Check, str]] = MappingProxyType(
     {
         "no_op": (_no_op, "the parameters or sizes describe no op of this kind"),
         "not_positive": (_not_positive, "the time is no positive number: {ms} ms in row {row}"),
+        "samples_disagree": (
+            _noisy,
+            "samples disagree: their middle half is {size:.1f} times as wide as it may be in row {row}",
+        ),
         "below_speed_of_light": (
             _below_bound,
             "faster than the speed of light: {size:.2f} of it in row {row}",

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import pytest
 
-from collector.log import latest, read_log
+from collector.log import Segment, latest, read_log
+from collector.runner import Limits, Runner
+from collector.worker import Answer, Options, Task, now
 from tests.collector.running import PLUGIN, collect, gemm, write_plan
 
 CASES = [gemm(m) for m in (1, 2, 3)]
@@ -77,7 +81,7 @@ def test_what_fails_beside_others_is_tried_alone(monkeypatch: pytest.MonkeyPatch
     """Memory that lacks while others are held, and samples that break off: no row, but a second try by itself; alone
     the same is a row."""
     from collector import timing
-    from collector.worker import Options, Task, Worker
+    from collector.worker import Worker
     from oplib.kernels.registry import slot
 
     worker = Worker(Options(device="cpu", seconds=0.01, check=False, plugins=(PLUGIN,)))
@@ -103,11 +107,66 @@ def test_what_fails_beside_others_is_tried_alone(monkeypatch: pytest.MonkeyPatch
             slot("gemm").variants.pop(name, None)
 
 
+def test_samples_that_disagree_get_one_more_chance(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beside others: alone, once, as the runner gives it out. By itself: a row that is no measurement. On a host, whose
+    samples are what they are, rows as ever."""
+    from collector import timing
+    from collector.worker import Worker
+
+    worker = Worker(Options(device="cpu", seconds=0.01, check=False))
+    monkeypatch.setattr(timing, "NOISY", -1.0)
+    window = [Task(case=gemm(m), variant="eager") for m in (4, 5)]
+    assert {one.row["status"] for one in worker.answers(window) if one.phase == "row"} == {"ok"}
+    monkeypatch.setattr(
+        timing, "disagreement", lambda spread, samples, bench: f"samples disagree: spread {spread}"
+    )
+    answers = list(worker.answers(window))
+    assert sorted(one.place for one in answers if one.phase == "alone") == [0, 1]
+    assert not [one for one in answers if one.phase == "row" or one.restart]
+    again = [replace(task, share=1.0) for task in window]
+    for tasks in ([again[0]], again, [window[0]]):  # alone, beside one of no size, and the last one
+        rows = [one.row for one in worker.answers(tasks) if one.phase == "row"]
+        assert [row["status"] for row in rows] == ["error"] * len(tasks)
+        assert all("samples disagree" in row["reason"] for row in rows)
+        assert not any("timing" in row for row in rows)
+    power = worker.answer(Task(case=gemm(4), variant="eager", what="power", share=1.0)).row
+    assert (power["status"], "samples disagree" in power["reason"]) == ("error", True)
+
+
+def test_the_runner_ends_where_samples_never_agree(tmp_path: Path) -> None:
+    """A worker that calls whatever is not alone noisy: each case goes out twice, and has one row."""
+    segment = Segment(tmp_path)
+    tasks = [Task(case=gemm(m), variant="eager", share=0.1) for m in range(1, 6)]
+    runner = Runner(segment, [Options(device="cpu")], Limits(), serving=never_agrees)
+    rows = runner.run(tasks).rows
+    assert sorted(row["dims"]["m"] for row in rows) == [1, 2, 3, 4, 5]
+    assert {(row["status"], row["beside"]) for row in rows} == {("error", 1)}
+
+
+def never_agrees(connection: Connection, options: Options) -> None:
+    """What `serve` says of samples that always disagree."""
+    connection.send(Answer(phase="hello", row={"what": "provenance", "date": now()}))
+    while True:
+        try:
+            window = connection.recv()
+        except EOFError:
+            return
+        connection.send(Answer(phase="sampling"))
+        for place, task in enumerate(window):
+            row = {
+                "what": task.what, "variant": task.variant, "case_id": task.case.case_id, "op": task.case.op,
+                "params": dict(task.case.params), "dims": dict(task.case.dims), "status": "error",
+                "reason": "samples disagree", "beside": len(window),
+            }  # fmt: skip
+            phase = "row" if task.share == 1.0 else "alone"
+            connection.send(Answer(phase=phase, place=place, row=row))
+
+
 def test_a_fault_beside_load_is_nobodys(monkeypatch: pytest.MonkeyPatch) -> None:
     """A device that faults while a case is made ready and others run may have faulted in either: the case is tried
     alone in a fresh process, where a fault is its own."""
     from collector.timing import Load
-    from collector.worker import Options, Task, Worker
+    from collector.worker import Worker
     from oplib.kernels.registry import slot
 
     worker = Worker(Options(device="cpu", seconds=0.01, check=False, plugins=(PLUGIN,)))

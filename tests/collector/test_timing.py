@@ -24,6 +24,7 @@ from collector.timing import (
     WrongResult,
     benchmark_with_power,
     calls_in_graph,
+    disagreement,
     half_width,
     idle_watts,
     prepare,
@@ -32,6 +33,7 @@ from collector.timing import (
 )
 from oplib.kernels.hardware import Hardware
 from oplib.kernels.variant import Call
+from perfdb.row_checks import NOISY
 
 
 class GraphLike(Plain):
@@ -87,6 +89,21 @@ class FakeBench:
 
     def release(self) -> None:
         return None
+
+
+@dataclass
+class Bound(FakeBench):
+    """One that keeps whether each binding asked for a graph; with `breaks` every capture is broken off."""
+
+    breaks: bool = False
+    asked: list[bool] = field(default_factory=list)
+
+    def bind(self, runs, calls, *, graph):
+        self.asked.append(graph)
+        found = super().bind(runs, calls, graph=graph and not self.breaks)
+        if graph and self.breaks:
+            found.note = "not captured: refused"
+        return found
 
 
 def make(cold: int = 0, run: Callable[[], tuple] | None = None) -> Callable[[int], Call]:
@@ -210,6 +227,34 @@ def test_a_slow_host_does_not_shorten_a_graph() -> None:
     assert benchmark_with_power(make(), SlowHost([0.01]), Limits()).calls == 15
     assert benchmark_with_power(make(), SlowHost([0.5]), Limits()).calls == 1
     assert benchmark_with_power(make(), SlowHost([0.5]), Limits(graph=False)).calls == 2
+
+
+def test_what_the_bound_fills_is_not_captured_to_see() -> None:
+    """A graph of one call by the bound alone: one capture, the real one."""
+    bench = Bound([2.0])
+    assert benchmark_with_power(make(), bench, Limits(floor_ms=1.9)).calls == 1
+    assert bench.asked == [True]
+    bench = Bound([0.3])
+    assert benchmark_with_power(make(), bench, Limits(floor_ms=0.01)).calls == 1
+    assert bench.asked == [True, True]
+
+
+def test_a_broken_capture_is_not_tried_again() -> None:
+    """The look at one call breaks off: the calls run plainly, and the note says why."""
+    bench = Bound([0.5], breaks=True)
+    found = benchmark_with_power(make(), bench, Limits())
+    assert bench.asked == [True, False]
+    assert (found.graph, found.note, found.calls) == (False, "not captured: refused", 2)
+
+
+def test_samples_that_disagree_are_no_measurement() -> None:
+    """Only above the limit, never on a host, and never where they converged."""
+    gpu, host = FakeBench([1.0]), FakeBench([1.0], hardware=Hardware(type="cpu"))
+    assert disagreement(0.45, 27, gpu) == "samples disagree: spread 0.45 after 27 samples"
+    assert disagreement(NOISY, 27, gpu) == disagreement(0.45, 27, host) == ""
+    most = [[1.0 - NOISY, 1.0, 1.0 + NOISY]] * PASSES[1]
+    assert spread_of([one for samples in most for one in samples]) >= NOISY
+    assert half_width(most) > PRECISION
 
 
 class TickingMeter:

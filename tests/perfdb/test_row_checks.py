@@ -1,20 +1,24 @@
 """Row checks: a sound table passes, and each kind of bad row is found by its number and by no other check."""
 
 import dataclasses
+from pathlib import Path
 
 import numpy
 import pytest
 
+import perfdb
 from oplib.op import kind
 from perfdb.efficiency import LAUNCH_MS, bounds_of
-from perfdb.row_checks import CHECKS, HARMLESS, check_rows
+from perfdb.row_checks import CHECKS, HARMLESS, NOISY, check_rows
 from perfdb.row_choice import rows_that_count
 from perfdb.systems import load_system
+from perfdb.table_columns import read_columns
 from perfdb.tables import read_table
 from tests.perfdb import gemm_table
 
 pytest.importorskip("pyarrow")
 
+OWN = Path(perfdb.__file__).parent / "data"
 H200 = load_system("h200_sxm")
 
 
@@ -73,6 +77,26 @@ def test_a_stated_spread_excuses_a_fall(table):
     place = int(numpy.flatnonzero(table.dims["m"] == 64)[0])
     wide = dataclasses.replace(changed(table, place, 1.5), spread=numpy.full(len(table), 1.0))
     assert "falls" not in found(wide)
+
+
+def test_samples_that_disagree(table):
+    """Above the limit, and not at it; a row that states no spread is not blamed. The widest row is named."""
+    spread = numpy.zeros(len(table))
+    spread[[5, 6, 7, 8]] = NOISY, 0.31, 1.0, numpy.nan
+    noisy = dataclasses.replace(table, spread=spread)
+    assert found(noisy) == {"samples_disagree": [6, 7]}
+    checked = check_rows(noisy, H200)
+    assert numpy.flatnonzero(checked.doubtful).tolist() == [6, 7]
+    assert any("3.3 times as wide" in finding.reason for finding in checked.findings)
+
+
+def test_our_rows_agree_with_themselves():
+    """No table of ours holds a row whose samples disagree."""
+    paths = sorted(OWN.glob("*/*/*/*.txt"))
+    assert paths
+    for path in paths:
+        spread = read_columns(path).numbers("spread")
+        assert not (spread > NOISY).any(), path
 
 
 def test_far_from_its_neighbours(table):
