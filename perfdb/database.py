@@ -140,8 +140,10 @@ class PerfDatabase:
             )
         if spans_servers(kind, entry.params, self.system):
             # What was measured of links within a server says nothing of a network; its spread has to do.
-            return _result(bound, bound * 0.0 + efficiency_of(kind).uncertainty, origin_rank("sol"))
-        latency, uncertainty = map(numpy.asarray, stated_ms(kind, entry.params, dims, self.system))
+            stated = efficiency_of(kind, entry.params, self.backend)
+            return _result(bound, bound * 0.0 + stated.uncertainty, origin_rank("sol"))
+        found = stated_ms(kind, entry.params, dims, self.system, backend=self.backend)
+        latency, uncertainty = map(numpy.asarray, found)
         return _result(latency, latency * 0.0 + uncertainty, origin_rank("empirical"))
 
     def sides(self, kind: OpKind, params: Params, dims: Dims) -> tuple[Result, Result, Result]:
