@@ -126,9 +126,7 @@ def _by_axes(spread: Spread, claim: Claim, weight: int) -> Parallel:
     states = {name: _state_at(spread, *place) for name, place in claim.axes.items()}
     if not any(states.values()) and not any(_is_dealt(spread, n) for n in claim.nodes):
         return Parallel()
-    found = Parallel(
-        parallel="heads" if states.keys().isdisjoint(("channels", "read")) else "split"
-    )
+    found = Parallel(parallel="split" if "channels" in states else "heads")
     sizes = {**claim.params, **claim.dims}
     for name, state in states.items():
         node, axis = claim.axes[name]
@@ -159,7 +157,9 @@ def _state_at(spread: Spread, node: fx.Node, axis: int) -> Split | None:
 def _pointwise(spread: Spread, claim: Claim, weight: int) -> Parallel:
     """The bytes of values that are dealt, each in its parts."""
     if claim.axes:
-        return _by_axes(spread, claim, weight)
+        found = _by_axes(spread, claim, weight)
+        found.parallel = "split" if found.parallel else ""
+        return found
     if not any(isinstance(spread.of(n), Split) for n in claim.nodes) and not any(
         isinstance(spread.of(v), Split) for n in claim.nodes for v in n.all_input_nodes
     ):
