@@ -12,7 +12,7 @@ import torch
 from collector.align.kernels import Kernel, kernels_of
 from collector.align.rested import RestedBench, steady
 from collector.log import OK, Segment, latest, read_log
-from collector.timing import Limits
+from collector.timing import Limits, WrongResult, disagreement
 from collector.worker import Options, Worker, now, one_line
 from oplib.case import Case
 from oplib.errors import InvalidInputError
@@ -157,6 +157,8 @@ class Standalone:
         floor = self._worker.floor(case) if given is None else 0.0
         limits = Limits(seconds=self._seconds, floor_ms=floor, graph=variant.capturable)
         found = steady(lambda sets: self._made(variant, case, sets, given), self.bench, limits)
+        if reason := disagreement(found.spread, found.samples, self.bench):
+            raise WrongResult(reason)
         return {"timing": found.to_json(), "floor_ms": floor}
 
     def _names(self, variant: Variant, case: Case) -> Json:

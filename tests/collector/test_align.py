@@ -12,6 +12,7 @@ import torch
 
 from collector.align import cli
 from collector.align.aligning import align, chosen_parts, distinct, parts_of, predicted
+from collector.align.alone import Standalone
 from collector.align.binding import NAME, bound
 from collector.align.fixed_cache import another, cache_bytes, prepare
 from collector.align.kernels import Kernel, attribute, compare
@@ -21,6 +22,7 @@ from collector.align.page import render_page
 from collector.align.rested import RestedBench, steady
 from collector.align.workloads import Workload, chosen_phases, parse_workload
 from collector.timing import Limits
+from oplib.case import Case
 from oplib.errors import InvalidInputError
 from oplib.kernels.bound_attention import Preferred
 from oplib.kernels.registry import slot
@@ -277,7 +279,6 @@ def test_parts_that_do_the_same_count_once():
 
 def test_a_part_that_fails_is_a_row(monkeypatch):
     """The error's words are in it, and its price is."""
-    from collector.align.alone import Standalone
     from collector.align.settings import Settings
 
     monkeypatch.setattr(
@@ -408,6 +409,14 @@ def test_a_call_is_timed_again_while_its_samples_disagree(monkeypatch):
     assert timed([0.001, 0.3]) == (0.001, [0.3])
     assert timed([0.5, 0.9, 0.01, 0.002]) == (0.01, [0.002])
     assert timed([0.5, 0.3, 0.2, 0.4, 0.002]) == (0.2, [0.002])
+
+
+def test_an_op_whose_samples_disagree_has_no_time(monkeypatch):
+    monkeypatch.setattr("collector.align.alone.disagreement", lambda *_: "samples disagree")
+    case = Case(op="gemm", params={"n": 16, "k": 8, "dtype": "float32"}, dims={"m": 4})
+    found = Standalone("cpu", "", None, seconds=0.01).measure(case, None)
+    assert found.latency is None
+    assert "samples disagree" in found.reason
 
 
 def test_the_page_escapes(tmp_path):
