@@ -122,7 +122,7 @@ def _group(kind: OpKind, rows: Sequence[Json], system: System) -> Group | None:
 
 def _points(cases: Sequence[Case]) -> Floats:
     kind = cases[0].kind
-    known = [{**case.params, **case.dims, **kind.imply(case.params, case.dims)} for case in cases]
+    known = [kind.named(case.params, case.dims) for case in cases]
     columns = {
         name: numpy.array([one[name] or 0 for one in known], dtype=float)
         for name in kind.coordinates

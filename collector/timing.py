@@ -34,9 +34,8 @@ LONG_MS = 1.0  # a graph that lasts this long is sampled once a visit
 CALLS = 32  # in a graph, at most
 HOST_MS = 0.2  # a call that takes longer with its launches: the host may be what takes it
 SINGLE_MS = 10.0  # a call that takes longer has a graph to itself
-_LOOKS = (
-    3  # replays of a call that is captured to see how long it takes: the first waits for its launch
-)
+# Replays of a call that is captured to see how long it takes: the first waits for its launch.
+_LOOKS = 3
 _OVER_BOUND = 1.3  # times the bound that a good kernel takes
 LEAST_LOAD = 0.04  # seconds of load right before the first sample, where load is asked for
 QUEUED = 0.005  # seconds of load that are queued at once, at most; or one replay that is longer

@@ -34,6 +34,7 @@ _PACKAGES = (
     "nvidia-nccl-cu13",
 )
 _PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of Linux's prctl
+_MOST_OF_PART = 0.9  # of a shared device's part for this process, that inputs may take
 _POOL_SHARE = 0.1  # of the device's memory, that inputs get at first: more than a window needs
 _LOAD = (
     0.03,
@@ -128,7 +129,8 @@ class Worker:
         self._registry = registry
         self.bench = bench_of(options.device, options.sharers)
         memory = self.bench.hardware.memory
-        limit = int(options.memory_share * memory) if memory else 1 << 31
+        share = min(options.memory_share * options.sharers, _MOST_OF_PART)
+        limit = int(share * memory) if memory else 1 << 31
         start = int(_POOL_SHARE * memory) if memory else 1 << 22
         self.source = PoolSource(options.device, options.seed, start=start, limit=limit)
         self._checked: dict[str, str] = dict.fromkeys(options.checked, "")

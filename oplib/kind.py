@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal, Protocol, TypeAlias
+from typing import Any, ClassVar, Literal, Protocol, TypeAlias
 
 from oplib.arithmetic import Amount
 from oplib.errors import InvalidInputError
@@ -136,6 +136,10 @@ class OpKind(ABC):
     def imply(self, params: Params, dims: Dims) -> dict[str, Amount]:  # noqa: ARG002
         """The coordinates `implied` at complete parameters and sizes, each above 0: numbers or arrays."""
         return {}
+
+    def named(self, params: Params, dims: Dims) -> dict[str, Any]:  # Any: values, numbers or arrays
+        """Complete parameters, sizes and what they imply, by name."""
+        return {**params, **dims, **self.imply(params, dims)}
 
     def worked(self, params: Params, dims: Dims) -> Dims:  # noqa: ARG002
         """The sizes that kernels work through, where they are more than those asked, as whole chunks of tokens are:

@@ -14,7 +14,7 @@ import numpy
 from oplib.arithmetic import Amount
 from oplib.kind import OpKind
 from oplib.params import Params
-from perfdb.arrays import Floats, Ints, distinct
+from perfdb.arrays import Floats, Ints, distinct, numbered
 from perfdb.regimes import Sides
 
 
@@ -37,20 +37,22 @@ class Layers:
             side = self._sides.number(self._kind.regime(self._params, dims))
         if not self._kind.implied:
             return side
-        implied = self.implied(dims)
-        columns = [implied[..., i] for i in range(implied.shape[-1])]
-        codes, values = numpy.zeros(implied.shape[:-1], dtype=numpy.intp), []
-        for column in columns if side is None else [side, *columns]:
-            values.append(distinct(column.ravel()))
-            codes = codes * len(values[-1]) + numpy.searchsorted(values[-1], column)
-        found = rest = distinct(codes.ravel())
-        parts = []
-        for one in reversed(values):
-            parts.append(one[rest % len(one)].tolist())
-            rest = rest // len(one)
-        keys = zip(*reversed(parts), strict=True)
-        layers = [self._numbers.setdefault(key, len(self._numbers)) for key in keys]
-        return numpy.array(layers, dtype=numpy.intp)[numpy.searchsorted(found, codes)]
+        keys = self.implied(dims)
+        shape = keys.shape[:-1]
+        if side is not None:
+            keys = numpy.concatenate([numpy.broadcast_to(side, shape)[..., None], keys], axis=-1)
+        keys = keys.reshape(-1, keys.shape[-1])
+        codes = numpy.zeros(len(keys), dtype=numpy.intp)
+        for column in keys.T:
+            values = distinct(column)
+            codes = numbered(codes * len(values) + numpy.searchsorted(values, column))
+        one_of = numpy.zeros(codes.max(initial=-1) + 1, dtype=numpy.intp)  # a query of each key
+        one_of[codes] = numpy.arange(len(codes))
+        layers = [
+            self._numbers.setdefault(tuple(key), len(self._numbers))
+            for key in keys[one_of].tolist()
+        ]
+        return numpy.array(layers, dtype=numpy.intp)[codes].reshape(shape)
 
     def implied(self, dims: Mapping[str, Amount]) -> Floats:
         """The coordinates [..., c] that sizes imply, as logarithms."""

@@ -165,7 +165,7 @@ def _whole(rows: list[Json], config: Path, db: PerfDatabase) -> Iterator[Json]:
 
 def _parts(
     system: str, rows: list[Json], config: Path, today: dict[str, PerfDatabase]
-) -> Iterator[Json]:  # fmt: skip
+) -> Iterator[Json]:
     """Rows of sub-modules, also with every point hidden that any of them asks for."""
     if not rows:
         return

@@ -57,10 +57,8 @@ def render() -> str:
         [row for row in rows if (row["role"] == "model") is asked] for asked in (True, False)
     )
     loaded = [row for row in parts if row[LOADED]]
-    away = {
-        True: 0.0,
-        False: 0.0,
-    }  # the largest difference from eager code, with experts and without
+    # The largest difference from eager code, with experts and without.
+    away = {True: 0.0, False: 0.0}
     for row in rows:
         away[row["experts"]] = max(away[row["experts"]], row["difference"] or 0.0)
     values = {

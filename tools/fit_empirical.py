@@ -43,9 +43,8 @@ from perfdb.tables import Table, read_table  # noqa: E402
 
 SYSTEMS = ("h200_sxm", "b200_sxm")
 BACKENDS = ("trtllm", "vllm", "sglang")
-OURS = (
-    ("h100_sxm", "torch"),
-)  # for kinds that the published tables lack, and for entries of the backend
+# For kinds that the published tables lack, and for entries of the backend.
+OURS = (("h100_sxm", "torch"),)
 LEAST_ROWS = 40  # of our own, that three numbers are fitted to
 OFF = 1.5  # times by which an entry misses rows of a backend, in the median, for these to get their own
 START_SHARES = ((0.6, 0.02), (0.7, 0.02))  # of peak and bandwidth, where fits begin

@@ -52,12 +52,9 @@ class Evidence:
         self.table = table.take(self._answering(table))
         self.points = coordinates(self.kind, self.table.columns)
         self.bound = float(bound_ms(self.kind, self.params, dims, db.system))
-        at = {name: numpy.array([self._value(name)]) for name in self.kind.coordinates}
+        known = self.kind.named(self.params, dims)
+        at = {name: numpy.array([float(known[name])]) for name in self.kind.coordinates}
         self.place = coordinates(self.kind, at)[0]
-
-    def _value(self, name: str) -> float:
-        known = {**self.params, **self.dims, **self.kind.imply(self.params, self.dims)}
-        return float(known[name])  # type: ignore[arg-type]
 
     def _answering(self, table: Table) -> Any:  # Any: a mask
         skipped = {*self.kind.coordinates, *self.kind.immaterial}

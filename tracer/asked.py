@@ -82,11 +82,10 @@ def _beyond(kind: OpKind, entry: Entry, dims: Mapping[str, Ints], ranks: Ranks) 
     outside = numpy.flatnonzero(ranks == COVERAGES.index("outside"))
     if not len(outside):
         return "", ""
-    known = {**dims, **kind.imply(entry.params, dims)}
+    known = kind.named(entry.params, dims)
     said = []
     for name, (low, high) in entry.latency.ranges().items():
-        found = numpy.asarray(known[name] if name in known else entry.params[name])
-        sizes = numpy.broadcast_to(found, ranks.shape)[outside]
+        sizes = numpy.broadcast_to(known[name], ranks.shape)[outside]
         if (sizes < low).any() or (sizes > high).any():
             said.append(f"{name} {_span(sizes.min(), sizes.max())}, measured {_span(low, high)}")
     return "; ".join(said), _nearest(entry, dims, int(outside[-1]))

@@ -22,8 +22,6 @@ from oplib.kernels.registry import resolve, slots
 from oplib.kernels.variant import Call, Inputs, Variant
 
 Json = dict[str, Any]  # Any: an object that becomes JSON
-_MEMORY_SHARE = 0.3  # of the whole device, that the inputs of an op may take
-_MOST_OF_PART = 0.9  # of this process's part of a device that is shared
 CALLS = 3  # in the replay that kernels are read from
 
 
@@ -47,11 +45,9 @@ class Standalone:
     def __init__(
         self, device: str, system: str, folder: Path | None, *, seconds: float, sharers: int = 1
     ) -> None:
-        options = Options(
-            device=device, system=system, check=False, seconds=seconds, sharers=sharers,
-            memory_share=min(_MEMORY_SHARE * sharers, _MOST_OF_PART),
-        )  # fmt: skip
-        self._worker = Worker(options)
+        self._worker = Worker(
+            Options(device=device, system=system, check=False, seconds=seconds, sharers=sharers)
+        )
         self.bench = RestedBench(self._worker.bench)
         self._seconds = seconds
         self.recorded = Recorded()

@@ -99,9 +99,8 @@ def _case(
     """The op's parameters and dims. What a window has dropped from the cache is no part of p: nothing depends on it."""
     window, chunk, causal, rope = sizes
     (b, heads, s, d), t = query.shape, key.shape[2]
-    if (
-        chunk and t > s and t >= chunk
-    ):  # fewer keys are all that there ever were: they begin at position 0
+    # Fewer keys than a chunk are all that there ever were: they begin at position 0.
+    if chunk and t > s and t >= chunk:
         refuse("chunks and cached keys, whose positions it does not know")
     shared: dict[str, Any] = {
         "num_heads": heads, "v_head_dim": value.shape[3], "window": window, "causal": bool(causal),

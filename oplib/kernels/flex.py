@@ -8,9 +8,9 @@ from typing import Any, TypeAlias
 import torch
 from torch.nn.attention import flex_attention as flex
 
-from oplib.kernels.attention import keys_at_hand, plain_causal
+from oplib.kernels.attention import all_visible, keys_at_hand, plain_causal
 from oplib.kernels.variant import Inputs, Needs, Outputs, Sizes, Variant
-from oplib.params import Params, flag, integer
+from oplib.params import Params, integer
 
 NEEDS = Needs(device_types=("cuda",), capability=(8, 0), dtypes=("bfloat16", "float16"))
 MaskMod: TypeAlias = Callable[[Any, Any, Any, Any], Any]  # Any: scalars while torch traces it
@@ -32,8 +32,7 @@ class Flex(Variant):
         return None
 
     def prepare(self, inputs: Inputs, params: Params, dims: Sizes) -> Inputs:
-        s, t, device = dims["s"], keys_at_hand(params, dims), inputs["q"].device
-        return {**inputs, "mask": block_mask(params, s, dims["p"], t, device)}
+        return {**inputs, "mask": block_mask(params, dims, inputs["q"].device)}
 
     def run(self, inputs: Inputs, params: Params, dims: Sizes) -> Outputs:
         q, k, v, sinks = inputs["q"], inputs["k"], inputs["v"], inputs["sinks"]
@@ -57,16 +56,13 @@ class Flex(Variant):
         return (out,)
 
 
-def block_mask(
-    params: Params, s: int, p: int, t: int, device: torch.device
-) -> Any:  # Any: a BlockMask
+def block_mask(params: Params, dims: Sizes, device: torch.device) -> Any:  # Any: a BlockMask
     """Which blocks of 128 queries see which blocks of 128 keys; None where each query sees all keys."""
-    if not flag(params, "causal"):
+    if all_visible(params, dims):
         return None
+    s, p, t = dims["s"], dims["p"], keys_at_hand(params, dims)
     window, chunk = integer(params, "window"), int(params.get("chunk") or 0)
-    if s == 1 and not chunk and (not window or t <= window):
-        return None
-    offset = 0 if plain_causal(params, {"s": s, "p": p}) else p
+    offset = 0 if plain_causal(params, dims) else p
     seen = mask_of(
         torch.tensor(offset, device=device), torch.tensor(p + s - t, device=device), window, chunk
     )

@@ -161,52 +161,51 @@ def test_both_phases_split_their_weights_alike(name):
     }
 
 
-@pytest.mark.parametrize("name", small_models.each(sorted(small_models.SMALL)))
-def test_ranks_share_the_work(name):
-    """At the first tp that divides, what is split is that much less work, exactly; what is not split stays."""
-    report = small_models.report(name)
+def on_a_rank(name: str, lowering: str) -> tuple[int, list[tuple[str, Op, Op]]] | None:
+    """The first tp that divides, and each op whole and on a rank, with its phase; None where none divides."""
+    report = small_models.report(name, lowering)
     whole = OpList.from_json(report)
     layers = [Layer.from_json(layer) for layer in report["layers"]]
     for tp in (2, 3, 5):
-        with contextlib.suppress(InvalidInputError):
+        try:
             (local,) = shard(whole, Layout(tp=tp), layers)
-            break
-    else:
-        assert name in INDIVISIBLE
-        return
-    assert name not in INDIVISIBLE
+        except InvalidInputError:
+            continue
+        found = []
+        for phase, ops in whole.phases.items():
+            mine = [op for op in local.ops(phase) if op.kind.role != "communication"]
+            found += [(phase, op, part) for op, part in zip(ops, mine, strict=True)]
+        return tp, found
+    return None
+
+
+@pytest.mark.parametrize("name", small_models.each(sorted(small_models.SMALL)))
+def test_ranks_share_the_work(name):
+    """At the first tp that divides, what is split is that much less work, exactly; what is not split stays."""
+    found = on_a_rank(name, "serving")
+    assert (found is None) == (name in INDIVISIBLE)
     at = {"b": 3, "s": 64, "p": 64}
-    for phase, ops in whole.phases.items():
-        mine = [op for op in local.ops(phase) if op.kind.role != "communication"]
-        for op, part in zip(ops, mine, strict=True):
-            padded = op.collective == "all_gather" or op.parallel == "vocabulary"
-            if op.parallel and not padded and op.op != "pointwise" and _all_dealt(op, tp):
-                assert tp * part.flops_at(**at) == op.flops_at(**at), op.name
-            elif not op.parallel:
-                assert (part.params, part.dims) == (op.params, op.dims)
+    tp, ops = found or (1, [])
+    for _, op, part in ops:
+        padded = op.collective == "all_gather" or op.parallel == "vocabulary"
+        if op.parallel and not padded and op.op != "pointwise" and _all_dealt(op, tp):
+            assert tp * part.flops_at(**at) == op.flops_at(**at), op.name
+        elif not op.parallel:
+            assert (part.params, part.dims) == (op.params, op.dims)
 
 
 @pytest.mark.parametrize("name", small_models.each(sorted(small_models.SMALL)))
 def test_a_rank_moves_no_less_than_nothing_and_no_more_than_all(name):
     """Sizes of each op of a rank under the torch lowering, whose rewrites add ops, over few and many cached tokens."""
-    report = small_models.report(name, "torch")
-    whole = OpList.from_json(report)
-    layers = [Layer.from_json(layer) for layer in report["layers"]]
-    for tp in (2, 3, 5):
-        with contextlib.suppress(InvalidInputError):
-            (local,) = shard(whole, Layout(tp=tp), layers)
-            break
-    else:
-        assert name in INDIVISIBLE | {"llama4"}  # whose 5 experts are a product each
-        return
+    found = on_a_rank(name, "torch")
+    assert found or name in INDIVISIBLE | {"llama4"}  # whose 5 experts are a product each
+    _, ops = found or (1, [])
     for at in ({"b": 3, "s": 41, "p": 500}, {"b": 2, "s": 64, "p": 1}):
-        for phase, ops in whole.phases.items():
-            mine = [op for op in local.ops(phase) if op.kind.role != "communication"]
-            for op, part in zip(ops, mine, strict=True):
-                if op.op == "pointwise":
-                    sizes = op.dims_at(**at)
-                    for dim, size in part.dims_at(**at).items():
-                        assert 0 <= size <= sizes[dim] + _ROUNDED, (op.name, phase, dim)
+        for phase, op, part in ops:
+            if op.op == "pointwise":
+                sizes = op.dims_at(**at)
+                for dim, size in part.dims_at(**at).items():
+                    assert 0 <= size <= sizes[dim] + _ROUNDED, (op.name, phase, dim)
 
 
 _ROUNDED = 1e-6  # sizes that are shares of bytes
