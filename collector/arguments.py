@@ -127,6 +127,13 @@ def _add_run(found: argparse.ArgumentParser) -> None:
         help="processes that compile ahead for a GPU (default: all cores but two; 0: none)",
     )
     found.add_argument(
+        "--beside",
+        metavar="N",
+        type=int,
+        default=1,
+        help="processes on each GPU: one at a time uses it, the others compile (default 1)",
+    )
+    found.add_argument(
         "--resume",
         action="store_true",
         help="go on in a folder that has a log; what has a row is not repeated",

@@ -7,6 +7,7 @@ import json
 import os
 import random
 import sys
+import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -19,6 +20,7 @@ from oplib.errors import InvalidInputError
 from oplib.op import kind
 from oplib.wording import duration
 
+_PART = 0.5  # of a process's part of a device, that a case may fill
 _GPU_SECONDS, _CPU_SECONDS = 0.25, 0.02  # for the samples of a case; a CPU's times are for tests
 Options: TypeAlias = argparse.Namespace
 
@@ -179,23 +181,31 @@ def _run(
 ) -> int:  # Any: tasks; Progress; a function that gives further tasks
     from collector.collectives import serve_group
     from collector.log import Segment
-    from collector.runner import Limits, Runner, causes, failed_groups
+    from collector.runner import Limits, Outcome, Runner, causes, failed_groups
 
     segment = Segment(_folder(options))
     spent = 0.0 if options.cluster else _ahead(options, todo, devices)
-    left = max(options.budget - spent, 1.0) if options.budget else 0.0
-    limits = Limits(case_seconds=options.timeout, budget_seconds=left)
+    outcome = Outcome(seconds=spent)
+
+    def limits() -> Limits:
+        left = max(options.budget - outcome.seconds, 1.0) if options.budget else 0.0
+        return Limits(case_seconds=options.timeout, budget_seconds=left)
+
     alone = [task for task in todo if task.case.kind.role != "communication"]
     together = [task for task in todo if task.case.kind.role == "communication"]
     if options.cluster:
-        outcome = _over_cluster(options, alone, devices, limits)
-    else:
-        outcome = Runner(segment, _workers(options, devices), limits, progress).run(alone, more)
-    outcome.seconds += spent
+        outcome += _over_cluster(options, alone, devices, limits())
+        alone = []
+    shared = [task for task in alone if _shares(options, task)]
+    whole = [task for task in alone if not _shares(options, task)]
+    if shared:
+        workers = _workers(options, devices, options.beside)
+        outcome += Runner(segment, workers, limits(), progress).run(shared, more)
+    if whole:
+        outcome += Runner(segment, _workers(options, devices), limits(), progress).run(whole)
     if together:
         group = _workers(options, ["+".join(devices)])
-        other = Runner(segment, group, limits, progress, serving=serve_group).run(together)
-        outcome = outcome + other
+        outcome += Runner(segment, group, limits(), progress, serving=serve_group).run(together)
     segment.close()
     progress.end()
     failed = failed_groups(outcome.rows)
@@ -244,18 +254,34 @@ def _ahead(options: Options, todo: list[Any], devices: list[str]) -> float:  # A
     return compile_ahead(wanted, devices[0], processes=count, seconds=seconds)
 
 
-def _workers(options: Options, devices: list[str]) -> list[Any]:  # Any: options of workers
+def _shares(options: Options, task: Any) -> bool:  # Any: a Task
+    """Whether a case fits into the part of a device that each of several processes has."""
+    from collector.grids import memory_share
+    from perfdb.systems import load_system
+
+    part = _PART / options.beside
+    return options.beside == 1 or memory_share(task.case, load_system(options.system)) < part
+
+
+def _workers(
+    options: Options, devices: list[str], beside: int = 1
+) -> list[Any]:  # Any: options of workers
+    """Of `beside` processes for each device, which take turns by a file of this host."""
     from collector.worker import Options as WorkerOptions
 
+    folder = tempfile.mkdtemp(prefix="collect-ops-") if beside > 1 else ""
     return [
         WorkerOptions(
             device=device,
+            sharers=beside,
+            turn=os.path.join(folder, device.replace(":", "")) if folder else "",
             system="" if device.startswith("cpu") else options.system,
             seed=options.seed,
             plugins=tuple(options.plugin),
             check=options.what in ("time", "power"),
             seconds=_CPU_SECONDS if device.startswith("cpu") else _GPU_SECONDS,
         )
+        for _ in range(beside)
         for device in devices
     ]
 

@@ -22,6 +22,7 @@ MOST_MS = 20.0  # the bound of a case: what is longer interpolates well, and cos
 MEMORY_SHARE = 0.25  # of the device's memory, that the tensors of a case may take
 LAP = 1024  # cases that are sorted at a time
 WINDOW_MEMORY = 0.05  # of the device's memory, that the tensors of a window may take
+LOAD_MS = 0.03  # of work at peak, from which a case draws the most power
 WINDOW_MS = 40.0  # the bounds of the cases of a window, together
 _HOST_SECONDS = 0.006  # of a case that needs no compilation
 _CPU_FLOPS, _CPU_BYTES = 4e10, 8e9  # per second of one core, in a torch of 2026
@@ -97,8 +98,13 @@ def fits(case: Case, system: System) -> bool:
         return False
     if float(bound_ms(case.kind, case.params, dims, system)) > MOST_MS:
         return False
-    moved = float(case.kind.bytes(case.params, dims))
-    return max(moved, _held(case)) < MEMORY_SHARE * system.memory_capacity.base
+    return memory_share(case, system) < MEMORY_SHARE
+
+
+def memory_share(case: Case, system: System) -> float:
+    """The part of the device's memory that the tensors of a case take."""
+    moved = float(case.kind.bytes(case.params, case.dims))
+    return max(moved, _held(case)) / system.memory_capacity.base
 
 
 def _held(case: Case) -> float:
@@ -123,26 +129,29 @@ def in_laps(cases: list[Case], system: System) -> list[Case]:
     """The same cases in laps of `LAP`, each sorted by the work of its cases, upwards and downwards by turns.
 
     A GPU that is held at its power lowers its clock within milliseconds and raises it again in a few hundred: beside
-    neighbours of the same weight a case meets the same clock in every run.
+    neighbours of the same weight a case meets the same clock in every run. Those too light for that lie beside
+    cases of their own parameters, which share a compilation.
     """
+
+    def place(case: Case) -> tuple[float, str]:
+        work = work_ms(case, system)
+        return (work, "") if work >= LOAD_MS else (0.0, f"{case.op} {sorted(case.params.items())}")
+
     found: list[Case] = []
     for start in range(0, len(cases), LAP):
-        lap = sorted(cases[start : start + LAP], key=lambda case: _work_ms(case, system))
+        lap = sorted(cases[start : start + LAP], key=place)
         found += lap if start // LAP % 2 == 0 else lap[::-1]
     return found
 
 
-def _work_ms(case: Case, system: System) -> float:
-    """Milliseconds of work at peak; where a kind counts none, of its bound."""
-    return float(sides_ms(case.kind, case.params, case.dims, system)[0]) or float(
-        bound_ms(case.kind, case.params, case.dims, system)
-    )
+def work_ms(case: Case, system: System) -> float:
+    """Milliseconds of its arithmetic at peak."""
+    return float(sides_ms(case.kind, case.params, case.dims, system)[0])
 
 
 def window_share(case: Case, system: System, *, cpu: bool = False) -> float:
     """The part of a window of cases, measured side by side, that one fills with its tensors or its time."""
-    moved = float(case.kind.bytes(case.params, case.dims))
-    memory = max(moved, _held(case)) / (WINDOW_MEMORY * system.memory_capacity.base)
+    memory = memory_share(case, system) / WINDOW_MEMORY
     return min(max(memory, _bound(case, system, cpu=cpu) / WINDOW_MS), 1.0)
 
 

@@ -15,8 +15,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
+from collector.grids import LOAD_MS
 from collector.log import ERROR, OK, OOM, SKIPPED, WRONG
 from oplib.case import Case
 from oplib.errors import InvalidInputError
@@ -36,10 +38,7 @@ _PACKAGES = (
 _PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of Linux's prctl
 _MOST_OF_PART = 0.9  # of a shared device's part for this process, that inputs may take
 _POOL_SHARE = 0.1  # of the device's memory, that inputs get at first: more than a window needs
-_LOAD = (
-    0.03,
-    0.15,
-)  # ms of work at peak from which a case draws the most power, and seconds of load before its samples
+_LOAD_SECONDS = 0.15  # of load before the samples of a case that draws the most power
 _REASON = 300  # characters of an error that a row keeps
 
 
@@ -47,7 +46,8 @@ _REASON = 300  # characters of an error that a row keeps
 class Options:
     """How a worker measures. `system` names the GPU's facts for the speed of light, empty where there is none;
     `checked` are the variants that need no further check; `plugins` are packages of more variants; `sharers` are the
-    processes among which the device's memory is shared, this one included."""
+    processes among which the device's memory is shared, this one included, and `turn` is the file by which they take
+    turns."""
 
     device: str = "cpu"
     system: str = ""
@@ -59,6 +59,7 @@ class Options:
     plugins: tuple[str, ...] = ()
     memory_share: float = 0.3
     sharers: int = 1
+    turn: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,6 +117,7 @@ class Worker:
 
         from collector.bench import bench_of
         from collector.timing import Load, idle_watts
+        from collector.turn import FileTurn, Turn, compile_without
         from oplib.kernels import registry
         from oplib.kernels.source import PoolSource
 
@@ -127,7 +129,10 @@ class Worker:
         for plugin in options.plugins:
             registry.extend(plugin)
         self._registry = registry
-        self.bench = bench_of(options.device, options.sharers)
+        self._turn = FileTurn(Path(options.turn), options.sharers) if options.turn else Turn()
+        compile_without(self._turn)
+        with self._turn:
+            self.bench = bench_of(options.device, options.sharers)
         memory = self.bench.hardware.memory
         share = min(options.memory_share * options.sharers, _MOST_OF_PART)
         limit = int(share * memory) if memory else 1 << 31
@@ -163,38 +168,49 @@ class Worker:
 
     def answers(self, window: Sequence[Task]) -> Iterator[Answer]:
         """What becomes of the tasks of a window; every failure is a status."""
-        from collector.timing import Load, sample_window
+        from collector.timing import Load
 
         self._load = Load()
         left: dict[int, Any] = {}  # Any: a Ready and fields of its row, by place
         for place, task in enumerate(window):
             yield Answer(phase="preparing", place=place)
-            made = self._made(task, beside=len(left))
+            with self._turn:
+                made = self._made(task, beside=len(left))
             if isinstance(made, Answer):
                 yield replace(made, place=place)
                 if made.restart:
                     return
             else:
                 left[place] = made
-                self._load.add(made[0])
-        if left:
-            yield Answer(phase="sampling")
-            places = list(left)
-            try:
-                for i, found in sample_window(
-                    [left[place][0] for place in places], self.bench, self._load.end()
-                ):
-                    _, row = left.pop(places[i])
-                    task = window[places[i]]
-                    fields = self._sampled(task, found)
-                    if fields["status"] == ERROR and len(window) > 1 and task.share < 1.0:
-                        yield Answer(phase="alone", place=places[i])
-                    else:
-                        yield Answer(place=places[i], row={**row, **fields, "date": now()})
-            except Exception as error:  # noqa: BLE001 - becomes the status of the case, which is found alone
-                yield from self._broken({place: window[place] for place in left}, error)
-        left.clear()
-        self.bench.release()
+                if self._turn.sharers == 1:  # else another process's work comes between
+                    self._load.add(made[0])
+        with self._turn:
+            if left:
+                yield Answer(phase="sampling")
+                yield from self._answers_sampled(window, left)
+            left.clear()
+            self.bench.release()
+
+    def _answers_sampled(
+        self, window: Sequence[Task], left: dict[int, Any]
+    ) -> Iterator[Answer]:  # Any: a Ready and fields of its row, by place
+        """The answers to the tasks that are ready, as soon as each is final."""
+        from collector.timing import sample_window
+
+        places = list(left)
+        try:
+            for i, found in sample_window(
+                [left[place][0] for place in places], self.bench, self._load.end()
+            ):
+                _, row = left.pop(places[i])
+                task = window[places[i]]
+                fields = self._sampled(task, found)
+                if fields["status"] == ERROR and len(window) > 1 and task.share < 1.0:
+                    yield Answer(phase="alone", place=places[i])
+                else:
+                    yield Answer(place=places[i], row={**row, **fields, "date": now()})
+        except Exception as error:  # noqa: BLE001 - becomes the status of the case, which is found alone
+            yield from self._broken({place: window[place] for place in left}, error)
 
     def _made(
         self, task: Task, *, beside: int
@@ -289,7 +305,7 @@ class Worker:
         limits = Limits(
             seconds=self.options.seconds,
             floor_ms=self.floor(case),
-            load_seconds=_LOAD[1] if self._sides(case)[0] >= _LOAD[0] else 0.0,
+            load_seconds=_LOAD_SECONDS if self._sides(case)[0] >= LOAD_MS else 0.0,
             graph=task.graph and variant.capturable,
             power_seconds=power,
             idle_watts=self._idle or 0.0,

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import oplib
-from collector.align.settings import Turn
 from collector.arguments import chosen_variants
+from collector.turn import Turn
 from oplib.command_line import Parser, Progress, check_writable, run_command
 
 if TYPE_CHECKING:

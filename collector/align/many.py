@@ -11,7 +11,6 @@ said. ARGUMENTS are those of align-model.
 from __future__ import annotations
 
 import argparse
-import fcntl
 import json
 import multiprocessing
 import os
@@ -27,43 +26,14 @@ os.environ |= {
     "TORCHINDUCTOR_COMPILE_THREADS": "2",
 }
 
-import torch
-
 from collector.align import cli
 from collector.align.session import key_of  # loads torch once, before processes are forked
-from collector.align.settings import Turn
 from collector.log import read_log
+from collector.turn import FileTurn, Turn
 
 Json = dict[str, Any]  # Any: an object that becomes JSON
 COMPILING = 0.45  # of the budget, at most
 FORK = multiprocessing.get_context("fork")  # nothing here touches the GPU before
-
-
-class FileTurn(Turn):
-    """Held by one process at a time, by a lock of a file: the kernel takes it back from a process that dies.
-
-    A process that has it may take it again.
-    """
-
-    def __init__(self, path: Path, sharers: int) -> None:
-        self._path, self.sharers = path, sharers
-        self._file: Any = None  # an open file
-        self._depth = 0
-
-    def __enter__(self) -> None:
-        if not self._depth:
-            self._file = self._path.open("w", encoding="utf-8")
-            fcntl.flock(self._file, fcntl.LOCK_EX)
-        self._depth += 1
-
-    def __exit__(self, *_error: object) -> None:
-        self._depth -= 1
-        if not self._depth:
-            try:
-                if torch.cuda.is_initialized():
-                    torch.cuda.synchronize()
-            finally:
-                self._file.close()
 
 
 def child(model: Path, given: list[str], folder: Path, ending: str, turn: Turn) -> None:

@@ -13,7 +13,8 @@ from torch import nn
 
 from collector.align import fixed_cache
 from collector.align.binding import Names
-from collector.align.settings import Settings, Turn
+from collector.align.settings import Settings
+from collector.turn import Turn
 from oplib.errors import UnsupportedModelError
 from oplib.kernels.variant import Call as Bound
 from oplib.kernels.variant import Outputs

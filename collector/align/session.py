@@ -21,9 +21,10 @@ from collector.align.aligning import (
 )
 from collector.align.alone import Standalone
 from collector.align.outcome import Outcome
-from collector.align.settings import Settings, Turn
+from collector.align.settings import Settings
 from collector.align.workloads import Workload
 from collector.log import OK, Segment, read_log
+from collector.turn import Turn
 from collector.worker import now
 from oplib.command_line import Progress
 from oplib.errors import InvalidInputError

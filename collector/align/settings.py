@@ -1,21 +1,11 @@
-"""Settings: what stays the same for all rows of a run of align-model, and the turn that a process takes on a device."""
+"""Settings: what stays the same for all rows of a run of align-model."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-
-class Turn:
-    """Held while the device works. Nobody waits for this one: no other process is there."""
-
-    sharers: int = 1  # processes that take turns, each of which has its part of the device's memory
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, *_error: object) -> None:
-        return None
+from collector.turn import Turn
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,12 +16,12 @@ from collector.align.alone import Standalone
 from collector.align.binding import NAME, bound
 from collector.align.fixed_cache import another, cache_bytes, prepare
 from collector.align.kernels import Kernel, attribute, compare
-from collector.align.many import FileTurn
 from collector.align.outcome import OpOutcome, Outcome
 from collector.align.page import render_page
 from collector.align.rested import RestedBench, steady
 from collector.align.workloads import Workload, chosen_phases, parse_workload
 from collector.timing import Limits
+from collector.turn import FileTurn
 from oplib.case import Case
 from oplib.errors import InvalidInputError
 from oplib.kernels.bound_attention import Preferred

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from collector import cli
 from collector.export import export
 from collector.grids import (
     LAP,
+    LOAD_MS,
     MOST_TOKENS,
     expected_seconds,
     fits,
@@ -19,6 +21,7 @@ from collector.grids import (
     shapes,
     spread_out,
     window_share,
+    work_ms,
 )
 from collector.log import Segment
 from collector.repeat import compare, sampled
@@ -93,17 +96,18 @@ def test_a_dry_run_needs_no_folder(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_neighbours_in_a_lap_are_of_one_weight() -> None:
-    """Work at peak grows along the first lap, falls along the second; nothing is lost, and windows hold what fits."""
+    """Work at peak grows along the first lap, falls along the second; light cases lie beside those of their own
+    parameters. Nothing is lost, and windows hold what fits."""
     cases = spread_out(grid_cases("gemm", "h200_sxm"))
     found = in_laps(cases, SYSTEM)
     assert sorted(c.case_id for c in found) == sorted(c.case_id for c in cases)
-    work = [
-        float(case.kind.flops(case.params, case.dims))
-        / SYSTEM.peak[case.kind.compute_dtype(case.params)].base
-        for case in found
-    ]
-    assert work[:LAP] == sorted(work[:LAP])
-    assert work[LAP : 2 * LAP] == sorted(work[LAP : 2 * LAP], reverse=True)
+    for lap in (found[:LAP], found[LAP : 2 * LAP][::-1]):
+        work = [work_ms(case, SYSTEM) for case in lap]
+        light = sum(one < LOAD_MS for one in work)
+        assert 0 < light < LAP
+        assert work[light:] == sorted(work[light:])
+        groups = [name for name, _ in itertools.groupby(str(case.params) for case in lap[:light])]
+        assert len(groups) == len(set(groups)) < light
     shares = [window_share(case, SYSTEM) for case in cases]
     assert 0 < min(shares) < 1 / 16
     assert max(shares) <= 1
