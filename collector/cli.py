@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from collector.arguments import chosen_variants, parser
-from collector.log import OK, Json, latest, read_log, verify
+from collector.log import OK, OOM, Json, latest, read_log, verify
 from oplib.case import Case
 from oplib.command_line import run_command
 from oplib.errors import InvalidInputError
@@ -201,6 +201,9 @@ def _run(
     if shared:
         workers = _workers(options, devices, options.beside)
         outcome += Runner(segment, workers, limits(), progress).run(shared, more)
+        if options.beside > 1:  # what found no memory may find it with no process beside
+            full = {row["case_id"] for row in outcome.rows if row["status"] == OOM}
+            whole += [task for task in shared if task.case.case_id in full]
     if whole:
         outcome += Runner(segment, _workers(options, devices), limits(), progress).run(whole)
     if together:

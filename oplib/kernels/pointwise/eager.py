@@ -57,7 +57,7 @@ class Eager(Variant):
         for other in others:
             value = value + other.to(wide)
         names = text(params, "functions").split("+")
-        results = [value] if others else []  # what is no sum is an input and not written again
+        summed = value
         for name in names:
             value = _FUNCTIONS.get(name, lambda x: x)(value)
         if not _CHANGES & set(names):
@@ -65,7 +65,9 @@ class Eager(Variant):
         if REDUCTIONS & set(names):
             value = value * torch.rsqrt(value.square().mean(-1, keepdim=True) + 1e-6)
             value = value * inputs["scale"].to(wide)
-        results = [value, *results]
+        results = [value]
+        if others:  # what is no sum is an input and not written again
+            results.append(summed)
         while len(results) < inputs["written"]:
             results.append(value * (1.0 + 0.25 * len(results)))
         return tuple(result.to(first.dtype) for result in results[: inputs["written"]])
