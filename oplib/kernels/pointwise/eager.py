@@ -44,9 +44,10 @@ class Eager(Variant):
     )
 
     def run(self, inputs: Inputs, params: Params, dims: Sizes) -> Outputs:
-        first, *others = inputs["tensors"]
+        tensors = inputs["tensors"]
+        first, others = tensors[0], tensors[1:]
         if inputs["table"] is not None:
-            others.append(inputs["table"])
+            others = [*others, inputs["table"]]
         if not first.is_floating_point():
             joined = first
             for other in others:
