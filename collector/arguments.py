@@ -120,18 +120,11 @@ def _add_run(found: argparse.ArgumentParser) -> None:
         "--timeout", metavar="SECONDS", type=float, default=60.0, help="for one case (default 60)"
     )
     found.add_argument(
-        "--compilers",
-        metavar="N",
-        type=int,
-        default=-1,
-        help="processes that compile ahead for a GPU (default: all cores but two; 0: none)",
-    )
-    found.add_argument(
         "--beside",
         metavar="N",
         type=int,
-        default=1,
-        help="processes on each GPU: one at a time uses it, the others compile (default 1)",
+        default=0,
+        help="processes on each GPU for what is compiled: one uses it, the others compile (default: up to 12 by cores)",
     )
     found.add_argument(
         "--resume",

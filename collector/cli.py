@@ -9,6 +9,7 @@ import random
 import sys
 import tempfile
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -20,6 +21,8 @@ from oplib.errors import InvalidInputError
 from oplib.op import kind
 from oplib.wording import duration
 
+_SHARE = 1 / 8  # of a window, that a case which is compiled fills at least
+_MOST_BESIDE = 12  # processes on a GPU, by default
 _PART = 0.5  # of a process's part of a device, that a case may fill
 _GPU_SECONDS, _CPU_SECONDS = 0.25, 0.02  # for the samples of a case; a CPU's times are for tests
 Options: TypeAlias = argparse.Namespace
@@ -182,10 +185,10 @@ def _run(
     from collector.collectives import serve_group
     from collector.log import Segment
     from collector.runner import Limits, Outcome, Runner, causes, failed_groups
+    from oplib.kernels import registry
 
     segment = Segment(_folder(options))
-    spent = 0.0 if options.cluster else _ahead(options, todo, devices)
-    outcome = Outcome(seconds=spent)
+    outcome = Outcome()
 
     def limits() -> Limits:
         left = max(options.budget - outcome.seconds, 1.0) if options.budget else 0.0
@@ -196,16 +199,20 @@ def _run(
     if options.cluster:
         outcome += _over_cluster(options, alone, devices, limits())
         alone = []
-    shared = [task for task in alone if _shares(options, task)]
-    whole = [task for task in alone if not _shares(options, task)]
+    for plugin in options.plugin:
+        registry.extend(plugin)
+    beside = _beside(options)
+    shared = [task for task in alone if beside > 1 and _shares(options, task, devices[0], beside)]
     if shared:
-        workers = _workers(options, devices, options.beside)
-        outcome += Runner(segment, workers, limits(), progress).run(shared, more)
-        if options.beside > 1:  # what found no memory may find it with no process beside
-            full = {row["case_id"] for row in outcome.rows if row["status"] == OOM}
-            whole += [task for task in shared if task.case.case_id in full]
-    if whole:
-        outcome += Runner(segment, _workers(options, devices), limits(), progress).run(whole)
+        given = alone if more else [replace(task, share=max(task.share, _SHARE)) for task in shared]
+        workers = _workers(options, devices, beside)
+        outcome += Runner(segment, workers, limits(), progress).run(given, more)
+    # what found no memory beside others may find it alone
+    done = {(row["case_id"], row["asked"]) for row in outcome.rows if row["status"] != OOM}
+    alone = [task for task in alone if (task.case.case_id, task.variant) not in done]
+    if alone and not outcome.left:
+        workers = _workers(options, devices)
+        outcome += Runner(segment, workers, limits(), progress).run(alone, None if shared else more)
     if together:
         group = _workers(options, ["+".join(devices)])
         outcome += Runner(segment, group, limits(), progress, serving=serve_group).run(together)
@@ -244,26 +251,34 @@ def _over_cluster(
     return run_cluster(options.cluster, tasks, worker, limits, _folder(options).resolve())
 
 
-def _ahead(options: Options, todo: list[Any], devices: list[str]) -> float:  # Any: tasks
-    """Seconds spent on compiling ahead, at most half of a budget."""
-    from collector.ahead import compile_ahead, representatives
-    from perfdb.systems import load_system
-
-    count = (os.cpu_count() or 1) - 2 if options.compilers < 0 else options.compilers
-    if devices[0].startswith("cpu") or count < 1 or options.what == "check":
-        return 0.0
-    wanted = representatives(todo, load_system(options.system), devices[0])
-    seconds = options.budget / 2 or options.timeout * len(wanted)
-    return compile_ahead(wanted, devices[0], processes=count, seconds=seconds)
+def _beside(options: Options) -> int:
+    """Processes on each GPU for what is compiled."""
+    cpu = _devices(options)[0].startswith("cpu")
+    return options.beside or (1 if cpu else max(min(_MOST_BESIDE, (os.cpu_count() or 1) - 2), 1))
 
 
-def _shares(options: Options, task: Any) -> bool:  # Any: a Task
-    """Whether a case fits into the part of a device that each of several processes has."""
+def _shares(options: Options, task: Any, device: str, beside: int) -> bool:  # Any: a Task
+    """Whether a case is compiled, and fits into the part of a device that each of several processes has."""
     from collector.grids import memory_share
+    from oplib.kernels.compiled import Compiled
+    from oplib.kernels.hardware import hardware
+    from oplib.kernels.registry import resolve
     from perfdb.systems import load_system
 
-    part = _PART / options.beside
-    return options.beside == 1 or memory_share(task.case, load_system(options.system)) < part
+    case = task.case
+    if memory_share(case, load_system(options.system)) > _PART / beside:
+        return False
+    try:
+        found = resolve(
+            case.op,
+            task.variant or None,
+            device=hardware(device),
+            params=case.params,
+            dims=case.dims,
+        )
+    except InvalidInputError:
+        return False
+    return isinstance(found, Compiled)
 
 
 def _workers(

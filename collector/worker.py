@@ -130,7 +130,11 @@ class Worker:
             registry.extend(plugin)
         self._registry = registry
         self._turn = FileTurn(Path(options.turn), options.sharers) if options.turn else Turn()
-        compile_without(self._turn)
+        if options.sharers > 1:
+            from torch._inductor import config
+
+            config.compile_threads = 1  # the processes are the threads
+            compile_without(self._turn)
         with self._turn:
             self.bench = bench_of(options.device, options.sharers)
         memory = self.bench.hardware.memory

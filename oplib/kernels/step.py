@@ -15,7 +15,7 @@ Token: TypeAlias = Callable[[torch.Tensor, int], tuple[torch.Tensor, torch.Tenso
 
 
 class CompiledStep(Compiled):
-    """The step of generation compiled: a subclass names the variant in `of` and the inputs with a batch in `varies`."""
+    """The step of generation compiled: a subclass names the variant in `of`."""
 
     needs = Needs(device_types=("cuda",), capability=(8, 0))
     preference = 10

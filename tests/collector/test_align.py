@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-import threading
 from types import SimpleNamespace
 
 import pytest
@@ -21,7 +20,6 @@ from collector.align.page import render_page
 from collector.align.rested import RestedBench, steady
 from collector.align.workloads import Workload, chosen_phases, parse_workload
 from collector.timing import Limits
-from collector.turn import FileTurn
 from oplib.case import Case
 from oplib.errors import InvalidInputError
 from oplib.kernels.bound_attention import Preferred
@@ -95,24 +93,6 @@ def test_attention_may_be_chosen_call_by_call():
     slots = {name: Preferred(name) for name in ("context_attention", "generation_attention")}
     plain, inside = both_ways(part("gemma3", "attention"), "context", CONTEXT, "sdpa", slots)
     torch.testing.assert_close(plain[0], inside[0], rtol=2e-4, atol=2e-5)
-
-
-def test_a_turn_is_had_by_one_and_may_be_taken_again(tmp_path):
-    mine, other = FileTurn(tmp_path / "turn", 2), FileTurn(tmp_path / "turn", 2)
-    had = threading.Event()
-
-    def wait():
-        with other:
-            had.set()
-
-    waiting = threading.Thread(target=wait)
-    with mine:
-        with mine:
-            pass
-        waiting.start()
-        assert not had.wait(0.1)
-    waiting.join(5.0)
-    assert had.is_set()
 
 
 def test_functions_are_the_models_own_again_afterwards():

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 from oplib.kernels.causal_conv1d.eager import Eager
-from oplib.kernels.compiled import Compiled, Varies
+from oplib.kernels.compiled import Compiled
 from oplib.kernels.variant import Needs
 
 
@@ -13,6 +11,5 @@ class CompiledConv(Compiled):
     """torch's convolution with what surrounds it compiled; one token is a single kernel."""
 
     of = Eager
-    varies: ClassVar[Varies] = {"x": (0, 2), "state": (0,)}
     needs = Needs(device_types=("cuda",), capability=(8, 0))
     preference = 10

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
-from oplib.kernels.compiled import Compiled, Varies
+from oplib.kernels.compiled import Compiled
 from oplib.kernels.mamba2.eager import Eager
 from oplib.kernels.variant import Needs, Sizes
 from oplib.params import Params
@@ -14,13 +12,6 @@ class CompiledScan(Compiled):
     """The step of generation compiled by torch: what a compiled model runs where no scan kernel is installed."""
 
     of = Eager
-    varies: ClassVar[Varies] = {
-        "x": (0,),
-        "dt": (0,),
-        "B": (0,),
-        "C": (0,),
-        "state": (0,),
-    }
     needs = Needs(device_types=("cuda",), capability=(8, 0))
     preference = 10
 

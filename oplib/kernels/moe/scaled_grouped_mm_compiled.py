@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
-from oplib.kernels.compiled import Compiled, Varies
+from oplib.kernels.compiled import Compiled
 from oplib.kernels.moe.scaled_grouped_mm import ScaledGroupedMm
 
 
@@ -12,6 +10,5 @@ class ScaledGroupedMmCompiled(Compiled):
     """The grouped products in fp8 with everything around them compiled by torch, the rounding of rows included."""
 
     of = ScaledGroupedMm
-    varies: ClassVar[Varies] = {"x": (0,), "logits": (0,)}
     needs = ScaledGroupedMm.needs
     preference = 20

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
-from oplib.kernels.compiled import Varies
 from oplib.kernels.step import CompiledStep
 from oplib.kernels.wkv.eager import Eager
 
@@ -13,4 +10,3 @@ class CompiledAverage(CompiledStep):
     """The step of generation compiled by torch."""
 
     of = Eager
-    varies: ClassVar[Varies] = {"k": (0,), "v": (0,), "state": (0,)}
