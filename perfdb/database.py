@@ -2,7 +2,8 @@
 
 `sol` is the bound. `empirical` divides it by a stated efficiency. `silicon` is measured or estimated between measured
 rows, else an error; it never falls back. `hybrid` is silicon where there is any, else empirical, and each result says
-which in its origin. `sol_full` gives the bound next to its sides.
+which in its origin; the efficiency is that of a sister's rows where there are such (`perfdb.sisters`), also beyond all
+rows of the system where the sister's tell more. `sol_full` gives the bound next to its sides.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy
+from numpy.typing import NDArray
 
 from oplib.arithmetic import Amount
 from oplib.errors import InvalidInputError, PerfDataNotAvailableError
@@ -27,6 +29,7 @@ from perfdb.foreign import Shelf
 from perfdb.performance import PerformanceArray, PerformanceResult, Ranks, origin_rank, spread
 from perfdb.places import Places
 from perfdb.response import EXTRAPOLATED, Response
+from perfdb.sisters import scaling_of, sisters_of
 from perfdb.speed_of_light import bounds_ms, spans_servers
 from perfdb.substitutes import runnable
 from perfdb.systems import System, load_system
@@ -99,6 +102,7 @@ class PerfDatabase:
         self.mode = mode.lower()
         self.notes: dict[str, None] = {}  # a set that keeps the order
         self._shelf: Shelf | None = None
+        self._kin: list[PerfDatabase] | None = None  # databases of sisters
         self._tables: dict[str, list[Table] | str] = {}
         self._entries: dict[Key, Entry] = {}
         self._told: dict[str, list[str]] = {}  # parameters in which rows of a kind are told apart
@@ -132,7 +136,11 @@ class PerfDatabase:
         if self.mode in ("sol", "sol_full"):
             return _result(bound, bound * 0.0, origin_rank("sol"))
         if self.mode != "empirical" and entry.latency is not None:
-            return self._silicon(entry, dims, bound)
+            found = self._silicon(entry, dims, bound)
+            beyond = found.ranks == EXTRAPOLATED
+            if self.mode == "hybrid" and beyond.any():
+                found = _better(found, self._borrowed(kind, params, dims), beyond)
+            return _plain(found)
         if self.mode == "silicon":
             raise PerfDataNotAvailableError(
                 f"No measurement of {kind.name} with {_spell(entry.params, params)}: {entry.missing}",
@@ -140,10 +148,12 @@ class PerfDatabase:
             )
         if spans_servers(kind, entry.params, self.system):
             # What was measured of links within a server says nothing of a network; its spread has to do.
-            stated = efficiency_of(kind, entry.params, self.backend)
-            return _result(bound, bound * 0.0 + stated.uncertainty, origin_rank("sol"))
-        found = stated_ms(kind, entry.params, dims, self.system, backend=self.backend)
-        latency, uncertainty = map(numpy.asarray, found)
+            spread = efficiency_of(kind, entry.params, self.backend).uncertainty
+            return _result(bound, bound * 0.0 + spread, origin_rank("sol"))
+        if self.mode == "hybrid" and (borrowed := self._borrowed(kind, params, dims)) is not None:
+            return _plain(borrowed)
+        stated = stated_ms(kind, entry.params, dims, self.system, backend=self.backend)
+        latency, uncertainty = map(numpy.asarray, stated)
         return _result(latency, latency * 0.0 + uncertainty, origin_rank("empirical"))
 
     def sides(self, kind: OpKind, params: Params, dims: Dims) -> tuple[Result, Result, Result]:
@@ -257,7 +267,43 @@ class PerfDatabase:
             self._fits[key] = _fit_of(_closest(groups, params)) if groups else None
         return self._fits[key]
 
-    def _silicon(self, entry: Entry, dims: Dims, bound: Floats) -> Result:
+    def _borrowed(self, kind: OpKind, params: Params, dims: Dims) -> PerformanceArray | None:
+        """What a sister's rows say, scaled by the bounds; None where none has such rows, or no scaling is stated."""
+        scaling = scaling_of(kind, params, self.backend)
+        if scaling is None:
+            return None
+        for sister in self._sisters():
+            there = sister.entry(kind, params, dims)
+            if there.latency is None:
+                continue
+            sizes = kind.worked(there.params, dims)
+            bound, other = (
+                numpy.asarray(bounds_ms(kind, there.params, sizes, system)[0], dtype=numpy.float64)
+                for system in (self.system, sister.system)
+            )
+            found = sister._silicon(there, dims, other)
+            latency = found.latency * scaling.scale(bound, other, there.launch)
+            self.notes[
+                f"{kind.name}: rows of {sister.system.id} stand in where {self.system.id} has none."
+            ] = None
+            return PerformanceArray(
+                numpy.maximum(latency, there.fastest * bound),
+                energy=None,
+                ranks=numpy.full(latency.shape, origin_rank("empirical"), dtype=numpy.int8),
+                uncertainty=numpy.hypot(found.uncertainty, scaling.uncertainty),
+            )
+        return None
+
+    def _sisters(self) -> list[PerfDatabase]:
+        """Databases of sister systems, of the same backend and folder."""
+        if self._kin is None:
+            self._kin = [
+                PerfDatabase(other, backend=self.backend, version=self.version, mode="silicon", data=self.data)
+                for other in sisters_of(self.system)
+            ]  # fmt: skip
+        return self._kin
+
+    def _silicon(self, entry: Entry, dims: Dims, bound: Floats) -> PerformanceArray:
         assert entry.latency is not None
         ratio, deviation, rank = entry.latency.at(dims)
         latency = numpy.exp(ratio) * (bound + entry.launch)
@@ -267,7 +313,12 @@ class PerfDatabase:
         energy = None
         if entry.power is not None:
             energy = latency * numpy.exp(entry.power.at(dims)[0])
-        return _result(latency, numpy.expm1(deviation), rank, energy)
+        return PerformanceArray(
+            latency,
+            energy=energy,
+            ranks=numpy.broadcast_to(numpy.asarray(rank, dtype=numpy.int8), latency.shape),
+            uncertainty=numpy.expm1(deviation),
+        )
 
 
 def _result(
@@ -275,8 +326,27 @@ def _result(
 ) -> Result:
     """Arrays as results; a lone number as one result."""
     ranks = numpy.broadcast_to(numpy.asarray(rank, dtype=numpy.int8), latency.shape)
-    array = PerformanceArray(latency, energy=energy, ranks=ranks, uncertainty=uncertainty)
-    return array if latency.shape else array[()]
+    return _plain(PerformanceArray(latency, energy=energy, ranks=ranks, uncertainty=uncertainty))
+
+
+def _plain(found: PerformanceArray) -> Result:
+    """A lone number as one result."""
+    return found if found.shape else found[()]
+
+
+def _better(
+    found: PerformanceArray, other: PerformanceArray | None, where: NDArray[numpy.bool_]
+) -> PerformanceArray:
+    """The results, with the others in their places among `where` in which these are less uncertain."""
+    if other is None:
+        return found
+    taken = where & (other.uncertainty < found.uncertainty)
+    return PerformanceArray(
+        numpy.where(taken, other.latency, found.latency),
+        energy=numpy.where(taken, other.energy, found.energy),
+        ranks=numpy.where(taken, other.ranks, found.ranks).astype(numpy.int8),
+        uncertainty=numpy.where(taken, other.uncertainty, found.uncertainty),
+    )
 
 
 def _shape_of(**sizes: Amount) -> tuple[int, ...]:

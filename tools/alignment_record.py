@@ -57,8 +57,7 @@ def sizes(workload: str) -> dict[str, int]:
     return {"b": b, "s": s, "p": p}
 
 
-def database(folder: Path) -> PerfDatabase:
-    (system,) = (path.name for path in folder.iterdir())
+def database(system: str, folder: Path) -> PerfDatabase:
     return PerfDatabase.load(system=system, backend=BACKEND, mode="hybrid", data=folder)
 
 
@@ -72,21 +71,21 @@ def case_ids(ops: tuple[Op, ...], workload: str) -> Iterator[str]:
         yield Case(op=op.op, params=dict(op.params), dims=dims).case_id
 
 
-def ours(system: str, folder: Path) -> Path:
-    """Our tables of a system, products under load."""
-    shutil.copytree(OURS / system / BACKEND, folder / system / BACKEND)
-    for version in (folder / system / BACKEND).glob(f"*{RESTED}"):
-        shutil.rmtree(version)
+def ours(folder: Path) -> Path:
+    """Our tables, products under load."""
+    for tables in OURS.glob(f"*/{BACKEND}"):
+        shutil.copytree(
+            tables, folder / tables.relative_to(OURS), ignore=shutil.ignore_patterns(f"*{RESTED}")
+        )
     return folder
 
 
-def rested(system: str, folder: Path) -> Path:
+def rested(folder: Path) -> Path:
     """Our tables, the rows at rest in place of those under load or beside them."""
-    ours(system, folder)
-    for version in (OURS / system / BACKEND).glob(f"*{RESTED}"):
-        for path in version.glob("*.txt"):
-            name = version.name.removesuffix(RESTED)
-            merge(path, folder / system / BACKEND / name / path.name)
+    ours(folder)
+    for path in OURS.glob(f"*/{BACKEND}/*{RESTED}/*.txt"):
+        version = path.parent.relative_to(OURS)
+        merge(path, folder / version.with_name(version.name.removesuffix(RESTED)) / path.name)
     return folder
 
 
@@ -138,8 +137,8 @@ def priced(system: str, rows: list[Json], configs: Path) -> Iterator[Json]:
     """The rows of a system with their prices, model by model."""
     with tempfile.TemporaryDirectory() as one, tempfile.TemporaryDirectory() as other:
         today = {
-            "predicted_ms": database(ours(system, Path(one))),
-            "rested_predicted_ms": database(rested(system, Path(other))),
+            "predicted_ms": database(system, ours(Path(one))),
+            "rested_predicted_ms": database(system, rested(Path(other))),
         }
         for model in dict.fromkeys(row["model"] for row in rows):
             print(model, file=sys.stderr, flush=True)
@@ -177,8 +176,8 @@ def _parts(
     }
     with tempfile.TemporaryDirectory() as one, tempfile.TemporaryDirectory() as other:
         tables = today | {
-            "held_out_ms": database(without(hidden, ours(system, Path(one)))),
-            "rested_held_out_ms": database(without(hidden, rested(system, Path(other)))),
+            "held_out_ms": database(system, without(hidden, ours(Path(one)))),
+            "rested_held_out_ms": database(system, without(hidden, rested(Path(other)))),
         }
         for row, own in zip(rows, ops, strict=True):
             yield _told(

@@ -25,7 +25,7 @@ from tracer.tensors import tensors
 
 #: torch.compile's backend by device type: on a CPU the graph is captured whole, and its operators run as they are.
 BACKENDS: Mapping[str, str] = {"cuda": "inductor"}
-_RECOMPILED = 64
+_RECOMPILED = 1024  # layers that are alike differ in their number, and share a function
 
 
 @dataclass(slots=True, kw_only=True)
@@ -99,6 +99,7 @@ def compiled(
     """
     torch._dynamo.reset()
     torch._dynamo.config.recompile_limit = _RECOMPILED
+    torch._dynamo.config.accumulated_recompile_limit = _RECOMPILED
     torch._dynamo.config.fail_on_recompile_limit_hit = True
     with settings.turn, quiet_transformers():
         returned, restore = fixed_cache.prepare(call, module)

@@ -80,7 +80,8 @@ class Whole:
             outcome = self._measured(outcome, workload)
         except Exception as error:  # noqa: BLE001 - becomes the row's reason
             outcome = replace(outcome, failed=one_line(error))
-        gc.collect()  # the model and its compiled code know each other
+        torch._dynamo.reset()  # compiled code keeps its model
+        gc.collect()
         self._bench.release()
         return self._told(outcome)
 

@@ -1,0 +1,148 @@
+"""Sisters: what a table lacks is taken from that of the same chip with another memory, and said to be."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy
+import pytest
+
+from oplib.errors import PerfDataNotAvailableError
+from oplib.op import kind
+from perfdb import sisters
+from perfdb.database import PerfDatabase
+from perfdb.empirical import stated_ms
+from perfdb.sisters import Scaling, scaling_of, scalings, sisters_of
+from perfdb.speed_of_light import bound_ms
+from perfdb.systems import load_system
+from perfdb.table_file import Measurement, write_table
+from tools.fit_sisters import fit
+
+pytest.importorskip("pyarrow")
+pytest.importorskip("scipy")
+
+KIND = kind("gemm")
+HERE, THERE = load_system("h200_sxm"), load_system("h100_sxm")
+PARAMS = KIND.complete({"n": 4096, "k": 4096, "dtype": "bfloat16"})
+SIZES = (1, 4, 16, 64, 256, 1024, 4096, 16384)
+SLOWER = 1.4  # times the bound and the launch, that every row takes
+LAUNCH = 0.004
+STATED = Scaling(elasticity=0.6, uncertainty=0.05, source="made for tests")
+
+
+def table(folder: Path, system: str, sizes=SIZES) -> None:
+    rows = [
+        Measurement(
+            framework="toy",
+            version="1.0",
+            device=system,
+            kernel_source="toy",
+            params=PARAMS,
+            dims={"m": m},
+            latency=SLOWER
+            * (float(bound_ms(KIND, PARAMS, {"m": m}, load_system(system))) + LAUNCH),
+        )
+        for m in sizes
+    ]
+    path = folder / system / "toy" / "1.0" / "gemm_perf.txt"
+    path.parent.mkdir(parents=True)
+    write_table(path, KIND, rows)
+
+
+@pytest.fixture(autouse=True)
+def stated(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sisters, "scalings", lambda: {"gemm.toy": STATED})
+
+
+def database(folder: Path, mode: str = "hybrid") -> PerfDatabase:
+    return PerfDatabase.load(system=HERE.id, backend="toy", mode=mode, data=folder)
+
+
+def expected(folder: Path, m: int) -> float:
+    """Her row, scaled by the bounds over what her shortest rows take that do nothing."""
+    her = PerfDatabase.load(system=THERE.id, backend="toy", data=folder)
+    launch = her.entry(KIND, PARAMS, {"m": m}).launch
+    here, there = (float(bound_ms(KIND, PARAMS, {"m": m}, one)) for one in (HERE, THERE))
+    scale = ((here + launch) / (there + launch)) ** STATED.elasticity
+    return SLOWER * (there + LAUNCH) * scale
+
+
+def test_a_sister_is_the_same_chip_with_another_memory() -> None:
+    assert [one.id for one in sisters_of(HERE)] == [THERE.id]
+    assert [one.id for one in sisters_of(THERE)] == [HERE.id]
+    assert not list(sisters_of(load_system("b200_sxm")))
+
+
+@pytest.mark.parametrize("m", [1, 64, 16384])
+def test_without_rows_the_sister_answers(tmp_path: Path, m: int) -> None:
+    """Her time at a measured point, scaled; empirical, with both errors, and a word of it."""
+    table(tmp_path, THERE.id)
+    db = database(tmp_path)
+    found = db.price(KIND, PARAMS, {"m": m})
+    assert found == pytest.approx(expected(tmp_path, m), rel=1e-5)
+    assert found.origin == "empirical"
+    assert found.uncertainty >= STATED.uncertainty
+    assert any(THERE.id in note for note in db.notes)
+    assert db.price(KIND, PARAMS, {"m": numpy.array([m, 4])}).shape == (2,)
+
+
+def test_only_hybrid_asks_her(tmp_path: Path) -> None:
+    table(tmp_path, THERE.id)
+    with pytest.raises(PerfDataNotAvailableError):
+        database(tmp_path, "silicon").price(KIND, PARAMS, {"m": 64})
+    plain, _ = stated_ms(KIND, PARAMS, {"m": 64}, HERE, backend="toy")
+    assert database(tmp_path, "empirical").price(KIND, PARAMS, {"m": 64}) == pytest.approx(
+        float(plain)
+    )
+
+
+def test_without_a_stated_scaling_nobody_is_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table(tmp_path, THERE.id)
+    monkeypatch.setattr(sisters, "scalings", lambda: {"gemm.other": STATED})
+    plain, _ = stated_ms(KIND, PARAMS, {"m": 64}, HERE, backend="toy")
+    assert database(tmp_path).price(KIND, PARAMS, {"m": 64}) == pytest.approx(float(plain))
+
+
+def test_own_rows_come_first_and_hers_beyond_them(tmp_path: Path) -> None:
+    """Within the own rows theirs count; beyond, hers where they are less uncertain, place by place."""
+    table(tmp_path, THERE.id)
+    table(tmp_path, HERE.id, SIZES[:4])
+    found = database(tmp_path).price(KIND, PARAMS, {"m": numpy.array([4, 30, 16384])})
+    alone = database(tmp_path, "silicon").price(KIND, PARAMS, {"m": numpy.array([4, 30, 16384])})
+    assert list(found.origin) == ["measured", "interpolated", "empirical"]
+    assert found.latency[:2] == pytest.approx(alone.latency[:2])
+    assert found.latency[2] == pytest.approx(expected(tmp_path, 16384), rel=1e-5)
+    assert found.uncertainty[2] < alone.uncertainty[2]
+
+
+def test_what_is_stated_is_by_measured_points() -> None:
+    """Every entry is between waiting for memory alone and not at all, and has its source."""
+    for name, one in scalings().items():
+        assert 0 <= one.elasticity <= 1, name
+        assert 0 < one.uncertainty < 0.5, name
+        assert one.source, name
+
+
+def test_the_most_particular_scaling_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    entries = {
+        "mamba2.toy.context": replace(STATED, elasticity=0.1),
+        "mamba2.toy": replace(STATED, elasticity=0.2),
+        "other.toy": replace(STATED, elasticity=0.3),
+    }
+    monkeypatch.setattr(sisters, "scalings", lambda: entries)
+    shape = {"num_heads": 8, "head_dim": 64, "d_state": 128, "n_groups": 1, "dtype": "bfloat16"}
+    for phase, elasticity in (("context", 0.1), ("generation", 0.2)):
+        params = {**shape, "phase": phase}
+        assert scaling_of(kind("mamba2"), params, "toy").elasticity == elasticity
+    assert scaling_of(KIND, PARAMS, "toy").elasticity == 0.3
+    assert scaling_of(KIND, PARAMS, "absent") is None
+
+
+def test_a_fit_finds_the_elasticity_and_what_is_left() -> None:
+    random = numpy.random.default_rng(0)
+    bounds = random.uniform(-0.4, 0.0, 500)
+    times = 0.7 * bounds + 0.03 * random.standard_normal(500)
+    elasticity, error = fit(numpy.stack([times, bounds], axis=1))
+    assert elasticity == pytest.approx(0.7, abs=0.03)
+    assert error == pytest.approx(0.03, rel=0.15)
