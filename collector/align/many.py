@@ -3,9 +3,9 @@
     python -m collector.align.many CONFIGS OUT [--models NAMES] [--budget SECONDS] [--jobs N] [-- ARGUMENTS]
 
 CONFIGS holds a folder per model with its config.json. First every model is compiled, several at a time, into torch's
-cache; then each is measured. Writes OUT/alignment.json (all rows) and OUT/log (rows of ops, of which
-`collect-ops --export` makes tables); a second run goes on from there. What does not end in the budget is left out and
-said. ARGUMENTS are those of align-model.
+cache; then each is measured, and again by itself where it found no memory beside others. Writes OUT/alignment.json (all
+rows) and OUT/log (rows of ops, of which `collect-ops --export` makes tables); a second run goes on from there. What
+does not end in the budget is left out and said. ARGUMENTS are those of align-model.
 """
 
 from __future__ import annotations
@@ -81,6 +81,12 @@ def rows_in(folder: Path, models: list[Path]) -> list[Json]:
     return list({key_of(row): row for row in logged}.values())
 
 
+def lacked_memory(folder: Path, model: Path) -> bool:
+    """Whether a row of the model failed for want of the device's memory."""
+    path = folder / f"{model.name}.json"
+    return path.exists() and "OutOfMemoryError" in path.read_text()
+
+
 def main() -> int:
     given = sys.argv[1:]
     split = given.index("--") if "--" in given else len(given)
@@ -104,19 +110,29 @@ def main() -> int:
     names = [name for name in options.models.split(",") if name]
     every = sorted(path.parent for path in options.configs.glob("*/config.json"))
     models = [m for name in names for m in every if name in m.name] if names else every
-    began, turn = time.monotonic(), FileTurn(out / "turn", options.beside)
+    began = time.monotonic()
 
     def compiling(model: Path) -> Any:
         arguments = (model, ["--compile-only", *more], out, "compiled", Turn())
         return FORK.Process(target=child, args=arguments)
 
-    def measuring(model: Path) -> Any:
-        arguments = (model, ["--out", str(out / "log"), *more], out, "json", turn)
-        return FORK.Process(target=child, args=arguments)
+    def measuring(sharers: int) -> Callable[[Path], Any]:
+        turn = FileTurn(out / "turn", sharers)
+
+        def start(model: Path) -> Any:
+            arguments = (model, ["--out", str(out / "log"), *more], out, "json", turn)
+            return FORK.Process(target=child, args=arguments)
+
+        return start
 
     if options.jobs:
         run_all(models, compiling, options.jobs, began + COMPILING * options.budget, "compiled")
-    run_all(models, measuring, options.beside, began + options.budget, "measured")
+    end = began + options.budget
+    run_all(models, measuring(options.beside), options.beside, end, "measured")
+    if options.beside > 1:
+        run_all(
+            [m for m in models if lacked_memory(out, m)], measuring(1), 1, end, "measured alone"
+        )
     rows = rows_in(out, models)
     (out / "alignment.json").write_text(json.dumps(rows), encoding="utf-8")
     failed = sum(bool(row["failed"]) for row in rows)
