@@ -126,16 +126,16 @@ def spread_out(cases: list[Case], seed: int = 0) -> list[Case]:
 
 
 def in_laps(cases: list[Case], system: System) -> list[Case]:
-    """The same cases in laps of `LAP`, each sorted by the work of its cases, upwards and downwards by turns.
+    """The same cases in laps of `LAP`, each sorted by kind and work of its cases, upwards and downwards by turns.
 
     A GPU that is held at its power lowers its clock within milliseconds and raises it again in a few hundred: beside
-    neighbours of the same weight a case meets the same clock in every run. Those too light for that lie beside
-    cases of their own parameters, which share a compilation.
+    neighbours of the same kind and weight a case meets the same clock in every run. Cases too light for that come
+    before them, all kinds together.
     """
 
-    def place(case: Case) -> tuple[float, str]:
+    def place(case: Case) -> tuple[str, float]:
         work = work_ms(case, system)
-        return (work, "") if work >= LOAD_MS else (0.0, f"{case.op} {sorted(case.params.items())}")
+        return (case.op, work) if work >= LOAD_MS else ("", work)
 
     found: list[Case] = []
     for start in range(0, len(cases), LAP):

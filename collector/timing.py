@@ -38,6 +38,7 @@ SINGLE_MS = 10.0  # a call that takes longer has a graph to itself
 _LOOKS = 3
 _OVER_BOUND = 1.3  # times the bound that a good kernel takes
 LEAST_LOAD = 0.04  # seconds of load right before the first sample, where load is asked for
+RESTED = 1.0  # seconds without load, after which a device takes as long to come to the clock that load leaves
 QUEUED = 0.005  # seconds of load that are queued at once, at most; or one replay that is longer
 _SHARE = 0.9  # of the host's last step that is queued: what the host had to wait for shrinks
 _LAUNCH_MS = 0.01  # what the host takes to start a replay: none counts for less
@@ -226,9 +227,12 @@ def sample_window(
     """The place and the time of each case, as soon as it is final.
 
     All of them run for a while before the first sample, where one asks for it: for what is missing after `loaded`, the
-    seconds of load that the device had already, and for `LEAST_LOAD` in any case.
+    seconds of load that the device had already, and for `LEAST_LOAD` in any case. A device that had no load for a
+    while runs for `RESTED`.
     """
     asked = max(case.limits.load_seconds for case in cases)
+    if asked and time.perf_counter() - bench.loaded_at > RESTED:
+        asked = max(asked, RESTED)
     seconds = max(asked - loaded, min(asked, LEAST_LOAD))
     bench.synchronize()  # what is still queued is in `loaded`
     start = time.perf_counter()
@@ -246,6 +250,8 @@ def sample_window(
             else:
                 left.append((place, case))
         waiting = left
+        if asked:
+            bench.loaded_at = time.perf_counter()
 
 
 def _one_pass(cases: Sequence[Ready], bench: Bench) -> None:

@@ -96,18 +96,20 @@ def test_a_dry_run_needs_no_folder(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_neighbours_in_a_lap_are_of_one_weight() -> None:
-    """Work at peak grows along the first lap, falls along the second; light cases lie beside those of their own
-    parameters. Nothing is lost, and windows hold what fits."""
-    cases = spread_out(grid_cases("gemm", "h200_sxm"))
+    """Work at peak grows along the first lap, falls along the second, kind by kind behind those too light for the
+    clock. Nothing is lost, and windows hold what fits."""
+    cases = spread_out(grid_cases("gemm", "h200_sxm") + grid_cases("context_mla", "h200_sxm"))
     found = in_laps(cases, SYSTEM)
     assert sorted(c.case_id for c in found) == sorted(c.case_id for c in cases)
     for lap in (found[:LAP], found[LAP : 2 * LAP][::-1]):
-        work = [work_ms(case, SYSTEM) for case in lap]
-        light = sum(one < LOAD_MS for one in work)
+        light = sum(work_ms(case, SYSTEM) < LOAD_MS for case in lap)
         assert 0 < light < LAP
-        assert work[light:] == sorted(work[light:])
-        groups = [name for name, _ in itertools.groupby(str(case.params) for case in lap[:light])]
-        assert len(groups) == len(set(groups)) < light
+        kinds = itertools.groupby(lap[light:], key=lambda case: case.op)
+        heavy = {op: [work_ms(case, SYSTEM) for case in same] for op, same in kinds}
+        assert list(heavy) == sorted(heavy)
+        assert len(heavy) == 2
+        assert all(work == sorted(work) for work in heavy.values())
+        assert sum(map(len, heavy.values())) == LAP - light
     shares = [window_share(case, SYSTEM) for case in cases]
     assert 0 < min(shares) < 1 / 16
     assert max(shares) <= 1

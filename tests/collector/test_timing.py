@@ -18,6 +18,7 @@ from collector.timing import (
     PER_PASS,
     PRECISION,
     QUEUED,
+    RESTED,
     Limits,
     Load,
     Ready,
@@ -53,6 +54,7 @@ class FakeBench:
     meter: object = field(default_factory=NoMeter)
     hardware: Hardware = field(default_factory=lambda: Hardware(type="cuda", l2_bytes=1000))
     overhead_ms: float = 0.0
+    loaded_at: float = -math.inf
     reasons_to_restart: list[str] = field(default_factory=list)
     taken: int = 0
     flushes: list[bool] = field(default_factory=list)
@@ -382,8 +384,17 @@ def test_a_window_runs_for_the_load_that_is_missing(
 ) -> None:
     """And for a small part of it in any case; for nothing where no case asks."""
     cases = [prepare(make(), device, Limits(load_seconds=0.15))]
+    device.loaded_at = device.now - 0.5
     assert sampled(cases, device, loaded) == pytest.approx(runs, abs=2e-3)
+    assert device.loaded_at == device.now
     assert sampled([prepare(make(), FakeBench([1.0]), Limits())], device, loaded) == 0.0
+
+
+def test_a_rested_device_runs_for_longer(device: LoadedBench) -> None:
+    """As long as it takes to come to its clock; the next window finds it there."""
+    ready = [prepare(make(), device, Limits(load_seconds=0.15)) for _ in range(2)]
+    assert sampled(ready[:1], device, 0.0) == pytest.approx(RESTED, abs=2e-3)
+    assert sampled(ready[1:], device, 0.0) == pytest.approx(0.15, abs=2e-3)
 
 
 def test_load_runs_while_cases_are_made_ready(device: LoadedBench) -> None:
@@ -394,6 +405,7 @@ def test_load_runs_while_cases_are_made_ready(device: LoadedBench) -> None:
     looked_at = 16 * 0.001  # a call of 1 ms is captured to see, and replayed
     assert device.now < 16 * 0.008 + looked_at + 0.05
     round_of_all = len(cases) * 1e-3
+    device.loaded_at = device.now
     missing = max(0.15 - loaded, LEAST_LOAD)
     assert missing <= sampled(cases, device, loaded) < missing + round_of_all
 
