@@ -312,7 +312,7 @@ def notes(outcome: Outcome, ops: Sequence[Json]) -> list[str]:
         )
     elif outcome.db.mode == "hybrid" and any(op["origin"] == "empirical" for op in ops):
         kinds = sorted({op["op"] for op in ops if op["origin"] == "empirical"})
-        found.append(f"Empirical, as no table has their shapes: {', '.join(kinds)}.")
+        found.append(f"Empirical, as no table has rows that say more: {', '.join(kinds)}.")
     if outcome.db.mode in ("hybrid", "silicon"):
         found += of_sums(outcome.db.backend, outcome.price.sum_errors)
         found += of_other_ops(outcome.source.op_list, outcome.db.backend)

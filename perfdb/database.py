@@ -2,8 +2,8 @@
 
 `sol` is the bound. `empirical` divides it by a stated efficiency. `silicon` is measured or estimated between measured
 rows, else an error; it never falls back. `hybrid` is silicon where there is any, else empirical, and each result says
-which in its origin; the efficiency is that of a sister's rows where there are such (`perfdb.sisters`), also beyond all
-rows of the system where the sister's tell more. `sol_full` gives the bound next to its sides.
+which in its origin; where a sister has rows (`perfdb.sisters`), they give the efficiency, and go before an estimate
+that is more uncertain. `sol_full` gives the bound next to its sides.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy
-from numpy.typing import NDArray
 
 from oplib.arithmetic import Amount
 from oplib.errors import InvalidInputError, PerfDataNotAvailableError
@@ -137,9 +136,8 @@ class PerfDatabase:
             return _result(bound, bound * 0.0, origin_rank("sol"))
         if self.mode != "empirical" and entry.latency is not None:
             found = self._silicon(entry, dims, bound)
-            beyond = found.ranks == EXTRAPOLATED
-            if self.mode == "hybrid" and beyond.any():
-                found = _better(found, self._borrowed(kind, params, dims), beyond)
+            if self.mode == "hybrid" and found.ranks.any():
+                found = _better(found, self._borrowed(kind, params, dims))
             return _plain(found)
         if self.mode == "silicon":
             raise PerfDataNotAvailableError(
@@ -334,13 +332,11 @@ def _plain(found: PerformanceArray) -> Result:
     return found if found.shape else found[()]
 
 
-def _better(
-    found: PerformanceArray, other: PerformanceArray | None, where: NDArray[numpy.bool_]
-) -> PerformanceArray:
-    """The results, with the others in their places among `where` in which these are less uncertain."""
+def _better(found: PerformanceArray, other: PerformanceArray | None) -> PerformanceArray:
+    """The results, with the others where these are less uncertain than what was not measured."""
     if other is None:
         return found
-    taken = where & (other.uncertainty < found.uncertainty)
+    taken = (found.ranks > origin_rank("measured")) & (other.uncertainty < found.uncertainty)
     return PerformanceArray(
         numpy.where(taken, other.latency, found.latency),
         energy=numpy.where(taken, other.energy, found.energy),

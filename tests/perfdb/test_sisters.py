@@ -105,11 +105,13 @@ def test_without_a_stated_scaling_nobody_is_asked(
 
 
 def test_own_rows_come_first_and_hers_beyond_them(tmp_path: Path) -> None:
-    """Within the own rows theirs count; beyond, hers where they are less uncertain, place by place."""
+    """A measured row counts, and what lies close to one; hers where they are less uncertain, place by place."""
     table(tmp_path, THERE.id)
     table(tmp_path, HERE.id, SIZES[:4])
-    found = database(tmp_path).price(KIND, PARAMS, {"m": numpy.array([4, 30, 16384])})
-    alone = database(tmp_path, "silicon").price(KIND, PARAMS, {"m": numpy.array([4, 30, 16384])})
+    sizes = {"m": numpy.array([4, 60, 16384])}
+    found = database(tmp_path).price(KIND, PARAMS, sizes)
+    alone = database(tmp_path, "silicon").price(KIND, PARAMS, sizes)
+    assert alone.uncertainty[1] < STATED.uncertainty
     assert list(found.origin) == ["measured", "interpolated", "empirical"]
     assert found.latency[:2] == pytest.approx(alone.latency[:2])
     assert found.latency[2] == pytest.approx(expected(tmp_path, 16384), rel=1e-5)
