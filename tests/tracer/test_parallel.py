@@ -15,6 +15,7 @@ from oplib.op import Op
 from oplib.oplist import Layer, OpList
 from tests.tracer import small_models, toy
 from tracer import analysis
+from tracer.boundaries import attention, gated_delta_rule
 from tracer.parallel import notes, spreads
 from tracer.parallel.plan import Plan
 from tracer.parallel.spread import Spread
@@ -355,6 +356,48 @@ def test_keys_normed_over_all_heads_are_cached_by_head():
     found = small_models.report("olmo2")["kv_cache"]
     assert found["leaves"]
     assert all(leaf["shards"] == {"2": leaf["bytes"]} for leaf in found["leaves"])
+
+
+def test_repeated_keys_leave_the_heads_of_the_values_as_they_are():
+    """A delta rule over 3 key heads that the model repeats for 6 value heads is dealt in 6, not in 3."""
+
+    def body(model: toy.Toy, x: torch.Tensor) -> torch.Tensor:
+        parts = model.q(x), model.k(x), model.v(x)
+        query, key, value = (part.unflatten(-1, (-1, 4)) for part in parts)
+        query, key = (part.repeat_interleave(2, dim=2) for part in (query, key))
+        gate = model.g(x)
+        return model.down(gated_delta_rule.chunked(query, key, value, gate, gate)[0].flatten(2))
+
+    linears = {"q": toy.linear(12), "k": toy.linear(12), "v": toy.linear(24), "g": toy.linear(6)}
+    found = spread_of(body, **linears, down=toy.linear(toy.WIDTH, 24))
+    (rule,) = found.dealt
+    assert [found.parts(state) for state in found.all_of(rule)] == [{6: 6}] * 2
+    assert {found.module(n): found.portions(n) for n in found.linears} == {
+        "q": {3: 12}, "k": {3: 12}, "v": {6: 24}, "g": {6: 6}, "down": {6: 24},
+    }  # fmt: skip
+
+
+def test_heads_of_dealt_groups_can_be_kept_whole():
+    """Queries are whole, so a rank would do the heads of its keys: a norm over all of them needs the keys whole."""
+
+    def body(model: toy.Toy, x: torch.Tensor) -> torch.Tensor:
+        query = model.q(x)
+        query = query * query.pow(2).mean(-1, keepdim=True)
+        heads = toy.heads(query, 6), toy.heads(model.k(x), 2), toy.heads(model.v(x), 2)
+        out = attention.attention(model, *heads, None)[0].flatten(2)
+        return model.down(out * out.pow(2).mean(-1, keepdim=True) if model.normed else out)
+
+    found = {}
+    for normed in (False, True):
+        linears = {"q": toy.linear(24), "k": toy.linear(8), "v": toy.linear(8)}
+        spread = spread_of(body, **linears, down=toy.linear(toy.WIDTH, 24), normed=normed)
+        found[normed] = ways(spread)
+    assert found[False] == {"q": ("", ""), "k": ("column", ""), "v": ("column", ""),
+                            "down": ("row", "all_reduce")}  # fmt: skip
+    assert found[True] == {
+        **dict.fromkeys("qkv", ("", "")),
+        "down": ("column, gathered", "all_gather"),
+    }
 
 
 def test_plans_of_experts_and_stages_are_read():

@@ -135,9 +135,10 @@ def _boundary(spread: Spread, node: fx.Node) -> States:
         if isinstance(allowed, int) and spread.of(value) is None:
             spread.sliced(value, node, allowed)
     length = int((made[0] if several else made).shape[outs[0]])
-    along, state = max(dealt, key=lambda d: (d[0] == length, d[0]))
-    if along != length:
-        state = Split(0, (Piece(length, length),))
+    along, state = max(dealt, key=lambda d: (d[0] == length, d[0], bool(d[1].sources)))
+    if along != length:  # heads that are whole on each rank, which does those of its groups
+        behind = tuple(dict.fromkeys(r for p in state.pieces for r in (*p.sources, *p.repeats)))
+        state = Split(0, (Piece(length, length, repeats=behind),))
     spread.dealt.add(node)
     states: list[State] = [state.at(a) for a in outs]
     return states if several else states[0]
