@@ -82,6 +82,10 @@ class EndlessError(Exception):
     """A pass that only counts its calls made too many of them."""
 
 
+class RealDataError(RuntimeError):
+    """A pass that is to run on sizes alone computes on many real values."""
+
+
 class CallCount(TorchDispatchMode):
     """Counts the operator calls made inside it; EndlessError where they are more than `most`."""
 
@@ -202,7 +206,7 @@ class Recorder(TorchDispatchMode):
             return self._decomposed(func, args, kwargs)
         self._check(func)
         if any(isinstance(a, torch.Tensor) and _is_large_and_real(a) for a in args):
-            raise RuntimeError(f"{func} computes on real data at {model_line()}")
+            raise RealDataError(f"{func} computes on real data at {model_line()}")
         if len(self.calls) > MOST_CALLS:
             raise too_many_calls(busiest_line(self.calls[-1000:]))
         if torch.Tag.inplace_view in func.tags:

@@ -156,3 +156,20 @@ def test_the_longest_pass_of_a_branch_is_found():
     assert max(workload["s"] for workload in unseen(one)) == one.longest
     assert [d for w in unseen(one) for d in retrace(model, captured, one, w)] == []
     assert trace(model, captured, "generation").longest is None
+
+
+def test_a_table_of_real_values_is_no_branch():
+    """A longer pass makes a table of more values than the tracer lets it: that is no limit of the model."""
+
+    def body(_model, x):
+        table = torch.arange(60 * x.shape[1]).unflatten(0, (-1, 60)).cos()
+        turned = x.exp() if x.shape[1] < 100 else x.sin()
+        return turned * table.sum(-1, keepdim=True).to(x.device, x.dtype)
+
+    model = toy.Toy(body).eval()
+    captured = capture(model)
+    one = trace(model, captured, "context")
+    assert one.branches
+    assert one.longest is None
+    assert one.setting.tensors == "fake"
+    assert [d for w in unseen(one) for d in retrace(model, captured, one, w)] == []
