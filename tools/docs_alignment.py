@@ -119,16 +119,16 @@ def _summary(rows: Rows) -> Iterator[str]:
 
 
 def _whole_summary(rows: Rows) -> Iterator[str]:
-    yield "| whole models | rows | mean absolute error | median | below 10 % |"
-    yield "|---|---|---|---|---|"
+    yield "| whole models | GPU | rows | mean absolute error | median | below 10 % |"
+    yield "|---|---|---|---|---|---|"
     for one_graph, words in ((False, "layer by layer"), (True, "in one graph")):
         for phase, time in zip(PHASES, ("time to the first token", "time of a step"), strict=True):
             chosen = [r for r in rows if r["one_graph"] is one_graph and r["phase"] == phase]
-            found = gaps(chosen, "predicted_ms", LOADED)
-            mean = statistics.mean(map(abs, found))
-            yield (
-                f"| {time}, compiled {words} | {len(found)} | {mean:.1%} | {_median(found):.1%} | {_below(found):.0%} |"
-            )
+            for gpu in sorted({_gpu(row) for row in chosen}):
+                found = gaps([r for r in chosen if _gpu(r) == gpu], "predicted_ms", LOADED)
+                mean = statistics.mean(map(abs, found))
+                head = f"| {time}, compiled {words} | {gpu} | {len(found)} |"
+                yield f"{head} {mean:.1%} | {_median(found):.1%} | {_below(found):.0%} |"
 
 
 def _median(found: Sequence[float]) -> float:
@@ -140,13 +140,13 @@ def _below(found: Sequence[float]) -> float:
 
 
 def _whole(rows: Rows) -> Iterator[str]:
-    yield "| model | layers | compiled | phase | workload | price | measured | gap | from eager | |"
-    yield "|---|---|---|---|---|---|---|---|---|---|"
+    yield "| model | GPU | layers | compiled | phase | workload | price | measured | gap | from eager | |"
+    yield "|---|---|---|---|---|---|---|---|---|---|---|"
     for row in rows:
         found = gap(row, "predicted_ms", LOADED)
         yield (
-            f"| {_short(row)} | {row['layers']} | {'one graph' if row['one_graph'] else 'by layer'} | {row['phase']} | "
-            f"{row['workload']} | {row['predicted_ms']:.3f} ms | {row[LOADED]:.3f} ms | {found:+.1%} | "
+            f"| {_short(row)} | {_gpu(row)} | {row['layers']} | {'one graph' if row['one_graph'] else 'by layer'} | "
+            f"{row['phase']} | {row['workload']} | {row['predicted_ms']:.3f} ms | {row[LOADED]:.3f} ms | {found:+.1%} | "
             f"{row['difference']:.2f} | {'disturbed' if unsteady(row, LOADED) else ''} |"
         )
 
