@@ -146,8 +146,8 @@ def _whole(rows: Rows) -> Iterator[str]:
         found = gap(row, "predicted_ms", LOADED)
         yield (
             f"| {_short(row)} | {_gpu(row)} | {row['layers']} | {'one graph' if row['one_graph'] else 'by layer'} | "
-            f"{row['phase']} | {row['workload']} | {row['predicted_ms']:.3f} ms | {row[LOADED]:.3f} ms | {found:+.1%} | "
-            f"{row['difference']:.2f} | {'disturbed' if unsteady(row, LOADED) else ''} |"
+            f"{row['phase']} | {row['workload']} | {row['predicted_ms']:.3f} ms | {row[LOADED]:.3f} ms | "
+            f"{found:+.1%} | {row['difference']:.2f} | {'disturbed' if unsteady(row, LOADED) else ''} |"
         )
 
 
