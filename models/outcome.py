@@ -311,8 +311,15 @@ def notes(outcome: Outcome, ops: Sequence[Json]) -> list[str]:
             "No backend was named, so no measured table was asked: every time is empirical."
         )
     elif outcome.db.mode == "hybrid" and any(op["origin"] == "empirical" for op in ops):
-        kinds = sorted({op["op"] for op in ops if op["origin"] == "empirical"})
-        found.append(f"Empirical, as no table has rows that say more: {', '.join(kinds)}.")
+        lent = outcome.db.borrowed
+        for sister, kinds in lent.items():
+            names = ", ".join(sorted(kinds))
+            found.append(
+                f"Rows of {sister}, scaled, answer where {system.id} has none that say more: {names}."
+            )
+        empirical = {op["op"] for op in ops if op["origin"] == "empirical"}
+        if stated := sorted(empirical.difference(*lent.values())):
+            found.append(f"Empirical, as no table has their shapes: {', '.join(stated)}.")
     if outcome.db.mode in ("hybrid", "silicon"):
         found += of_sums(outcome.db.backend, outcome.price.sum_errors)
         found += of_other_ops(outcome.source.op_list, outcome.db.backend)

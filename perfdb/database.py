@@ -100,6 +100,7 @@ class PerfDatabase:
         self.system, self.backend, self.version, self.data = system, backend, version, data
         self.mode = mode.lower()
         self.notes: dict[str, None] = {}  # a set that keeps the order
+        self.borrowed: dict[str, dict[str, None]] = {}  # kinds, by the sister whose rows stand in
         self._shelf: Shelf | None = None
         self._kin: list[PerfDatabase] | None = None  # databases of sisters
         self._tables: dict[str, list[Table] | str] = {}
@@ -136,9 +137,9 @@ class PerfDatabase:
             return _result(bound, bound * 0.0, origin_rank("sol"))
         if self.mode != "empirical" and entry.latency is not None:
             found = self._silicon(entry, dims, bound)
-            if self.mode == "hybrid" and found.ranks.any():
-                found = _better(found, self._borrowed(kind, params, dims))
-            return _plain(found)
+            return _plain(
+                self._better(found, kind, params, dims) if self.mode == "hybrid" else found
+            )
         if self.mode == "silicon":
             raise PerfDataNotAvailableError(
                 f"No measurement of {kind.name} with {_spell(entry.params, params)}: {entry.missing}",
@@ -148,7 +149,9 @@ class PerfDatabase:
             # What was measured of links within a server says nothing of a network; its spread has to do.
             spread = efficiency_of(kind, entry.params, self.backend).uncertainty
             return _result(bound, bound * 0.0 + spread, origin_rank("sol"))
-        if self.mode == "hybrid" and (borrowed := self._borrowed(kind, params, dims)) is not None:
+        if self.mode == "hybrid" and (lent := self._lent(kind, params, dims)):
+            sister, borrowed = lent
+            self.borrowed.setdefault(sister, {})[kind.name] = None
             return _plain(borrowed)
         stated = stated_ms(kind, entry.params, dims, self.system, backend=self.backend)
         latency, uncertainty = map(numpy.asarray, stated)
@@ -265,8 +268,33 @@ class PerfDatabase:
             self._fits[key] = _fit_of(_closest(groups, params)) if groups else None
         return self._fits[key]
 
-    def _borrowed(self, kind: OpKind, params: Params, dims: Dims) -> PerformanceArray | None:
-        """What a sister's rows say, scaled by the bounds; None where none has such rows, or no scaling is stated."""
+    def _better(
+        self, found: PerformanceArray, kind: OpKind, params: Params, dims: Dims
+    ) -> PerformanceArray:
+        """The results, with a sister's where these are less uncertain than what was not measured."""
+        scaling = scaling_of(kind, params, self.backend)
+        if scaling is None:
+            return found
+        doubtful = found.ranks > origin_rank("measured")
+        doubtful &= found.uncertainty > scaling.uncertainty  # she adds her own
+        lent = self._lent(kind, params, dims) if doubtful.any() else None
+        if lent is None:
+            return found
+        sister, other = lent
+        taken = doubtful & (other.uncertainty < found.uncertainty)
+        if taken.any():
+            self.borrowed.setdefault(sister, {})[kind.name] = None
+        return PerformanceArray(
+            numpy.where(taken, other.latency, found.latency),
+            energy=numpy.where(taken, other.energy, found.energy),
+            ranks=numpy.where(taken, other.ranks, found.ranks).astype(numpy.int8),
+            uncertainty=numpy.where(taken, other.uncertainty, found.uncertainty),
+        )
+
+    def _lent(
+        self, kind: OpKind, params: Params, dims: Dims
+    ) -> tuple[str, PerformanceArray] | None:
+        """A sister and what her rows say, scaled by the bounds; None where none has any, or no scaling is stated."""
         scaling = scaling_of(kind, params, self.backend)
         if scaling is None:
             return None
@@ -281,10 +309,7 @@ class PerfDatabase:
             )
             found = sister._silicon(there, dims, other)
             latency = found.latency * scaling.scale(bound, other, there.launch)
-            self.notes[
-                f"{kind.name}: rows of {sister.system.id} stand in where {self.system.id} has none."
-            ] = None
-            return PerformanceArray(
+            return sister.system.id, PerformanceArray(
                 numpy.maximum(latency, there.fastest * bound),
                 energy=None,
                 ranks=numpy.full(latency.shape, origin_rank("empirical"), dtype=numpy.int8),
@@ -330,19 +355,6 @@ def _result(
 def _plain(found: PerformanceArray) -> Result:
     """A lone number as one result."""
     return found if found.shape else found[()]
-
-
-def _better(found: PerformanceArray, other: PerformanceArray | None) -> PerformanceArray:
-    """The results, with the others where these are less uncertain than what was not measured."""
-    if other is None:
-        return found
-    taken = (found.ranks > origin_rank("measured")) & (other.uncertainty < found.uncertainty)
-    return PerformanceArray(
-        numpy.where(taken, other.latency, found.latency),
-        energy=numpy.where(taken, other.energy, found.energy),
-        ranks=numpy.where(taken, other.ranks, found.ranks).astype(numpy.int8),
-        uncertainty=numpy.where(taken, other.uncertainty, found.uncertainty),
-    )
 
 
 def _shape_of(**sizes: Amount) -> tuple[int, ...]:

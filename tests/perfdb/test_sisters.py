@@ -81,7 +81,8 @@ def test_without_rows_the_sister_answers(tmp_path: Path, m: int) -> None:
     assert found == pytest.approx(expected(tmp_path, m), rel=1e-5)
     assert found.origin == "empirical"
     assert found.uncertainty >= STATED.uncertainty
-    assert any(THERE.id in note for note in db.notes)
+    assert list(db.borrowed) == [THERE.id]
+    assert list(db.borrowed[THERE.id]) == [KIND.name]
     assert db.price(KIND, PARAMS, {"m": numpy.array([m, 4])}).shape == (2,)
 
 
