@@ -201,18 +201,23 @@ def _run(
         alone = []
     for plugin in options.plugin:
         registry.extend(plugin)
-    beside = _beside(options)
+    beside = 1 if more or options.what == "power" else _beside(options)
     shared = [task for task in alone if beside > 1 and _shares(options, task, devices[0], beside)]
     if shared:
-        given = alone if more else [replace(task, share=max(task.share, _SHARE)) for task in shared]
-        workers = _workers(options, devices, beside)
-        outcome += Runner(segment, workers, limits(), progress).run(given, more)
-    # what found no memory beside others may find it alone
-    done = {(row["case_id"], row["asked"]) for row in outcome.rows if row["status"] != OOM}
-    alone = [task for task in alone if (task.case.case_id, task.variant) not in done]
-    if alone and not outcome.left:
+        share = max(min(len(devices) * beside / len(shared), 1.0), _SHARE)
+        given = [replace(task, share=max(task.share, share)) for task in shared]
+        with tempfile.TemporaryDirectory(prefix="collect-ops-") as folder:
+            workers = _workers(options, devices, beside, folder)
+            outcome += Runner(segment, workers, limits(), progress).run(given)
+        # what found no memory beside others may find it alone
+        outcome.rows = [row for row in outcome.rows if row["status"] != OOM]
+        done = {(row["case_id"], row["asked"]) for row in outcome.rows}
+        alone = [task for task in alone if (task.case.case_id, task.variant) not in done]
+    if outcome.left:
+        outcome.left = len(alone)
+    elif alone:
         workers = _workers(options, devices)
-        outcome += Runner(segment, workers, limits(), progress).run(alone, None if shared else more)
+        outcome += Runner(segment, workers, limits(), progress).run(alone, more)
     if together:
         group = _workers(options, ["+".join(devices)])
         outcome += Runner(segment, group, limits(), progress, serving=serve_group).run(together)
@@ -243,10 +248,9 @@ def _over_cluster(
 ) -> Any:  # Any: tasks, Limits of the runner, an Outcome
     from collector.cluster import run_cluster
 
-    if options.adaptive:
-        raise InvalidInputError(
-            "--adaptive decides by the rows of one host.", "Leave --cluster or --adaptive out."
-        )
+    if options.adaptive or options.beside > 1:
+        given = "--adaptive" if options.adaptive else f"--beside {options.beside}"
+        raise InvalidInputError(f"{given} is for one host.", f"Leave --cluster or {given} out.")
     worker = _workers(options, devices[:1])[0]
     return run_cluster(options.cluster, tasks, worker, limits, _folder(options).resolve())
 
@@ -282,12 +286,11 @@ def _shares(options: Options, task: Any, device: str, beside: int) -> bool:  # A
 
 
 def _workers(
-    options: Options, devices: list[str], beside: int = 1
+    options: Options, devices: list[str], beside: int = 1, folder: str = ""
 ) -> list[Any]:  # Any: options of workers
-    """Of `beside` processes for each device, which take turns by a file of this host."""
+    """Of `beside` processes for each device, which take turns by files in a folder of this host."""
     from collector.worker import Options as WorkerOptions
 
-    folder = tempfile.mkdtemp(prefix="collect-ops-") if beside > 1 else ""
     return [
         WorkerOptions(
             device=device,
@@ -314,7 +317,12 @@ def _done(options: Options) -> set[tuple[str, str, str]]:
         raise InvalidInputError(
             f"{folder} has a log of {len(rows)} cases.", "Give --resume to go on, or another --out."
         )
-    return {key for key, row in rows.items() if row["status"] == OK or not options.retry_failed}
+    return {
+        key
+        for key, row in rows.items()
+        if row["status"] == OK
+        or not (options.retry_failed or (row["status"] == OOM and row.get("sharers", 1) > 1))
+    }
 
 
 def _asked(rows: Iterable[Json]) -> list[Json]:

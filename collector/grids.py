@@ -129,8 +129,8 @@ def in_laps(cases: list[Case], system: System) -> list[Case]:
     """The same cases in laps of `LAP`, each sorted by kind and work of its cases, upwards and downwards by turns.
 
     A GPU that is held at its power lowers its clock within milliseconds and raises it again in a few hundred: beside
-    neighbours of the same kind and weight a case meets the same clock in every run. Cases too light for that come
-    before them, all kinds together.
+    neighbours of the same kind and weight a case meets the same clock in every run. Cases too light for that lie at
+    one end, all kinds together.
     """
 
     def place(case: Case) -> tuple[str, float]:

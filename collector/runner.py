@@ -9,6 +9,7 @@ samples of several, each of them is given out alone.
 from __future__ import annotations
 
 import collections
+import math
 import multiprocessing
 import time
 from collections.abc import Callable, Iterable
@@ -26,6 +27,7 @@ WINDOW = 16  # tasks that a worker measures side by side, at most
 _AHEAD = 2  # windows that a worker has: it goes on to one while the rows of the other are written
 _START_SECONDS = 180.0  # for a process to load torch and open its device
 _START_TRIES = 3
+_LONGEST_WAIT = 60.0  # for word of a worker, at a time
 _GRACE_SECONDS = 5.0  # for the cases in flight once the budget is spent
 
 
@@ -112,7 +114,12 @@ class Process:
 
     def went_on(self) -> None:
         """It said something: its next step runs from now."""
-        self.deadline = time.monotonic() + self._case_seconds
+        seconds = self._case_seconds if self.ready else _START_SECONDS
+        self.deadline = time.monotonic() + seconds
+
+    def waits(self) -> None:
+        """It waits for its turn, for as long as others take: they have deadlines."""
+        self.deadline = math.inf
 
     def stop(self) -> int | None:
         """Kill the process; its exit status before that, None where it was running."""
@@ -167,9 +174,10 @@ class Runner:
                 if budget and spent > budget:
                     waiting.extendleft(self._drain(processes))
                     break
-                for process in processes:
-                    while waiting and process.room > 0:
-                        process.give(self._window(waiting))
+                while waiting and (free := [one for one in processes if one.room > 0]):
+                    for process in free:
+                        if waiting:
+                            process.give(self._window(waiting))
                 self._step(processes, waiting, start + budget if budget else None)
         finally:
             for process in processes:
@@ -199,7 +207,8 @@ class Runner:
         if until is not None:
             next_deadline = min(next_deadline, until)
         by_connection = {process.connection: process for process in processes}
-        ready = wait(list(by_connection), max(next_deadline - time.monotonic(), 0.0))
+        seconds = min(max(next_deadline - time.monotonic(), 0.0), _LONGEST_WAIT)
+        ready = wait(list(by_connection), seconds)
         for connection in ready:
             assert isinstance(connection, Connection)
             self._receive(by_connection[connection], waiting)
@@ -214,9 +223,13 @@ class Runner:
         except (EOFError, OSError):
             self._replace(process, waiting, ERROR, "the worker process ended")
             return
+        if answer.phase == "waiting":
+            process.waits()
+            return
         process.went_on()
         if answer.phase == "hello":
             process.ready, process.failed_starts = True, 0
+            process.went_on()
             process.provenance = str(answer.row["date"])
             self._segment.append(answer.row)
             return
@@ -226,7 +239,9 @@ class Runner:
             self._again(process, waiting)
 
     def _heard(self, process: Process, answer: Answer) -> None:
-        """What a worker says of its first window."""
+        """What a worker says of its first window, if it does."""
+        if answer.phase in ("waiting", "had"):
+            return
         window = process.given[0]
         if answer.phase == "preparing":
             window.at = answer.place

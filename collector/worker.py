@@ -11,7 +11,8 @@ import signal
 import socket
 import sys
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from multiprocessing.connection import Connection
@@ -20,6 +21,7 @@ from typing import Any, Literal, TypeAlias
 
 from collector.grids import LOAD_MS
 from collector.log import ERROR, OK, OOM, SKIPPED, WRONG
+from collector.turn import FileTurn, Turn, compiling_without
 from oplib.case import Case
 from oplib.errors import InvalidInputError
 
@@ -39,6 +41,11 @@ _PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of Linux's prctl
 _MOST_OF_PART = 0.9  # of a shared device's part for this process, that inputs may take
 _POOL_SHARE = 0.1  # of the device's memory, that inputs get at first: more than a window needs
 _LOAD_SECONDS = 0.15  # of load before the samples of a case that draws the most power
+_NO_MEMORY = (
+    "OutOfMemoryError",
+    "MemoryAllocation",
+    "ALLOC_FAILED",
+)  # in words of torch, CUDA and cuBLAS
 _REASON = 300  # characters of an error that a row keeps
 
 
@@ -74,16 +81,16 @@ class Task:
     share: float = 0.0
 
 
-Phase: TypeAlias = Literal["hello", "preparing", "sampling", "alone", "row"]
+Phase: TypeAlias = Literal["hello", "waiting", "had", "preparing", "sampling", "alone", "row"]
 
 
 @dataclass(slots=True, kw_only=True)
 class Answer:
     """What a worker says, of the task at `place` of its window.
 
-    `hello` comes before any window, `preparing` before each task, `sampling` before the samples of all that are ready,
-    `row` with the fields of a finished one, `alone` of one that did not fit beside the others, or whose samples beside
-    them disagree; `restart` asks for a fresh process.
+    `hello` comes before any window, `waiting` and `had` around each wait for the turn, `preparing` before each task,
+    `sampling` before the samples of all that are ready, `row` with the fields of a finished one, `alone` of one that
+    did not fit beside the others, or whose samples beside them disagree; `restart` asks for a fresh process.
     """
 
     phase: Phase = "row"
@@ -96,28 +103,32 @@ def serve(connection: Connection, options: Options) -> None:
     """Answer windows of tasks until the pipe closes. The process ends with its parent, also where that was killed."""
     die_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
-    worker = Worker(options)
+    worker = Worker(
+        options, lambda waits: connection.send(Answer(phase="waiting" if waits else "had"))
+    )
     connection.send(Answer(phase="hello", row=worker.provenance()))
-    while True:
-        try:
-            window = connection.recv()
-        except EOFError:
-            return
-        for answer in worker.answers(window):
-            connection.send(answer)
-            if answer.restart:
+    with ExitStack() as stack:
+        if options.turn:
+            stack.enter_context(compiling_without(worker.turn))
+        while True:
+            try:
+                window = connection.recv()
+            except EOFError:
                 return
+            for answer in worker.answers(window):
+                connection.send(answer)
+                if answer.restart:
+                    return
 
 
 class Worker:
-    """One device, and what stays from case to case on it."""
+    """One device, and what stays from case to case on it. `told` hears when it waits for its turn (`FileTurn`)."""
 
-    def __init__(self, options: Options) -> None:
+    def __init__(self, options: Options, told: Callable[[bool], object] = lambda _: None) -> None:
         import torch
 
         from collector.bench import bench_of
         from collector.timing import Load, idle_watts
-        from collector.turn import FileTurn, Turn, compile_without
         from oplib.kernels import registry
         from oplib.kernels.source import PoolSource
 
@@ -129,13 +140,13 @@ class Worker:
         for plugin in options.plugins:
             registry.extend(plugin)
         self._registry = registry
-        self._turn = FileTurn(Path(options.turn), options.sharers) if options.turn else Turn()
-        if options.sharers > 1:
+        self.turn = Turn()
+        if options.turn:
             from torch._inductor import config
 
             config.compile_threads = 1  # the processes are the threads
-            compile_without(self._turn)
-        with self._turn:
+            self.turn = FileTurn(Path(options.turn), options.sharers, told)
+        with self.turn:
             self.bench = bench_of(options.device, options.sharers)
         memory = self.bench.hardware.memory
         share = min(options.memory_share * options.sharers, _MOST_OF_PART)
@@ -178,7 +189,7 @@ class Worker:
         left: dict[int, Any] = {}  # Any: a Ready and fields of its row, by place
         for place, task in enumerate(window):
             yield Answer(phase="preparing", place=place)
-            with self._turn:
+            with self.turn:
                 made = self._made(task, beside=len(left))
             if isinstance(made, Answer):
                 yield replace(made, place=place)
@@ -186,9 +197,9 @@ class Worker:
                     return
             else:
                 left[place] = made
-                if self._turn.sharers == 1:  # else another process's work comes between
+                if self.turn.sharers == 1:  # else another process's work comes between
                     self._load.add(made[0])
-        with self._turn:
+        with self.turn:
             if left:
                 yield Answer(phase="sampling")
                 yield from self._answers_sampled(window, left)
@@ -237,7 +248,7 @@ class Worker:
             self._empty()
             if beside:
                 return Answer(phase="alone")
-            row |= {"status": OOM, "reason": one_line(error)}
+            row |= {"status": OOM, "reason": one_line(error), "sharers": self.turn.sharers}
         except Exception as error:  # noqa: BLE001 - becomes the status of this case
             wrong = type(error).__name__ == "WrongResult"
             row |= {"status": WRONG if wrong else ERROR, "reason": one_line(error)}
@@ -449,6 +460,11 @@ def one_line(error: BaseException) -> str:
     place = f" ({os.path.basename(frames[-1].filename)}:{frames[-1].lineno})" if frames else ""
     text = " ".join(str(error).split())[:_REASON]
     return f"{type(error).__name__}: {text}{place}"
+
+
+def lacked_memory(reason: str) -> bool:
+    """Whether an error is for want of the device's memory."""
+    return any(name in reason for name in _NO_MEMORY)
 
 
 def die_with_parent() -> None:

@@ -8,6 +8,7 @@ that is more uncertain. `sol_full` gives the bound next to its sides.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -206,17 +207,19 @@ class PerfDatabase:
         found = self._tables[kind.name]
         return found if isinstance(found, str) else found[0]
 
+    def shelf(self) -> Shelf:
+        """The tables of its backend; raises where there are none, or none of its version."""
+        self._shelf = self._shelf or Shelf.of(
+            system=self.system.id, backend=self.backend, version=self.version, data=self.data
+        )
+        return self._shelf
+
     def _read(self, kind: OpKind) -> list[Table] | str:
         """The tables of one version, which may have the kind in several files, or why there are none."""
         if not self.backend:
             return "no backend was named"
         try:
-            shelf = self._shelf = self._shelf or Shelf.of(
-                system=self.system.id,
-                backend=self.backend,
-                version=self.version,
-                data=self.data,
-            )
+            shelf = self.shelf()
         except PerfDataNotAvailableError as error:
             return error.message
         paths = shelf.tables(kind)
@@ -271,7 +274,7 @@ class PerfDatabase:
     def _better(
         self, found: PerformanceArray, kind: OpKind, params: Params, dims: Dims
     ) -> PerformanceArray:
-        """The results, with a sister's where these are less uncertain than what was not measured."""
+        """The results, with a sister's times where these are less uncertain than what was not measured. Power stays."""
         scaling = scaling_of(kind, params, self.backend)
         if scaling is None:
             return found
@@ -284,9 +287,10 @@ class PerfDatabase:
         taken = doubtful & (other.uncertainty < found.uncertainty)
         if taken.any():
             self.borrowed.setdefault(sister, {})[kind.name] = None
+        latency = numpy.where(taken, other.latency, found.latency)
         return PerformanceArray(
-            numpy.where(taken, other.latency, found.latency),
-            energy=numpy.where(taken, other.energy, found.energy),
+            latency,
+            energy=found.energy * latency / found.latency,
             ranks=numpy.where(taken, other.ranks, found.ranks).astype(numpy.int8),
             uncertainty=numpy.where(taken, other.uncertainty, found.uncertainty),
         )
@@ -309,8 +313,9 @@ class PerfDatabase:
             )
             found = sister._silicon(there, dims, other)
             latency = found.latency * scaling.scale(bound, other, there.launch)
+            fastest = numpy.where(found.ranks == EXTRAPOLATED, 1.0, there.fastest)
             return sister.system.id, PerformanceArray(
-                numpy.maximum(latency, there.fastest * bound),
+                numpy.maximum(latency, fastest * bound),
                 energy=None,
                 ranks=numpy.full(latency.shape, origin_rank("empirical"), dtype=numpy.int8),
                 uncertainty=numpy.hypot(found.uncertainty, scaling.uncertainty),
@@ -318,12 +323,20 @@ class PerfDatabase:
         return None
 
     def _sisters(self) -> list[PerfDatabase]:
-        """Databases of sister systems, of the same backend and folder."""
+        """Databases of the sister systems that have tables of the same backend and version."""
         if self._kin is None:
-            self._kin = [
-                PerfDatabase(other, backend=self.backend, version=self.version, mode="silicon", data=self.data)
-                for other in sisters_of(self.system)
-            ]  # fmt: skip
+            self._kin = []
+            for other in sisters_of(self.system):
+                with suppress(InvalidInputError, PerfDataNotAvailableError):
+                    kin = PerfDatabase(
+                        other,
+                        backend=self.backend,
+                        version=self.version,
+                        mode="silicon",
+                        data=self.data,
+                    )
+                    kin.shelf()
+                    self._kin.append(kin)
         return self._kin
 
     def _silicon(self, entry: Entry, dims: Dims, bound: Floats) -> PerformanceArray:

@@ -101,7 +101,8 @@ def test_torch_is_not_imported_on_load(package: str) -> None:
 
 def load_modules() -> list[str]:
     packages = [name for name in TORCH_FREE if (ROOT / name / "__init__.py").exists()]
-    clis = [f"{name}.cli" for name in MAY_IMPORT if (ROOT / name / "cli.py").exists()]
+    files = [path for name in MAY_IMPORT for path in python_files(name) if path.name == "cli.py"]
+    clis = [".".join(path.with_suffix("").parts) for path in files]
     return packages + clis
 
 

@@ -2,9 +2,9 @@
 
     python tools/fit_sisters.py
 
-Rows of one case, kernel and version of a backend on both systems; per kind, and per phase where it has them, the
-elasticity with the least median error, in hundredths, and the error that 68.3 % of the points stay within. `other` is
-the median of the kinds, its error that which 68.3 % of them stay within.
+Rows of one case and kernel on both systems, of a backend's main version there; per kind, and per phase where it has
+them, the elasticity with the least median error, in hundredths, and the error that 68.3 % of the points stay within.
+`other` is the median of the kinds, its error that which 68.3 % of them stay within.
 """
 
 from __future__ import annotations

@@ -17,6 +17,7 @@ from collector.align.rested import RestedBench, steady, under_load
 from collector.align.settings import Settings
 from collector.align.workloads import Workload
 from collector.timing import Limits
+from collector.turn import compiling_without
 from collector.worker import one_line
 from oplib.case import Case
 from oplib.errors import InvalidInputError, PerfDataNotAvailableError
@@ -95,7 +96,7 @@ def align(
     gc.collect()  # the part and its compiled code know each other
     standalone.bench.release()
     measure = standalone.measure if settings.time else standalone.compile
-    with settings.turn:
+    with settings.turn, compiling_without(settings.turn):
         alone = [measure(case, chosen[case.op]) for case in cases]
     rows = _rows(ops, workload, alone, kernels, db)
     return replace(

@@ -13,7 +13,7 @@ from collector.align.kernels import Kernel, kernels_of
 from collector.align.rested import RestedBench, steady
 from collector.log import OK, Segment, latest, read_log
 from collector.timing import Limits, WrongResult, disagreement
-from collector.worker import Options, Worker, now, one_line
+from collector.worker import Options, Worker, lacked_memory, now, one_line
 from oplib.case import Case
 from oplib.errors import InvalidInputError
 from oplib.kernels.binding import Recorded
@@ -57,7 +57,10 @@ class Standalone:
         self._provenance = self._worker.provenance()
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
-            self._known = latest(read_log(folder)[0])
+            known = latest(read_log(folder)[0])
+            self._known = {
+                k: row for k, row in known.items() if not lacked_memory(row.get("reason", ""))
+            }
             self._segment = Segment(folder)
             self._segment.append(self._provenance)
 

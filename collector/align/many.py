@@ -30,6 +30,7 @@ from collector.align import cli
 from collector.align.session import key_of  # loads torch once, before processes are forked
 from collector.log import read_log
 from collector.turn import FileTurn, Turn
+from collector.worker import lacked_memory
 
 Json = dict[str, Any]  # Any: an object that becomes JSON
 COMPILING = 0.45  # of the budget, at most
@@ -81,10 +82,10 @@ def rows_in(folder: Path, models: list[Path]) -> list[Json]:
     return list({key_of(row): row for row in logged}.values())
 
 
-def lacked_memory(folder: Path, model: Path) -> bool:
-    """Whether a row of the model failed for want of the device's memory."""
+def without_memory(folder: Path, model: Path) -> bool:
+    """Whether something of the model failed for want of the device's memory."""
     path = folder / f"{model.name}.json"
-    return path.exists() and "OutOfMemoryError" in path.read_text()
+    return path.exists() and lacked_memory(path.read_text())
 
 
 def main() -> int:
@@ -131,7 +132,7 @@ def main() -> int:
     run_all(models, measuring(options.beside), options.beside, end, "measured")
     if options.beside > 1:
         run_all(
-            [m for m in models if lacked_memory(out, m)], measuring(1), 1, end, "measured alone"
+            [m for m in models if without_memory(out, m)], measuring(1), 1, end, "measured alone"
         )
     rows = rows_in(out, models)
     (out / "alignment.json").write_text(json.dumps(rows), encoding="utf-8")

@@ -25,7 +25,7 @@ from collector.align.settings import Settings
 from collector.align.workloads import Workload
 from collector.log import OK, Segment, read_log
 from collector.turn import Turn
-from collector.worker import now
+from collector.worker import lacked_memory, now
 from oplib.command_line import Progress
 from oplib.errors import InvalidInputError
 from oplib.kernels import registry
@@ -80,7 +80,7 @@ class Session:
         self._done = {
             key_of(row["result"]): row["result"]
             for row in _logged(options.out)
-            if row["variants"] == dict(variants)
+            if row["variants"] == dict(variants) and not _short_of_memory(row["result"])
         }
         self._segment: Segment | None = None
 
@@ -190,6 +190,11 @@ def _logged(folder: Path | None) -> list[Json]:
     if folder is None or not folder.exists():
         return []
     return [row for row in read_log(folder)[0] if row["what"] == "align"]
+
+
+def _short_of_memory(result: Json) -> bool:
+    """Whether an op of the row found no memory, beside other models it may be."""
+    return any(lacked_memory(op["reason"]) for op in result["ops"])
 
 
 def key_of(result: Json) -> tuple[Any, ...]:  # Any: names, a depth, a flag

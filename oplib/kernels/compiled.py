@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from typing import Any, ClassVar
 
@@ -10,6 +11,8 @@ import torch
 from oplib.kernels.hardware import Hardware
 from oplib.kernels.variant import Inputs, Outputs, Sizes, Variant
 from oplib.params import Params
+
+_KEPT = 64  # compiled functions of a variant: more than the cases that are measured side by side
 
 
 class Compiled(Variant):
@@ -26,6 +29,7 @@ class Compiled(Variant):
     def __init__(self, slot: str, name: str, inputs: Any) -> None:  # Any: passed on as it is
         super().__init__(slot, name, inputs)
         self._plain = self.of(slot, "eager", inputs)
+        self._numbers = itertools.count()
         self._functions: dict[tuple[Any, ...], Callable[[Inputs], Outputs]] = {}  # Any: parameters
 
     def why_not(
@@ -43,14 +47,14 @@ class Compiled(Variant):
         """torch counts compilations, and looks through them, by function: each case has its own."""
         key = (*params.items(), *_sizes(inputs))
         if key not in self._functions:
+            while len(self._functions) >= _KEPT:
+                del self._functions[next(iter(self._functions))]
             fixed, plain = dict(params), self._plain
 
             def call(inputs: Inputs) -> Outputs:
                 return plain.run(inputs, fixed, {})
 
-            call.__code__ = call.__code__.replace(
-                co_name=f"call_{self.slot}_{len(self._functions)}"
-            )
+            call.__code__ = call.__code__.replace(co_name=f"call_{self.slot}_{next(self._numbers)}")
             torch._dynamo.config.fail_on_recompile_limit_hit = True  # else it would run uncompiled
             self._functions[key] = torch.compile(call, backend=self.backend, dynamic=False)
         return self._functions[key]

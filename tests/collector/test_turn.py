@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from collector.log import latest, read_log
-from collector.turn import FileTurn, compile_without
+from collector.log import OOM, Segment, latest, read_log
+from collector.turn import FileTurn, compiling_without
 from tests.collector.running import collect, gemm, write_plan
 
 WAIT = 0.1  # seconds in which a turn that is free would be had
@@ -69,25 +69,63 @@ def test_who_waits_comes_before_who_had_it(tmp_path: Path) -> None:
     other.end()
 
 
+def test_a_fault_of_the_device_leaves_the_turn_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is told elsewhere: the turn is free after it, and taken anew as ever."""
+
+    def fault() -> None:
+        raise RuntimeError("an illegal memory access")
+
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "synchronize", fault)
+    mine = FileTurn(tmp_path / "turn", 2)
+    with mine, mine, mine.let_go():
+        first = Other(tmp_path / "turn")
+        assert first.had.wait(5)
+        first.end()
+    with mine:
+        second = Other(tmp_path / "turn")
+        assert not second.had.wait(WAIT)
+    assert second.had.wait(5)
+    second.end()
+
+
+def test_who_waits_says_so(tmp_path: Path) -> None:
+    """Before the wait and after, once for each time that it is taken."""
+    heard: list[bool] = []
+    mine = FileTurn(tmp_path / "turn", 2, heard.append)
+    with mine, mine:
+        assert heard == [True, False]
+        with mine.let_go():
+            pass
+    assert heard == [True, False] * 2
+
+
 @pytest.mark.filterwarnings("ignore")  # torch's compiler has its own
 def test_torch_compiles_without_it(tmp_path: Path) -> None:
-    """It is free inside of a compilation, and held before and after."""
+    """It is free inside of a compilation, and held before and after; so it is to the end, and not beyond."""
     mine = FileTurn(tmp_path / "turn", 2)
-    compile_without(mine)
-    seen = []
+    seen: list[bool] = []
 
     def backend(graph: torch.fx.GraphModule, _: list[torch.Tensor]) -> torch.fx.GraphModule:
         other = Other(tmp_path / "turn")
-        seen.append(other.had.wait(5))
-        other.end()
+        seen.append(other.had.wait(5 if not seen else WAIT))
+        if seen[-1]:
+            other.end()
+        else:
+            other.enough.set()
         return graph
 
     with mine:
-        torch.compile(lambda x: x + 1, backend=backend)(torch.zeros(3))
+        with compiling_without(mine):
+            torch.compile(lambda x: x + 1, backend=backend)(torch.zeros(3))
         after = Other(tmp_path / "turn")
         assert not after.had.wait(WAIT)
     after.end()
-    assert seen == [True]
+    with mine:
+        torch.compile(lambda x: x + 2, backend=backend)(torch.zeros(3))
+    assert seen == [True, False]
 
 
 @pytest.mark.slow
@@ -96,10 +134,41 @@ def test_what_is_compiled_is_measured_by_processes_side_by_side(tmp_path: Path) 
     plan = write_plan(tmp_path / "plan.jsonl", [gemm(m) for m in range(1, 25)])
     given = ("--cases", str(plan), "--beside", "2")
     status, told, _ = collect(tmp_path / "log", *given, "--variant", "gemm=compiles")
-    assert (status, told["rows"], told["ok"]) == (0, 24, 24)
+    assert (status, told["rows"], told["ok"], told["left"]) == (0, 24, 24, 0)
     rows = read_log(tmp_path / "log")[0]
     times = [row for row in rows if row["what"] == "time"]
     assert len({row["provenance"] for row in times}) == 2
     assert len(latest(rows)) == len(times)
     status, told, _ = collect(tmp_path / "full", *given, "--variant", "gemm=full")
-    assert (status, told["rows"]) == (1, 48)
+    assert (status, told["rows"], told["ok"]) == (1, 24, 0)
+    tried = [row["sharers"] for row in read_log(tmp_path / "full")[0] if row["what"] == "time"]
+    assert sorted(tried) == [1] * 24 + [2] * 24
+
+
+@pytest.mark.slow
+def test_a_wait_for_the_turn_is_not_the_case_s_time(tmp_path: Path) -> None:
+    """Two processes that each have a case for longer than a third of what one may take: nobody is late."""
+    plan = write_plan(tmp_path / "plan.jsonl", [gemm(m) for m in range(1, 7)])
+    given = ("--cases", str(plan), "--beside", "3", "--timeout", "6")
+    status, told, _ = collect(tmp_path / "log", *given, "--variant", "gemm=slow")
+    assert (status, told["ok"]) == (0, 6)
+
+
+def test_what_was_not_reached_is_told_and_done_later(tmp_path: Path) -> None:
+    """Cases without a row after a budget are counted, those that are not compiled among them; OOM beside others is no
+    result."""
+    plan = write_plan(tmp_path / "plan.jsonl", [gemm(m) for m in range(1, 25)])
+    given = ("--cases", str(plan), "--beside", "2", "--variant", "gemm=compiles", "--examples")
+    _, told, _ = collect(tmp_path / "log", *given, "--budget", "0.01")
+    _, whole, _ = collect(tmp_path / "log", *given, "--dry-run", "--resume")
+    assert told["left"] == whole["cases"] > 24
+    assert whole["done"] == told["rows"]
+    segment = Segment(tmp_path / "oom")
+    for m, sharers in ((1, 2), (2, 1)):
+        segment.append({
+            "what": "time", "variant": "compiles", "asked": "compiles", "case_id": gemm(m).case_id, "op": "gemm",
+            "params": {}, "dims": {"m": m}, "status": OOM, "sharers": sharers,
+        })  # fmt: skip
+    segment.close()
+    _, told, _ = collect(tmp_path / "oom", *given[:-1], "--dry-run", "--resume")
+    assert (told["cases"], told["done"]) == (23, 1)

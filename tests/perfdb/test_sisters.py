@@ -29,7 +29,7 @@ LAUNCH = 0.004
 STATED = Scaling(elasticity=0.6, uncertainty=0.05, source="made for tests")
 
 
-def table(folder: Path, system: str, sizes=SIZES) -> None:
+def table(folder: Path, system: str, sizes=SIZES, power: float | None = None) -> None:
     rows = [
         Measurement(
             framework="toy",
@@ -37,6 +37,7 @@ def table(folder: Path, system: str, sizes=SIZES) -> None:
             device=system,
             kernel_source="toy",
             params=PARAMS,
+            power=power,
             dims={"m": m},
             latency=SLOWER
             * (float(bound_ms(KIND, PARAMS, {"m": m}, load_system(system))) + LAUNCH),
@@ -84,6 +85,26 @@ def test_without_rows_the_sister_answers(tmp_path: Path, m: int) -> None:
     assert list(db.borrowed) == [THERE.id]
     assert list(db.borrowed[THERE.id]) == [KIND.name]
     assert db.price(KIND, PARAMS, {"m": numpy.array([m, 4])}).shape == (2,)
+
+
+def test_a_sister_without_the_version_or_the_backend_is_not_asked(tmp_path: Path) -> None:
+    """Nor does she stop anything: the stated efficiency answers."""
+    table(tmp_path, HERE.id, SIZES[:2])
+    table(tmp_path, THERE.id)
+    (tmp_path / THERE.id / "toy" / "1.0").rename(tmp_path / THERE.id / "toy" / "0.9")
+    own = PerfDatabase.load(system=HERE.id, backend="toy", version="1.0", data=tmp_path)
+    assert own.price(KIND, PARAMS, {"m": 4096}).origin == "extrapolated"
+    (tmp_path / THERE.id / "toy").rename(tmp_path / THERE.id / "other")
+    assert database(tmp_path).price(KIND, PARAMS, {"m": 4096}).origin == "extrapolated"
+
+
+def test_own_power_stays(tmp_path: Path) -> None:
+    """Beyond the own rows the sister knows the time; the power is that of the own rows."""
+    table(tmp_path, THERE.id)
+    table(tmp_path, HERE.id, SIZES[:4], power=300.0)
+    found = database(tmp_path).price(KIND, PARAMS, {"m": 16384})
+    assert found.origin == "empirical"
+    assert found.power == pytest.approx(300.0, rel=1e-3)
 
 
 def test_only_hybrid_asks_her(tmp_path: Path) -> None:
