@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import threading
+import time
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import pytest
 import torch
 
 from collector.log import OOM, Segment, latest, read_log
+from collector.runner import Limits, Runner
 from collector.turn import FileTurn, compiling_without
+from collector.worker import Answer, Options, Task, now
 from tests.collector.running import collect, gemm, write_plan
 
+SECONDS = 0.5  # that a case may take
 WAIT = 0.1  # seconds in which a turn that is free would be had
 
 
@@ -146,12 +151,27 @@ def test_what_is_compiled_is_measured_by_processes_side_by_side(tmp_path: Path) 
 
 
 @pytest.mark.slow
-def test_a_wait_for_the_turn_is_not_the_case_s_time(tmp_path: Path) -> None:
-    """Two processes that each have a case for longer than a third of what one may take: nobody is late."""
-    plan = write_plan(tmp_path / "plan.jsonl", [gemm(m) for m in range(1, 7)])
-    given = ("--cases", str(plan), "--beside", "3", "--timeout", "6")
-    status, told, _ = collect(tmp_path / "log", *given, "--variant", "gemm=slow")
-    assert (status, told["ok"]) == (0, 6)
+def test_a_wait_for_the_turn_is_not_the_time_of_a_case(tmp_path: Path) -> None:
+    """It may last longer than a case may; what comes after it may not."""
+    segment = Segment(tmp_path)
+    tasks = [Task(case=gemm(m), variant="eager") for m in (1, 2)]
+    runner = Runner(segment, [Options()], Limits(case_seconds=SECONDS), serving=waits_for_long)
+    rows = {row["dims"]["m"]: row["status"] for row in runner.run(tasks).rows}
+    assert rows == {1: "ok", 2: "timeout"}
+
+
+def waits_for_long(connection: Connection, _: Options) -> None:
+    """Has its turn late, and takes as long for its second case without it."""
+    connection.send(Answer(phase="hello", row={"what": "provenance", "date": now()}))
+    window = connection.recv()
+    connection.send(Answer(phase="waiting"))
+    time.sleep(3 * SECONDS)
+    for place, task in enumerate(window):
+        connection.send(Answer(phase="had" if place == 0 else "preparing", place=place))
+        time.sleep(3 * SECONDS * place)
+        row = {"what": "time", "variant": "eager", "op": "gemm", "case_id": task.case.case_id}
+        connection.send(Answer(place=place, row={**row, "dims": task.case.dims, "status": "ok"}))
+    connection.recv()
 
 
 def test_what_was_not_reached_is_told_and_done_later(tmp_path: Path) -> None:
