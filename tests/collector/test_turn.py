@@ -174,6 +174,7 @@ def waits_for_long(connection: Connection, _: Options) -> None:
     connection.recv()
 
 
+@pytest.mark.slow
 def test_what_was_not_reached_is_told_and_done_later(tmp_path: Path) -> None:
     """Cases without a row after a budget are counted, those that are not compiled among them; OOM beside others is no
     result."""
