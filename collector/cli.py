@@ -213,7 +213,7 @@ def _run(
         outcome.rows = [row for row in outcome.rows if row["status"] != OOM]
         done = {(row["case_id"], row["asked"]) for row in outcome.rows}
         alone = [task for task in alone if (task.case.case_id, task.variant) not in done]
-    if outcome.left:
+    if shared and outcome.left:
         outcome.left = len(alone)
     elif alone:
         workers = _workers(options, devices)

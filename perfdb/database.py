@@ -148,8 +148,8 @@ class PerfDatabase:
             )
         if spans_servers(kind, entry.params, self.system):
             # What was measured of links within a server says nothing of a network; its spread has to do.
-            spread = efficiency_of(kind, entry.params, self.backend).uncertainty
-            return _result(bound, bound * 0.0 + spread, origin_rank("sol"))
+            stated_error = efficiency_of(kind, entry.params, self.backend).uncertainty
+            return _result(bound, bound * 0.0 + stated_error, origin_rank("sol"))
         if self.mode == "hybrid" and (lent := self._lent(kind, params, dims)):
             sister, borrowed = lent
             self.borrowed.setdefault(sister, {})[kind.name] = None

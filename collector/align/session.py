@@ -194,7 +194,7 @@ def _logged(folder: Path | None) -> list[Json]:
 
 def _short_of_memory(result: Json) -> bool:
     """Whether an op of the row found no memory, beside other models it may be."""
-    return any(lacked_memory(op["reason"]) for op in result["ops"])
+    return any(lacked_memory(op.get("reason", "")) for op in result["ops"])
 
 
 def key_of(result: Json) -> tuple[Any, ...]:  # Any: names, a depth, a flag
