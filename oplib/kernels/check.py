@@ -17,6 +17,7 @@ from oplib.kernels.source import FreshSource
 from oplib.kernels.variant import Inputs, Outputs, Sizes, Variant
 from oplib.params import Params
 
+_POISONED = 16  # pieces of memory as large as the outputs, that are filled with NaN before a run
 FACTOR = 4.0  # times the error of the reference: another order of sums, and rounding of what lies between
 
 
@@ -56,10 +57,10 @@ def check(
 
     truth = reference.bound(_widened(fresh()), params, dims)()
     plain = reference.bound(fresh(), params, dims)()
-    # two at a time: an output may come to lie where a temporary of its size lay in the run before
-    held = [variant.bound(fresh(), params, dims)() for _ in range(2)]
+    before = variant.bound(fresh(), params, dims)()
     run = variant.bound(fresh(), params, dims)
-    held += [tuple(map(torch.empty_like, held[0])) for _ in range(2)]
+    # many: an output may come to lie where a temporary of its size lay before
+    held = [before, *(tuple(map(torch.empty_like, before)) for _ in range(_POISONED))]
     while held:  # last of all before the run: inputs take memory too
         poisoned(held.pop())
     found = run()
