@@ -91,7 +91,7 @@ def full(name: str) -> nn.Module:
         )
         for parameter in model.parameters():  # norms and biases start alike: tell them apart
             parameter.data += 0.02 * torch.randn_like(parameter)
-    return model.eval()
+    return model.eval().requires_grad_(False)
 
 
 def seen(name: str, phase: str, b: int, s: int, p: int) -> dict[str, tuple[Any, Any]]:
