@@ -281,6 +281,18 @@ def bench_of(device: torch.device | str, sharers: int = 1) -> Bench:
     return bench
 
 
+def profiler(hardware: Hardware) -> Any:  # Any: torch.profiler.profile
+    """torch's profiler of what runs on the device, of operators where that is the host.
+
+    There is one cycle, whose events are all: keeping those of earlier ones only hushes torch 2.11's warning.
+    """
+    from torch.profiler import ProfilerActivity, profile
+
+    gpu = hardware.type == "cuda"
+    activity = ProfilerActivity.CUDA if gpu else ProfilerActivity.CPU
+    return profile(activities=[activity], acc_events=True)
+
+
 def _end_quietly(graph: Any) -> None:  # Any: torch.cuda.CUDAGraph
     with suppress(RuntimeError):  # the error that broke the capture is the one to be told
         graph.capture_end()

@@ -399,15 +399,12 @@ class Worker:
 
     def _kernels(self, variant: Any, case: Case) -> list[str]:  # Any: a Variant
         """Names of what runs on the device in one call, in order of first appearance; on a CPU those of operators."""
-        from torch.profiler import ProfilerActivity, profile
+        from collector.bench import profiler
 
         run = variant.make(case.params, case.dims, self.source).runs[0]
         run()
         self.bench.synchronize()
-        gpu = self.bench.hardware.type == "cuda"
-        activity = ProfilerActivity.CUDA if gpu else ProfilerActivity.CPU
-        # There is one cycle, whose events are all: keeping those of earlier ones only hushes torch 2.11's warning.
-        with profile(activities=[activity], acc_events=True) as found:
+        with profiler(self.bench.hardware) as found:
             run()
             self.bench.synchronize()
         return list(dict.fromkeys(event.name for event in found.events()))

@@ -263,7 +263,7 @@ class PerfDatabase:
         tables = self._tables[table.kind.name]
         assert not isinstance(tables, str)
         if table.kind.name not in self._told:
-            self._told[table.kind.name] = [*_matching(table.kind), *_told_apart(tables)]
+            self._told[table.kind.name] = [*matching(table.kind), *_told_apart(tables)]
         told = self._told[table.kind.name]
         key = (table.kind.name, tuple(params[name] for name in told))
         if key not in self._fits:
@@ -378,7 +378,7 @@ def _shape_of(**sizes: Amount) -> tuple[int, ...]:
     return numpy.broadcast_shapes(*(numpy.shape(size) for size in sizes.values()))
 
 
-def _matching(kind: OpKind) -> list[str]:
+def matching(kind: OpKind) -> list[str]:
     """Parameters in which a row and an op have to agree."""
     skipped = {*kind.coordinates, *kind.immaterial}
     return [param.name for param in kind.params if param.name not in skipped]
@@ -398,7 +398,7 @@ def _groups(table: Table, params: Params, system: System) -> list[Group]:
     immaterial."""
     kind = table.kind
     chosen = numpy.ones(len(table), dtype=bool)
-    for name in _matching(kind):
+    for name in matching(kind):
         chosen &= table.params[name].equal(params[name])
     if not chosen.any():
         return []
@@ -410,7 +410,7 @@ def _groups(table: Table, params: Params, system: System) -> list[Group]:
         most = numpy.zeros(len(rows), dtype=agreed.dtype)
         numpy.maximum.at(most, codes, agreed)
         rows = rows.take(agreed == most[codes])
-    return list(groups_of(rows, system, _matching(kind)))
+    return list(groups_of(rows, system, matching(kind)))
 
 
 def _agreement(rows: Table, params: Params) -> Ints:
@@ -457,7 +457,7 @@ def _powers(group: Group) -> Group | None:
 
 def _nearest(table: Table, params: Params) -> str:
     """What the rows have that agree with `params` in most: the values in which they differ."""
-    names = _matching(table.kind)
+    names = matching(table.kind)
     same = numpy.stack([table.params[name].equal(params[name]) for name in names])
     best = table.take(same.sum(axis=0) == same.sum(axis=0).max())
     differs = [name for name in names if not best.params[name].equal(params[name]).any()]

@@ -72,17 +72,18 @@ def entries(tables: Mapping[str, Any]) -> dict[tuple[str, ...], dict[str, Any]]:
     return found
 
 
-def efficiency_of(kind: OpKind, params: Params | None = None, backend: str = "") -> Efficiency:
-    """That of a kind on a backend in the phase that its parameters say, as far as one is stated; else of `other`."""
-    stated = efficiencies()
+def names_of(kind: OpKind, params: Params | None, backend: str) -> list[str]:
+    """What may be stated of a kind on a backend, in the phase that its parameters say: the most particular first."""
     names = [kind.name, *filter(None, [backend])]
     if backend and params and "phase" in params:
         names.append(text(params, "phase"))
-    while names:
-        if found := stated.get(".".join(names)):
-            return found
-        names.pop()
-    return stated["other"]
+    return [".".join(names[:count]) for count in range(len(names), 0, -1)]
+
+
+def efficiency_of(kind: OpKind, params: Params | None = None, backend: str = "") -> Efficiency:
+    """The most particular one that is stated of a kind on a backend; else that of `other`."""
+    stated = efficiencies()
+    return next(stated[n] for n in (*names_of(kind, params, backend), "other") if n in stated)
 
 
 def stated_ms(

@@ -18,9 +18,9 @@ from pathlib import Path
 from types import MappingProxyType
 
 from oplib.kind import OpKind
-from oplib.params import Params, text
+from oplib.params import Params
 from perfdb.arrays import Floats
-from perfdb.empirical import entries
+from perfdb.empirical import entries, names_of
 from perfdb.systems import System, list_systems, load_system
 
 FILE = "sisters.toml"
@@ -62,6 +62,5 @@ def scalings() -> Mapping[str, Scaling]:
 
 def scaling_of(kind: OpKind, params: Params, backend: str) -> Scaling | None:
     """The most particular one that is stated of a kind on a backend; None where nothing is of the backend."""
-    phase = f".{text(params, 'phase')}" if "phase" in params else ""
-    names = (f"{kind.name}.{backend}{phase}", f"{kind.name}.{backend}", f"other.{backend}")
-    return next((scalings()[name] for name in names if name in scalings()), None)
+    stated, names = scalings(), (*names_of(kind, params, backend), f"other.{backend}")
+    return next((stated[name] for name in names if name in stated), None)

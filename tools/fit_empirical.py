@@ -34,6 +34,7 @@ from oplib.errors import InvalidInputError, TraceModelError  # noqa: E402
 from oplib.kind import OpKind  # noqa: E402
 from oplib.op import op_kinds  # noqa: E402
 from perfdb.arrays import Floats  # noqa: E402
+from perfdb.database import matching  # noqa: E402
 from perfdb.efficiency import row_bounds  # noqa: E402
 from perfdb.empirical import Efficiency  # noqa: E402
 from perfdb.empirical import entries as entries_of  # noqa: E402
@@ -92,9 +93,8 @@ def _columns(table: Table, *columns: Floats) -> Floats:
 def _weights(table: Table) -> Floats:
     """1 for all rows together that answer the same ops: entries are asked where none does, so that what tells is how
     far such groups are off and not how many rows each has."""
-    skipped = {*table.kind.coordinates, *table.kind.immaterial}
     weights = numpy.ones(len(table))
-    for _, places in table.split([name for name in table.params if name not in skipped]):
+    for _, places in table.split(matching(table.kind)):
         weights[places] = 1 / len(places)
     return weights
 

@@ -23,6 +23,7 @@ from oplib.errors import TraceModelError  # noqa: E402
 from oplib.kind import OpKind  # noqa: E402
 from oplib.op import op_kinds  # noqa: E402
 from perfdb.arrays import Floats  # noqa: E402
+from perfdb.database import matching  # noqa: E402
 from perfdb.efficiency import groups_of  # noqa: E402
 from perfdb.foreign import OWN_DATA, find_table  # noqa: E402
 from perfdb.sisters import FILE, Scaling  # noqa: E402
@@ -39,17 +40,18 @@ HEADER = "# How times follow the bound from a GPU to a sister with other memory;
 def found_on(
     kind: OpKind, system: str, backend: str
 ) -> dict[tuple[object, ...], tuple[float, float, float]]:
-    """Latency, bound and launch in ms by what tells rows apart: parameters, sizes and kernel."""
+    """Latency, bound and launch in ms by what tells rows apart: phase ("" where there is none), other parameters,
+    sizes and kernel."""
     table = read_table(find_table(kind, system=system, backend=backend, data=OWN_DATA), kind)
-    skipped = {*kind.coordinates, *kind.immaterial}
-    told = [param.name for param in kind.params if param.name not in skipped]
+    told = matching(kind)
     rows = {}
     for values, places in table.split(told):
         for group in groups_of(table.take(places), load_system(system), told):
             own = group.rows
             columns = [own.columns[name] for name in kind.coordinates]
             for i in range(len(own)):
-                key = (*values.items(), *(float(column[i]) for column in columns), own.kernel[i])
+                sizes = tuple(float(column[i]) for column in columns)
+                key = (str(values.get("phase", "")), tuple(values.items()), sizes, own.kernel[i])
                 rows[key] = (float(own.latency[i]), float(group.bounds[i]), float(group.launch))
     return rows
 
@@ -60,17 +62,12 @@ def pairs(kind: OpKind, backend: str) -> Iterator[tuple[str, Floats]]:
     by_phase: dict[str, list[tuple[float, float]]] = {}
     for key in one.keys() & other.keys():
         (time, bound, launch), (time_there, bound_there, _) = one[key], other[key]
-        phase = next((str(value) for name, value in filter(_is_pair, key) if name == "phase"), "")
-        by_phase.setdefault(phase, []).append(
+        by_phase.setdefault(str(key[0]), []).append(
             (time_there / time, (bound_there + launch) / (bound + launch))
         )
     for phase, found in sorted(by_phase.items()):
         if len(found) >= LEAST_ROWS:
             yield phase, numpy.log(numpy.array(found))
-
-
-def _is_pair(part: object) -> bool:
-    return isinstance(part, tuple)
 
 
 def fit(found: Floats) -> tuple[float, float]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from collector.bench import Bench, Replay
+from collector.bench import Bench, Replay, profiler
 
 Json = dict[str, Any]  # Any: an object that becomes JSON
 #: How names of kernels begin that the compiler writes itself: each has its own name, so that names say nothing alike.
@@ -52,14 +52,10 @@ class Kernel:
 
 def kernels_of(bench: Bench, replay: Replay, calls: int) -> tuple[Kernel, ...]:
     """The kernels of one call of a replay of `calls` alike, each the mean over the calls; operators on a CPU."""
-    from torch.profiler import ProfilerActivity, profile
-
     gpu = bench.hardware.type == "cuda"
     replay()
     bench.synchronize()
-    activity = ProfilerActivity.CUDA if gpu else ProfilerActivity.CPU
-    # There is one cycle, whose events are all: keeping those of earlier ones only hushes torch 2.11's warning.
-    with profile(activities=[activity], acc_events=True) as found:
+    with profiler(bench.hardware) as found:
         replay()
         bench.synchronize()
     wanted = torch.autograd.DeviceType.CUDA if gpu else torch.autograd.DeviceType.CPU
