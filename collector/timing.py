@@ -37,11 +37,6 @@ SINGLE_MS = 10.0  # a call that takes longer has a graph to itself
 # Replays of a call that is captured to see how long it takes: the first waits for its launch.
 _LOOKS = 3
 _OVER_BOUND = 1.3  # times the bound that a good kernel takes
-LEAST_LOAD = 0.04  # seconds of load right before the first sample, where load is asked for
-RESTED = 1.0  # seconds without load, after which a device takes as long to come to the clock that load leaves
-QUEUED = 0.005  # seconds of load that are queued at once, at most; or one replay that is longer
-_SHARE = 0.9  # of the host's last step that is queued: what the host had to wait for shrinks
-_LAUNCH_MS = 0.01  # what the host takes to start a replay: none counts for less
 BELOW = 0.98  # of the speed of light: less is no measurement but a mistake
 # Student's t for a 95 % interval of the mean of so many medians
 _STUDENT = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78, 6: 2.57, 7: 2.45, 8: 2.36, 9: 2.31}
@@ -53,9 +48,8 @@ class WrongResult(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """`seconds` is what the samples of a case may take; `floor_ms` is the speed of light, 0 where unknown. The
-    device works for `load_seconds` before the first sample, so that the clock is the one that this load leaves; it
-    may do so while other cases of the window are made ready."""
+    """`seconds` is what the samples of a case may take; `floor_ms` is the speed of light, 0 where unknown. The device
+    runs what is measured for `load_seconds` before the first sample: then the clock is the one of this load."""
 
     seconds: float = 1.0
     floor_ms: float = 0.0
@@ -146,58 +140,8 @@ def benchmark_with_power(make: Callable[[int], Call], bench: Bench, limits: Limi
     )  # fmt: skip
 
 
-class Load:
-    """Replays of the cases of a window that are ready, queued while the next one is made: the device stays at work.
-
-    Only cases that ask for load are replayed, and only graphs, whose start costs the host little. Nothing waits for
-    them. Graphs share their memory, and a replay may write where outputs of another lie: none is queued between the
-    filling of a case's outputs and the look at them.
-    """
-
-    def __init__(self) -> None:
-        self.cases: list[Ready] = []
-        self._next, self._seconds = 0, 0.0
-        self._last = self._until = time.perf_counter()
-
-    def add(self, case: Ready) -> None:
-        """A case that is ready."""
-        if case.replay.graph and case.limits.load_seconds:
-            self.cases.append(case)
-
-    def queue(self) -> None:
-        """Queue replays, by turns, for about as long as the host took since it was last here."""
-        now = time.perf_counter()
-        wanted, queued = min(_SHARE * (now - self._last), QUEUED), 0.0
-        self._last = now
-        while self.cases and queued < wanted:
-            case = self.cases[self._next % len(self.cases)]
-            self._next += 1
-            case.replay()
-            queued += max(case.took, _LAUNCH_MS) / 1e3
-        self._seconds = self._left(now) + queued
-        self._until = max(now, self._until) + queued
-
-    def end(self) -> float:
-        """The seconds of load that the device comes from. The cases are let go."""
-        self.cases.clear()
-        return self._left(time.perf_counter())
-
-    def _left(self, now: float) -> float:
-        """Rest takes back as much load as it lasts: a device that rests most of the time is at its rested clock."""
-        return max(self._seconds - max(now - self._until, 0.0), 0.0)
-
-
-def prepare(
-    make: Callable[[int], Call],
-    bench: Bench,
-    limits: Limits,
-    meanwhile: Callable[[], None] = lambda: None,
-) -> Ready:
-    """The case in a graph that was replayed once, its outputs looked at. Raises WrongResult where they hold NaN.
-
-    `meanwhile` may queue work for the device before the host captures. What is timed before it waits for the device,
-    and what is timed after it stands behind that work in the queue.
-    """
+def prepare(make: Callable[[int], Call], bench: Bench, limits: Limits) -> Ready:
+    """The case in a graph that was replayed once, its outputs looked at. Raises WrongResult where they hold NaN."""
     call = make(1)
     once = limits.floor_ms
     if once < LONG_MS:
@@ -208,7 +152,6 @@ def prepare(
     cache = bench.hardware.l2_bytes
     sets = min(calls, max(1, math.ceil(2 * cache / max(call.cold_bytes, 1))))
     flush = bool(cache) and sets * call.cold_bytes < 2 * cache
-    meanwhile()
     if sets > 1:
         call = make(sets)
     replay = bench.bind(call.runs, calls, graph=limits.graph and not uncaptured)
@@ -222,21 +165,14 @@ def prepare(
 
 
 def sample_window(
-    cases: Sequence[Ready], bench: Bench, loaded: float = 0.0
+    cases: Sequence[Ready], bench: Bench
 ) -> Iterator[tuple[int, Timing | WrongResult]]:
     """The place and the time of each case, as soon as it is final.
 
-    All of them run for a while before the first sample, where one asks for it: for what is missing after `loaded`, the
-    seconds of load that the device had already, and for `LEAST_LOAD` in any case. A device that had no load for a
-    while runs for `RESTED`.
+    Where one asks for load the device runs all of them by turns before the first sample.
     """
-    asked = max(case.limits.load_seconds for case in cases)
-    if asked and time.perf_counter() - bench.loaded_at > RESTED:
-        asked = max(asked, RESTED)
-    seconds = max(asked - loaded, min(asked, LEAST_LOAD))
-    bench.synchronize()  # what is still queued is in `loaded`
-    start = time.perf_counter()
-    while time.perf_counter() - start < seconds:
+    until = time.perf_counter() + max(case.limits.load_seconds for case in cases)
+    while time.perf_counter() < until:
         for case in cases:
             case.replay()
         bench.synchronize()
@@ -250,8 +186,6 @@ def sample_window(
             else:
                 left.append((place, case))
         waiting = left
-        if asked:
-            bench.loaded_at = time.perf_counter()
 
 
 def _one_pass(cases: Sequence[Ready], bench: Bench) -> None:

@@ -128,7 +128,7 @@ class Worker:
         import torch
 
         from collector.bench import bench_of
-        from collector.timing import Load, idle_watts
+        from collector.timing import idle_watts
         from oplib.kernels import registry
         from oplib.kernels.source import PoolSource
 
@@ -155,7 +155,6 @@ class Worker:
         self.source = PoolSource(options.device, options.seed, start=start, limit=limit)
         self._checked: dict[str, str] = dict.fromkeys(options.checked, "")
         self._unchecked: dict[str, str] = {}
-        self._load = Load()
         self._idle: float | None = None
         self._idle_watts = idle_watts
 
@@ -183,9 +182,6 @@ class Worker:
 
     def answers(self, window: Sequence[Task]) -> Iterator[Answer]:
         """What becomes of the tasks of a window; every failure is a status."""
-        from collector.timing import Load
-
-        self._load = Load()
         left: dict[int, Any] = {}  # Any: a Ready and fields of its row, by place
         for place, task in enumerate(window):
             yield Answer(phase="preparing", place=place)
@@ -197,8 +193,6 @@ class Worker:
                     return
             else:
                 left[place] = made
-                if self.turn.sharers == 1:  # else another process's work comes between
-                    self._load.add(made[0])
         with self.turn:
             if left:
                 yield Answer(phase="sampling")
@@ -214,9 +208,7 @@ class Worker:
 
         places = list(left)
         try:
-            for i, found in sample_window(
-                [left[place][0] for place in places], self.bench, self._load.end()
-            ):
+            for i, found in sample_window([left[place][0] for place in places], self.bench):
                 _, row = left.pop(places[i])
                 task = window[places[i]]
                 fields = self._sampled(task, found)
@@ -235,7 +227,6 @@ class Worker:
         row = _head(task)
         restart = False
         try:
-            self._load.queue()
             found = self._result(task, row)
             if not isinstance(found, dict):
                 if not self.bench.reasons_to_restart:
@@ -253,8 +244,6 @@ class Worker:
             wrong = type(error).__name__ == "WrongResult"
             row |= {"status": WRONG if wrong else ERROR, "reason": one_line(error)}
             restart = not self._healthy()
-            if restart and self._load.cases:  # it may have been a replay of one of them
-                return Answer(phase="alone", restart=True)
         if self.bench.reasons_to_restart:
             row.setdefault("note", self.bench.reasons_to_restart[-1])
             restart = True
@@ -330,7 +319,7 @@ class Worker:
             return variant.make(case.params, case.dims, self.source, sets)
 
         if not power:
-            return prepare(make, self.bench, limits, self._load.queue)
+            return prepare(make, self.bench, limits)
         return self._sampled(task, benchmark_with_power(make, self.bench, limits))
 
     def floor(self, case: Case) -> float:

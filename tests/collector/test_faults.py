@@ -160,24 +160,3 @@ def never_agrees(connection: Connection, options: Options) -> None:
             }  # fmt: skip
             phase = "row" if task.share == 1.0 else "alone"
             connection.send(Answer(phase=phase, place=place, row=row))
-
-
-def test_a_fault_beside_load_is_nobodys(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A device that faults while a case is made ready and others run may have faulted in either: the case is tried
-    alone in a fresh process, where a fault is its own."""
-    from collector.timing import Load
-    from collector.worker import Worker
-    from oplib.kernels.registry import slot
-
-    worker = Worker(Options(device="cpu", seconds=0.01, check=False, plugins=(PLUGIN,)))
-    try:
-        monkeypatch.setattr(worker, "_healthy", lambda: False)
-        window = [Task(case=gemm(4), variant="eager"), Task(case=gemm(5), variant="raises")]
-        assert [one.phase for one in worker.answers(window)] == ["preparing", "preparing", "row"]
-        monkeypatch.setattr(Load, "add", lambda self, case: self.cases.append(case))
-        *_, last = worker.answers(window)
-        assert (last.phase, last.place, last.restart) == ("alone", 1, True)
-        assert worker.answer(window[1]).row["status"] == "error"
-    finally:
-        for name in ("quick", "raises", "hangs", "dies", "greedy", "wrong", "unwritten"):
-            slot("gemm").variants.pop(name, None)

@@ -13,15 +13,10 @@ from collector import timing
 from collector.bench import Plain
 from collector.nvml import NoMeter, Reading, wait_for_tick
 from collector.timing import (
-    LEAST_LOAD,
     PASSES,
     PER_PASS,
     PRECISION,
-    QUEUED,
-    RESTED,
     Limits,
-    Load,
-    Ready,
     WrongResult,
     benchmark_with_power,
     calls_in_graph,
@@ -54,7 +49,6 @@ class FakeBench:
     meter: object = field(default_factory=NoMeter)
     hardware: Hardware = field(default_factory=lambda: Hardware(type="cuda", l2_bytes=1000))
     overhead_ms: float = 0.0
-    loaded_at: float = -math.inf
     reasons_to_restart: list[str] = field(default_factory=list)
     taken: int = 0
     flushes: list[bool] = field(default_factory=list)
@@ -296,30 +290,20 @@ def test_a_meter_that_knows_nothing_gives_no_power() -> None:
 
 
 class LoadedBench(FakeBench):
-    """A device that works through a queue: `now` is the host's time and `until` the end of what is queued, in s. A
-    replay takes 1 ms of the device and none of the host."""
+    """A device whose replays take 1 ms each; `now` is the time on its host, in s."""
 
-    now = until = 0.0
+    now = 0.0
 
     def perf_counter(self) -> float:
         return self.now
 
     def bind(self, runs, calls, *, graph):
-        replay = super().bind(runs, calls, graph=graph)
-        return Counted(self, replay.graph)
-
-    def start(self, replay, count: int, *, flush: bool) -> Callable[[], list[float]]:
-        times = super().start(replay, count, flush=flush)
-        self.synchronize()
-        return times
-
-    def synchronize(self) -> None:
-        self.now = max(self.now, self.until)
+        return Counted(self, super().bind(runs, calls, graph=graph).graph)
 
 
 @dataclass
 class Counted:
-    """A replay that keeps the device at work and counts how often it ran."""
+    """A replay that takes the device's time and counts how often it ran."""
 
     device: LoadedBench
     graph: bool
@@ -329,139 +313,26 @@ class Counted:
 
     def __call__(self) -> None:
         self.ran += 1
-        self.device.until = max(self.device.until, self.device.now) + 1e-3
+        self.device.now += 1e-3
 
 
-@pytest.fixture
-def device(monkeypatch: pytest.MonkeyPatch) -> LoadedBench:
-    bench = LoadedBench([1.0])
-    monkeypatch.setattr(timing, "time", bench)
-    return bench
-
-
-def windowed(
-    device: LoadedBench, limits: Limits, *, host: float, count: int = 16
-) -> tuple[list[Ready], float]:
-    """The cases of a window that each take the host so long, half of it before a first call and half after; the load
-    that the device comes from."""
-    load, cases = Load(), []
-
-    def one(sets: int) -> Call:
-        device.now += host / 2
-        return make()(sets)
-
-    def capture() -> None:
-        device.synchronize()
-        load.queue()
-        device.now += host / 2
-
-    for _ in range(count):
-        load.queue()
-        cases.append(prepare(one, device, limits, capture))
-        load.add(cases[-1])
-    return cases, load.end()
-
-
-def sampled(cases: list[Ready], device: LoadedBench, loaded: float) -> float:
-    """Seconds that a window runs before its first sample."""
-    begun = device.now
-    first = []
+@pytest.mark.parametrize("load", [0.15, 0.0])
+def test_a_window_runs_before_its_first_sample(
+    load: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All of its cases by turns, for as long as the one that asks for most; not at all where none asks."""
+    device = LoadedBench([1.0])
+    monkeypatch.setattr(timing, "time", device)
+    asked = (0.0, load, load / 2)
+    cases = [prepare(make(), device, Limits(load_seconds=seconds)) for seconds in asked]
+    begun, before, first = device.now, [case.replay.ran for case in cases], []
 
     def start(replay, count: int, *, flush: bool) -> Callable[[], list[float]]:
         first.append(device.now)
         return lambda: [1.0] * count
 
     device.start = start  # type: ignore[method-assign]
-    list(sample_window(cases, device, loaded))
-    return first[0] - begun
-
-
-@pytest.mark.parametrize(
-    ("loaded", "runs"), [(0.0, 0.15), (0.1, 0.05), (0.12, LEAST_LOAD), (1.0, LEAST_LOAD)]
-)
-def test_a_window_runs_for_the_load_that_is_missing(
-    device: LoadedBench, loaded: float, runs: float
-) -> None:
-    """And for a small part of it in any case; for nothing where no case asks."""
-    cases = [prepare(make(), device, Limits(load_seconds=0.15))]
-    device.loaded_at = device.now - 0.5
-    assert sampled(cases, device, loaded) == pytest.approx(runs, abs=2e-3)
-    assert device.loaded_at == device.now
-    assert sampled([prepare(make(), FakeBench([1.0]), Limits())], device, loaded) == 0.0
-
-
-def test_a_rested_device_runs_for_longer(device: LoadedBench) -> None:
-    """As long as it takes to come to its clock; the next window finds it there."""
-    ready = [prepare(make(), device, Limits(load_seconds=0.15)) for _ in range(2)]
-    assert sampled(ready[:1], device, 0.0) == pytest.approx(RESTED, abs=2e-3)
-    assert sampled(ready[1:], device, 0.0) == pytest.approx(0.15, abs=2e-3)
-
-
-def test_load_runs_while_cases_are_made_ready(device: LoadedBench) -> None:
-    """A window of 16 whose cases take the host 8 ms: most of the load is over when the last one is ready, and making
-    them takes hardly longer than without."""
-    cases, loaded = windowed(device, Limits(load_seconds=0.15), host=0.008)
-    assert loaded > 0.08
-    looked_at = 16 * 0.001  # a call of 1 ms is captured to see, and replayed
-    assert device.now < 16 * 0.008 + looked_at + 0.05
-    round_of_all = len(cases) * 1e-3
-    device.loaded_at = device.now
-    missing = max(0.15 - loaded, LEAST_LOAD)
-    assert missing <= sampled(cases, device, loaded) < missing + round_of_all
-
-
-def test_load_cannot_spoil_the_look_at_outputs() -> None:
-    """Graphs share memory: what load leaves in outputs of the next case is neither its fault nor its result."""
-    shared = torch.ones(3)
-    well = make(run=lambda: (shared.fill_(1.0),))
-    bench, limits = FakeBench([0.5]), Limits()
-    assert prepare(well, bench, limits, lambda: shared.fill_(math.nan)).took > 0
-    with pytest.raises(WrongResult, match="NaN"):
-        prepare(make(run=lambda: (shared,)), bench, limits, lambda: shared.fill_(1.0))
-
-
-@pytest.mark.parametrize(
-    "limits", [Limits(), Limits(load_seconds=0.15, graph=False)], ids=["not asked", "no graph"]
-)
-def test_no_load_is_queued(device: LoadedBench, limits: Limits) -> None:
-    """Where no case asks for it, and of cases that are no graphs, as on a CPU: each ran once, when it was made."""
-    cases, loaded = windowed(device, limits, host=0.008)
-    assert loaded == 0.0
-    assert {case.replay.ran for case in cases} == {1}
-
-
-def test_replays_are_of_ready_cases_by_turns(device: LoadedBench) -> None:
-    """None before the first is ready, and of a window of one; then each gets its turns, and is let go at the end."""
-    load, limits = Load(), Limits(load_seconds=0.15)
-    cases = [prepare(make(), device, limits) for _ in range(3)]
-    device.now += 1.0
-    load.queue()
-    assert [case.replay.ran for case in cases] == [1, 1, 1]
-    load.add(cases[0])
-    load.add(cases[1])
-    device.now += 1.0
-    load.queue()
-    many = round(QUEUED * 1e3)
-    before = [case.replay.ran - 1 for case in cases]
-    assert sum(before) == pytest.approx(many, abs=1)
-    assert max(before[:2]) - min(before[:2]) <= 1
-    assert before[2] == 0
-    load.end()
-    device.now += 1.0
-    load.queue()
-    assert sum(case.replay.ran - 1 for case in cases) == sum(before)
-
-
-def test_a_long_replay_is_queued_once_and_rest_takes_load_back(device: LoadedBench) -> None:
-    """A replay of 30 ms once at a time; as long a rest, and nothing is left of it."""
-    load = Load()
-    case = prepare(make(), device, Limits(load_seconds=0.15))
-    case.took = 30.0
-    load.add(case)
-    device.now += 0.02
-    load.queue()
-    assert case.replay.ran == 2
-    device.now += 0.04
-    assert load._left(device.now) == pytest.approx(0.02)
-    device.now += 1.0
-    assert load.end() == 0.0
+    assert len(list(sample_window(cases, device))) == 3
+    assert first[0] - begun == pytest.approx(load, abs=len(cases) * 1e-3)
+    ran = [case.replay.ran - count for case, count in zip(cases, before, strict=True)]
+    assert max(ran) == min(ran) == pytest.approx(load * 1e3 / 3, abs=1)
