@@ -275,6 +275,22 @@ def test_compiled_variants_are_right(variant: Variant, example: int) -> None:
     assert found.ok, found
 
 
+@pytest.mark.parametrize(
+    ("slot_name", "width", "words"),
+    [
+        ("context_attention", 256, ""),
+        ("context_attention", 512, "wider than 256"),
+        ("generation_attention", 512, ""),
+    ],
+)
+def test_flex_refuses_prompts_with_wide_heads(slot_name: str, width: int, words: str) -> None:
+    """Its tiles over many queries do not fit into shared memory; those over one query do."""
+    params, dims = slot(slot_name).examples[0]
+    reason = why(slot_name, HOPPER, {**params, "head_dim": width, "v_head_dim": width}, dims)
+    assert words in reason["flex"]
+    assert bool(reason["flex"]) == bool(words)
+
+
 def test_each_output_of_a_cluster_is_written() -> None:
     """No output is an input, nor another output: a compiler would leave it out."""
     one = slot("pointwise")
