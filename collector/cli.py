@@ -21,7 +21,7 @@ from oplib.errors import InvalidInputError
 from oplib.op import kind
 from oplib.wording import duration
 
-_SHARE = 1 / 8  # of a window, that a case which is compiled fills at least
+_SHARE = 1 / 4  # of a window, that a case which is compiled fills at least
 _MOST_BESIDE = 12  # processes on a GPU, by default
 _PART = 0.5  # of a process's part of a device, that a case may fill
 _GPU_SECONDS, _CPU_SECONDS = 0.25, 0.02  # for the samples of a case; a CPU's times are for tests
@@ -190,8 +190,8 @@ def _run(
     segment = Segment(_folder(options))
     outcome = Outcome()
 
-    def limits() -> Limits:
-        left = max(options.budget - outcome.seconds, 1.0) if options.budget else 0.0
+    def limits(part: float = 1.0) -> Limits:
+        left = max(options.budget * part - outcome.seconds, 1.0) if options.budget else 0.0
         return Limits(case_seconds=options.timeout, budget_seconds=left)
 
     alone = [task for task in todo if task.case.kind.role != "communication"]
@@ -208,13 +208,15 @@ def _run(
         given = [replace(task, share=max(task.share, share)) for task in shared]
         with tempfile.TemporaryDirectory(prefix="collect-ops-") as folder:
             workers = _workers(options, devices, beside, folder)
-            outcome += Runner(segment, workers, limits(), progress).run(given)
+            runner = Runner(segment, workers, limits(len(shared) / len(alone)), progress)
+            outcome += runner.run(given)
         # what found no memory beside others may find it alone
+        lacking = {(row["case_id"], row["asked"]) for row in outcome.rows if row["status"] == OOM}
         outcome.rows = [row for row in outcome.rows if row["status"] != OOM]
-        done = {(row["case_id"], row["asked"]) for row in outcome.rows}
-        alone = [task for task in alone if (task.case.case_id, task.variant) not in done]
-    if shared and outcome.left:
-        outcome.left = len(alone)
+        tried = {(task.case.case_id, task.variant) for task in shared} - lacking
+        alone = [task for task in alone if (task.case.case_id, task.variant) not in tried]
+    if shared and options.budget and outcome.seconds >= options.budget:
+        outcome.left += len(alone)
     elif alone:
         workers = _workers(options, devices)
         outcome += Runner(segment, workers, limits(), progress).run(alone, more)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from multiprocessing.connection import Connection
@@ -10,8 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from collector import cli
 from collector.log import OOM, Segment, latest, read_log
-from collector.runner import Limits, Runner
+from collector.runner import Limits, Outcome, Runner
 from collector.turn import FileTurn, compiling_without
 from collector.worker import Answer, Options, Task, now
 from tests.collector.running import collect, gemm, write_plan
@@ -193,3 +195,31 @@ def test_what_was_not_reached_is_told_and_done_later(tmp_path: Path) -> None:
     segment.close()
     _, told, _ = collect(tmp_path / "oom", *given[:-1], "--dry-run", "--resume")
     assert (told["cases"], told["done"]) == (23, 1)
+
+
+@pytest.mark.parametrize(("slower", "left"), [(1.0, [18, 6]), (9.0, [18])])
+def test_a_budget_is_dealt_by_numbers_of_cases(
+    slower: float, left: list[int], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys
+) -> None:
+    """What is compiled comes first and leaves the others their part, unless it took that as well."""
+    begun: list[int] = []
+
+    class Spent:
+        """A runner that spends its budget, or `slower` times that, and makes no row."""
+
+        def __init__(self, _segment, _workers, limits: Limits, _progress) -> None:
+            self.seconds = limits.budget_seconds
+
+        def run(self, tasks, _more=None) -> Outcome:
+            begun.append(len(tasks))
+            part = 90 if len(tasks) == 18 else 30
+            assert self.seconds == pytest.approx(part)
+            return Outcome(left=len(tasks), seconds=self.seconds * slower)
+
+    monkeypatch.setattr("collector.runner.Runner", Spent)
+    monkeypatch.setattr(cli, "_shares", lambda _o, task, _d, _b: task.case.dims["m"] > 6)
+    plan = write_plan(tmp_path / "plan.jsonl", [gemm(m) for m in range(1, 25)])
+    given = ["--device", "cpu", "--cases", str(plan), "--beside", "2", "--budget", "120", "--json"]
+    assert cli.main([*given, "--out", str(tmp_path / "log")]) == 0
+    assert begun == left
+    assert json.loads(capsys.readouterr().out)["left"] == 24
