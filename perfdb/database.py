@@ -26,6 +26,7 @@ from perfdb.efficiency import Group, coordinates, groups_of, sized
 from perfdb.empirical import efficiency_of, stated_ms
 from perfdb.estimator import Estimator
 from perfdb.foreign import Shelf
+from perfdb.lending import Lender
 from perfdb.performance import PerformanceArray, PerformanceResult, Ranks, origin_rank, spread
 from perfdb.places import Places
 from perfdb.response import EXTRAPOLATED, Response
@@ -39,6 +40,7 @@ MODES = ("sol", "sol_full", "empirical", "silicon", "hybrid")
 COVERAGES = ("exact", "interpolable", "outside", "missing")
 
 _ROUNDING = 1e-12  # of a measured time that becomes a ratio and a time again
+_DOUBTFUL = 0.02  # what is stated to be nearer than this asks no sister
 _FEWEST_POWERS = 4  # rows with power that say something of the others
 
 Result: TypeAlias = PerformanceResult | PerformanceArray
@@ -103,7 +105,7 @@ class PerfDatabase:
         self.notes: dict[str, None] = {}  # a set that keeps the order
         self.borrowed: dict[str, dict[str, None]] = {}  # kinds, by the sister whose rows stand in
         self._shelf: Shelf | None = None
-        self._kin: list[PerfDatabase] | None = None  # databases of sisters
+        self._kin: list[Lender] | None = None
         self._tables: dict[str, list[Table] | str] = {}
         self._entries: dict[Key, Entry] = {}
         self._told: dict[str, list[str]] = {}  # parameters in which rows of a kind are told apart
@@ -137,7 +139,7 @@ class PerfDatabase:
         if self.mode in ("sol", "sol_full"):
             return _result(bound, bound * 0.0, origin_rank("sol"))
         if self.mode != "empirical" and entry.latency is not None:
-            found = self._silicon(entry, dims, bound)
+            found = self.silicon(entry, dims, bound)
             return _plain(
                 self._better(found, kind, params, dims) if self.mode == "hybrid" else found
             )
@@ -279,7 +281,7 @@ class PerfDatabase:
         if scaling is None:
             return found
         doubtful = found.ranks > origin_rank("measured")
-        doubtful &= found.uncertainty > scaling.uncertainty  # she adds her own
+        doubtful &= found.uncertainty > _DOUBTFUL
         lent = self._lent(kind, params, dims) if doubtful.any() else None
         if lent is None:
             return found
@@ -298,32 +300,14 @@ class PerfDatabase:
     def _lent(
         self, kind: OpKind, params: Params, dims: Dims
     ) -> tuple[str, PerformanceArray] | None:
-        """A sister and what her rows say, scaled by the bounds; None where none has any, or no scaling is stated."""
-        scaling = scaling_of(kind, params, self.backend)
-        if scaling is None:
-            return None
-        for sister in self._sisters():
-            there = sister.entry(kind, params, dims)
-            if there.latency is None:
-                continue
-            sizes = kind.worked(there.params, dims)
-            bound, other = (
-                numpy.asarray(bounds_ms(kind, there.params, sizes, system)[0], dtype=numpy.float64)
-                for system in (self.system, sister.system)
-            )
-            found = sister._silicon(there, dims, other)
-            latency = found.latency * scaling.scale(bound, other, there.launch)
-            fastest = numpy.where(found.ranks == EXTRAPOLATED, 1.0, there.fastest)
-            return sister.system.id, PerformanceArray(
-                numpy.maximum(latency, fastest * bound),
-                energy=None,
-                ranks=numpy.full(latency.shape, origin_rank("empirical"), dtype=numpy.int8),
-                uncertainty=numpy.hypot(found.uncertainty, scaling.uncertainty),
-            )
+        """A sister and what her rows say; None where none has any, or no scaling is stated."""
+        for lender in self._lenders():
+            if (lent := lender.lend(kind, params, dims)) is not None:
+                return lender.sister.system.id, lent
         return None
 
-    def _sisters(self) -> list[PerfDatabase]:
-        """Databases of the sister systems that have tables of the same backend and version."""
+    def _lenders(self) -> list[Lender]:
+        """The sister systems that have tables of the same backend and version."""
         if self._kin is None:
             self._kin = []
             for other in sisters_of(self.system):
@@ -336,10 +320,11 @@ class PerfDatabase:
                         data=self.data,
                     )
                     kin.shelf()
-                    self._kin.append(kin)
+                    self._kin.append(Lender(self, kin))
         return self._kin
 
-    def _silicon(self, entry: Entry, dims: Dims, bound: Floats) -> PerformanceArray:
+    def silicon(self, entry: Entry, dims: Dims, bound: Floats) -> PerformanceArray:
+        """What rows say of an op that has a response, where its bound in ms is so."""
         assert entry.latency is not None
         ratio, deviation, rank = entry.latency.at(dims)
         latency = numpy.exp(ratio) * (bound + entry.launch)

@@ -45,7 +45,7 @@ class Response:
 
     def __init__(self, kind: OpKind, params: Params, estimator: Estimator) -> None:
         """`params` complete; the estimator is that of the group that they belong to."""
-        self._kind, self._params, self._estimator = kind, params, estimator
+        self._kind, self._params, self.estimator = kind, params, estimator
         self._dims = [name for name in kind.coordinates if name in kind.dims]
         filled = {*kind.dims, *kind.implied}
         self._place = numpy.array(  # of each coordinate; others are filled in
@@ -108,9 +108,9 @@ class Response:
         column = [*self._column, *self._implied]
         if self._implied:
             places = numpy.concatenate([places, self._layers.implied(dims)], axis=-1)
-        lower, upper = self._estimator.lower, self._estimator.upper
+        lower, upper = self.estimator.lower, self.estimator.upper
         fixed = numpy.setdiff1d(numpy.arange(len(self._place)), column)
-        measured = self._estimator.group.points
+        measured = self.estimator.group.points
         beside = (self._place[fixed] < lower[fixed] - _SAME) | (
             self._place[fixed] > upper[fixed] + _SAME
         )
@@ -128,7 +128,7 @@ class Response:
 
     def ranges(self) -> dict[str, tuple[float, float]]:
         """The least and the largest measured value of each coordinate."""
-        lower, upper = self._sizes(self._estimator.lower), self._sizes(self._estimator.upper)
+        lower, upper = self._sizes(self.estimator.lower), self._sizes(self.estimator.upper)
         return {name: (lower[name], upper[name]) for name in self._kind.coordinates}
 
     def nearest(self, dims: Mapping[str, Amount]) -> dict[str, float]:
@@ -136,7 +136,7 @@ class Response:
         place = self._place.copy()
         for name, column in zip(self._dims, self._column, strict=True):
             place[column] = numpy.log2(float(dims[name]) + (name == "p"))
-        measured = self._estimator.group.points
+        measured = self.estimator.group.points
         if self._implied:
             place[self._implied] = self._layers.implied(dims)
         row = numpy.abs(measured - place).sum(axis=1).argmin()
@@ -193,11 +193,11 @@ class Response:
         if self._implied:
             points[:, self._implied] = self._layers.coordinates(layer)
         numbers = self._layers.sides(layer)
-        found, known = self._estimator.estimate(points, numbers), self._estimator.known(points)
-        lower, upper = self._estimator.lower, self._estimator.upper
+        found, known = self.estimator.estimate(points, numbers), self.estimator.known(points)
+        lower, upper = self.estimator.lower, self.estimator.upper
         outside = ((points < lower - _SAME) | (points > upper + _SAME)).any(axis=1)
         if self._kind.jointly:
-            outside |= ~_reached(points, self._estimator.group.points)
+            outside |= ~_reached(points, self.estimator.group.points)
         self._value.ravel()[missing] = found.value
         self._deviation.ravel()[missing] = found.deviation
         rank = numpy.where(outside, EXTRAPOLATED, INTERPOLATED)

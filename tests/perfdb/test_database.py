@@ -310,7 +310,7 @@ def test_coverage_is_the_origin_that_a_price_has(data, m, n):
 def test_ops_between_the_same_rows_share_what_was_fitted(data):
     db = database(data)
     first, second = (db.entry(kind("gemm"), gemm(n=n).params, {"m": 1}) for n in (700, 900))
-    assert first.latency._estimator is second.latency._estimator
+    assert first.latency.estimator is second.latency.estimator
 
 
 def messages(folder, text):

@@ -11,6 +11,7 @@ from oplib.op import kind
 from perfdb import sisters
 from perfdb.database import PerfDatabase
 from perfdb.empirical import stated_ms
+from perfdb.lending import FEWEST
 from perfdb.sisters import Scaling, scaling_of, scalings, sisters_of
 from perfdb.speed_of_light import bound_ms
 from perfdb.systems import load_system
@@ -29,7 +30,9 @@ LAUNCH = 0.004
 STATED = Scaling(elasticity=0.6, uncertainty=0.05, source="made for tests")
 
 
-def table(folder: Path, system: str, sizes=SIZES, power: float | None = None) -> None:
+def table(
+    folder: Path, system: str, sizes=SIZES, power: float | None = None, slower=lambda _: SLOWER
+) -> None:
     rows = [
         Measurement(
             framework="toy",
@@ -39,7 +42,7 @@ def table(folder: Path, system: str, sizes=SIZES, power: float | None = None) ->
             params=PARAMS,
             power=power,
             dims={"m": m},
-            latency=SLOWER
+            latency=slower(m)
             * (float(bound_ms(KIND, PARAMS, {"m": m}, load_system(system))) + LAUNCH),
         )
         for m in sizes
@@ -138,6 +141,33 @@ def test_own_rows_come_first_and_hers_beyond_them(tmp_path: Path) -> None:
     assert found.latency[:2] == pytest.approx(alone.latency[:2])
     assert found.latency[2] == pytest.approx(expected(tmp_path, 16384), rel=1e-5)
     assert found.uncertainty[2] < alone.uncertainty[2]
+
+
+def test_points_of_both_say_how_the_ratio_goes(tmp_path: Path) -> None:
+    """Sizes at which a kernel is slow, in no order that rows beside them show, are slow on both GPUs: her row tells it
+    and the rows of both how much faster ours is. Where few points are measured on both, her time is only scaled."""
+    every = [round(16 * 2 ** (i / 2)) for i in range(24)]
+    slow = dict(zip(every, numpy.random.default_rng(5).uniform(1.2, 2.0, len(every)), strict=True))
+    asked = every[3:20:4]
+    both = [m for m in every if m not in asked]
+
+    def errors(folder: Path, shared: list[int], mode: str) -> list[float]:
+        table(folder, THERE.id, every, slower=slow.__getitem__)
+        table(folder, HERE.id, shared, slower=lambda m: 0.97 * slow[m])
+        db = database(folder, mode)
+        return [
+            db.price(KIND, PARAMS, {"m": m}).latency
+            / (0.97 * slow[m] * (float(bound_ms(KIND, PARAMS, {"m": m}, HERE)) + LAUNCH))
+            - 1
+            for m in asked
+        ]
+
+    told = errors(tmp_path / "told", both, "hybrid")
+    alone = errors(tmp_path / "alone", both, "silicon")
+    few = errors(tmp_path / "few", [*both[: FEWEST - 2], both[-1]], "hybrid")
+    assert max(map(abs, told)) < 0.05
+    assert max(map(abs, alone)) > 0.3
+    assert few[-3:] == pytest.approx([1 / 0.97 - 1] * 3, rel=1e-2)  # where memory is no limit
 
 
 def test_what_is_stated_is_by_measured_points() -> None:
