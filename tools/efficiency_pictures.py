@@ -1,17 +1,18 @@
-"""Draw what share of the speed of light measured kernels reach, a panel per op kind: docs/efficiency.svg.
+"""Draw what share of the speed of light measured kernels reach, a panel per op kind: docs/efficiency_SYSTEM.svg.
 
-    python tools/efficiency_pictures.py [--system h100_sxm] [--backend torch]
+    python tools/efficiency_pictures.py [SYSTEM ...] [--backend torch]
 
 A point is a row of the newest tables of ours: across, the bound in us, logarithmic; upwards, bound over measured time.
-Prints the median share by kernel, of all rows and of those whose bound is 50 us or more.
+Prints the median share by kernel and system, of all rows and of those whose bound is 50 us or more.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy
 
@@ -32,10 +33,12 @@ LEAST_US, MOST_US = 0.01, 1e5
 MOST_POINTS = 350  # of a panel
 TOP = 1.25  # share at the upper edge: beyond 1 a cache holds what the bound reads from memory
 LARGE_MS = 0.05
+Panel: TypeAlias = tuple[str, dict[str, tuple[Floats, Floats]]]  # a kind; bounds, shares by kernel
+Panels: TypeAlias = Sequence[Panel]
 COLOURS = ("#1f77b4", "#d95f02", "#1b9e77", "#7570b3", "#e7298a")
 
 
-def panels(system: str, backend: str) -> Iterator[tuple[str, dict[str, tuple[Floats, Floats]]]]:
+def panels_of(system: str, backend: str) -> Iterator[Panel]:
     """Each kind that has a table, and by kernel its bounds in ms and shares."""
     facts = load_system(system)
     for name, kind in op_kinds().items():
@@ -89,32 +92,50 @@ def _across(microseconds: Floats) -> Floats:
     return numpy.asarray(WIDE * (numpy.log10(inside) - low) / (high - low))
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--system", default="h100_sxm")
-    parser.add_argument("--backend", default="torch")
-    options = parser.parse_args()
+def picture(panels: Panels) -> str:
+    """All panels as an SVG."""
     drawn = []
-    for i, (name, kernels) in enumerate(panels(options.system, options.backend)):
+    for i, (name, kernels) in enumerate(panels):
         row, column = divmod(i, COLUMNS)
         left, top = 44 + column * (WIDE + 50), 46 + row * (HIGH + 2 * MARGIN)
         drawn.append(draw(name, kernels, left, top))
-        for kernel, (bounds, shares) in kernels.items():
-            large = shares[bounds >= LARGE_MS]
-            told = f"{numpy.median(large):.0%} of {len(large)}" if len(large) else "none"
-            print(f"| {name} | `{kernel}` | {len(shares)} | {numpy.median(shares):.0%} | {told} |")
     rows = -(-len(drawn) // COLUMNS)
     width, height = 44 + COLUMNS * (WIDE + 50), 20 + rows * (HIGH + 2 * MARGIN)
     style = (
         "text{font:10px sans-serif}.t{font-weight:bold}.f{fill:none;stroke:#999}"
         ".l{stroke:#ddd}.d{stroke-width:2.5;stroke-linecap:round;stroke-opacity:.55}"
     )
-    text = (
+    return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}">\n'
         f"<style>{style}</style>\n"
         f'<rect width="{width}" height="{height}" fill="#fff"/>\n{"".join(drawn)}</svg>\n'
     )
-    (ROOT / "docs" / "efficiency.svg").write_text(text, encoding="utf-8")
+
+
+def shares_of(panels: Panels) -> Iterator[tuple[tuple[str, str], str]]:
+    """By kind and kernel three cells: rows, their median share, that of the long ones."""
+    for name, kernels in panels:
+        for kernel, (bounds, shares) in kernels.items():
+            large = shares[bounds >= LARGE_MS]
+            told = f"{numpy.median(large):.0%} of {len(large)}" if len(large) else "none"
+            yield (name, kernel), f"{len(shares)} | {numpy.median(shares):.0%} | {told}"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("systems", nargs="*", metavar="SYSTEM", default=["h100_sxm", "h200_sxm"])
+    parser.add_argument("--backend", default="torch")
+    options = parser.parse_args()
+    cells: dict[tuple[str, str], dict[str, str]] = {}
+    for system in options.systems:
+        found = list(panels_of(system, options.backend))
+        target = ROOT / "docs" / f"efficiency_{system}.svg"
+        target.write_text(picture(found), encoding="utf-8")
+        for key, told in shares_of(found):
+            cells.setdefault(key, {})[system] = told
+    for (name, kernel), told in sorted(cells.items()):
+        beside = " | ".join(told.get(system, "| |") for system in options.systems)
+        print(f"| {name} | `{kernel}` | {beside} |")
     return 0
 
 
