@@ -1,14 +1,18 @@
-"""How the tests start `collect-ops` in a process of its own."""
+"""How the tests start `collect-ops`."""
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
+from unittest import mock
 
+from collector.cli import main
 from oplib.case import Case, Plan
+from oplib.kernels.registry import slot, slots
 
 ROOT = Path(__file__).resolve().parents[2]
 PLUGIN = "tests.collector.plugin"
@@ -37,14 +41,20 @@ def environment() -> dict[str, str]:
 
 
 def collect(out: Path, *more: str) -> tuple[int, dict, str]:
-    """(exit status, the JSON it printed, what it said)."""
-    done = subprocess.run(
-        command(out, *more),
-        cwd=ROOT,
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    printed = json.loads(done.stdout) if done.stdout.strip() else {}
-    return done.returncode, printed, done.stderr
+    """(exit status, the JSON it printed, what it said) of the command, run in this process; its workers have their own.
+
+    What the plug-in adds to the registry is taken out again.
+    """
+    known = {name: set(slot(name).variants) for name in slots()}
+    printed, said = io.StringIO(), io.StringIO()
+    with (
+        mock.patch.dict(os.environ, environment()),
+        contextlib.redirect_stdout(printed),
+        contextlib.redirect_stderr(said),
+    ):
+        status = main(command(out, *more)[3:])
+    for name, before in known.items():
+        for added in set(slot(name).variants) - before:
+            del slot(name).variants[added]
+    text = printed.getvalue()
+    return status, json.loads(text) if text.strip() else {}, said.getvalue()

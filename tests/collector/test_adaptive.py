@@ -119,7 +119,7 @@ def test_the_command_refines_and_resumes(tmp_path: Path) -> None:
     """On the CPU: rounds are said, the budget ends them, a second run goes on, misuse is told."""
     arguments = ("--ops", "causal_conv1d", "--models", "Qwen3.5-35B", "--adaptive")
     out = tmp_path / "log"
-    status, printed, said = collect(out, *arguments, "--target", "200", "--budget", "30")
+    status, printed, said = collect(out, *arguments, "--target", "200", "--budget", "15")
     assert status == 0, said
     assert "of the grid within not known yet" in said
     first = printed["rows"]

@@ -93,7 +93,7 @@ def test_what_fails_beside_others_is_tried_alone(monkeypatch: pytest.MonkeyPatch
         ]  # fmt: skip
         assert worker.answer(window[1]).row["status"] == "oom"
 
-        def broken(cases, bench, loaded):
+        def broken(cases, bench):
             raise RuntimeError("an illegal memory access was encountered")
 
         monkeypatch.setattr(timing, "sample_window", broken)
