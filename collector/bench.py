@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -45,6 +46,8 @@ class Bench(Protocol):
     meter: Meter
     overhead_ms: float
     reasons_to_restart: list[str]
+    #: When the last samples under load were taken, by time.perf_counter().
+    loaded_at: float = -math.inf
 
     def once_ms(self, run: Run) -> float:
         """Milliseconds of one warm call with everything that the host does for it."""

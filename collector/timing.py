@@ -37,6 +37,8 @@ SINGLE_MS = 10.0  # a call that takes longer has a graph to itself
 # Replays of a call that is captured to see how long it takes: the first waits for its launch.
 _LOOKS = 3
 _OVER_BOUND = 1.3  # times the bound that a good kernel takes
+REST_SHARE = 0.5  # of the time that a device had rest, that it is loaded for: a quarter was enough on an H200
+LEAST_LOAD = 0.02  # seconds of load, where load is asked for
 BELOW = 0.98  # of the speed of light: less is no measurement but a mistake
 # Student's t for a 95 % interval of the mean of so many medians
 _STUDENT = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78, 6: 2.57, 7: 2.45, 8: 2.36, 9: 2.31}
@@ -49,7 +51,8 @@ class WrongResult(Exception):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
     """`seconds` is what the samples of a case may take; `floor_ms` is the speed of light, 0 where unknown. The device
-    runs what is measured for `load_seconds` before the first sample: then the clock is the one of this load."""
+    runs what is measured for `load_seconds` before the first sample, or for less where it comes from such work: then
+    the clock is the one of this load."""
 
     seconds: float = 1.0
     floor_ms: float = 0.0
@@ -169,13 +172,16 @@ def sample_window(
 ) -> Iterator[tuple[int, Timing | WrongResult]]:
     """The place and the time of each case, as soon as it is final.
 
-    Where one asks for load the device runs all of them by turns before the first sample.
+    Where one asks for load the device runs all of them by turns before the first sample, for `REST_SHARE` of the time
+    since it last did.
     """
-    until = time.perf_counter() + max(case.limits.load_seconds for case in cases)
-    while time.perf_counter() < until:
-        for case in cases:
-            case.replay()
-        bench.synchronize()
+    if asked := max(case.limits.load_seconds for case in cases):
+        now = time.perf_counter()
+        until = now + min(asked, max(REST_SHARE * (now - bench.loaded_at), LEAST_LOAD))
+        while time.perf_counter() < until:
+            for case in cases:
+                case.replay()
+            bench.synchronize()
     waiting = list(enumerate(cases))
     while waiting:
         _one_pass([case for _, case in waiting], bench)
@@ -186,6 +192,8 @@ def sample_window(
             else:
                 left.append((place, case))
         waiting = left
+        if asked:
+            bench.loaded_at = time.perf_counter()
 
 
 def _one_pass(cases: Sequence[Ready], bench: Bench) -> None:

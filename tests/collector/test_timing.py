@@ -13,6 +13,7 @@ from collector import timing
 from collector.bench import Plain
 from collector.nvml import NoMeter, Reading, wait_for_tick
 from collector.timing import (
+    LEAST_LOAD,
     PASSES,
     PER_PASS,
     PRECISION,
@@ -49,6 +50,7 @@ class FakeBench:
     meter: object = field(default_factory=NoMeter)
     hardware: Hardware = field(default_factory=lambda: Hardware(type="cuda", l2_bytes=1000))
     overhead_ms: float = 0.0
+    loaded_at: float = -math.inf
     reasons_to_restart: list[str] = field(default_factory=list)
     taken: int = 0
     flushes: list[bool] = field(default_factory=list)
@@ -316,15 +318,20 @@ class Counted:
         self.device.now += 1e-3
 
 
-@pytest.mark.parametrize("load", [0.15, 0.0])
+@pytest.mark.parametrize(
+    ("load", "rest", "runs"),
+    [(0.0, 9.0, 0.0), (0.15, math.inf, 0.15), (0.15, 1.0, 0.15), (0.15, 0.2, 0.1), (0.15, 0.01, LEAST_LOAD)],
+)  # fmt: skip
 def test_a_window_runs_before_its_first_sample(
-    load: float, monkeypatch: pytest.MonkeyPatch
+    load: float, rest: float, runs: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """All of its cases by turns, for as long as the one that asks for most; not at all where none asks."""
+    """All of its cases by turns, for as long as the one that asks for most, or half of the time since the last samples
+    under load; not at all where none asks."""
     device = LoadedBench([1.0])
     monkeypatch.setattr(timing, "time", device)
     asked = (0.0, load, load / 2)
     cases = [prepare(make(), device, Limits(load_seconds=seconds)) for seconds in asked]
+    device.loaded_at = device.now - rest
     begun, before, first = device.now, [case.replay.ran for case in cases], []
 
     def start(replay, count: int, *, flush: bool) -> Callable[[], list[float]]:
@@ -333,6 +340,7 @@ def test_a_window_runs_before_its_first_sample(
 
     device.start = start  # type: ignore[method-assign]
     assert len(list(sample_window(cases, device))) == 3
-    assert first[0] - begun == pytest.approx(load, abs=len(cases) * 1e-3)
+    assert first[0] - begun == pytest.approx(runs, abs=len(cases) * 1e-3)
     ran = [case.replay.ran - count for case, count in zip(cases, before, strict=True)]
-    assert max(ran) == min(ran) == pytest.approx(load * 1e3 / 3, abs=1)
+    assert max(ran) == min(ran) == pytest.approx(runs * 1e3 / 3, abs=1)
+    assert device.loaded_at == (device.now if load else begun - rest)
