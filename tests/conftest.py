@@ -13,6 +13,8 @@ from hypothesis import settings
 # Set before anything imports huggingface_hub, which reads them once.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TRANSFORMERS_OFFLINE"] = "1"
+# Threads of one test wait for those of the one beside it: set before torch is loaded, for processes of tests as well.
+os.environ["OMP_NUM_THREADS"] = "1"
 # What the program keeps between runs is kept for this run alone.
 os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="trace-model-cache-")
 

@@ -37,7 +37,7 @@ def command(out: Path, *more: str) -> list[str]:
 
 def environment() -> dict[str, str]:
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    return {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+    return {**os.environ, "PYTHONPATH": path}
 
 
 def collect(out: Path, *more: str) -> tuple[int, dict, str]:
