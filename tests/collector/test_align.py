@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from types import SimpleNamespace
 
@@ -17,7 +18,7 @@ from collector.align.fixed_cache import another, cache_bytes, prepare
 from collector.align.kernels import Kernel, attribute, compare
 from collector.align.outcome import OpOutcome, Outcome
 from collector.align.page import render_page
-from collector.align.rested import RestedBench, steady
+from collector.align.rested import RestedBench, steady, under_load
 from collector.align.workloads import Workload, chosen_phases, parse_workload
 from collector.timing import Limits
 from oplib.case import Case
@@ -389,6 +390,20 @@ def test_a_call_is_timed_again_while_its_samples_disagree(monkeypatch):
     assert timed([0.001, 0.3]) == (0.001, [0.3])
     assert timed([0.5, 0.9, 0.01, 0.002]) == (0.01, [0.002])
     assert timed([0.5, 0.3, 0.2, 0.4, 0.002]) == (0.2, [0.002])
+
+
+def test_a_layer_under_load_gets_all_of_it(monkeypatch):
+    """Also right after another, which drew other power."""
+    bench, seen = Timed(1.0), []
+
+    def timed(_make, busy, limits):
+        seen.append((busy.loaded_at, limits.load_seconds))
+        return SimpleNamespace(spread=0.0)
+
+    bench.loaded_at = 5.0
+    monkeypatch.setattr("collector.align.rested.benchmark_with_power", timed)
+    under_load(None, RestedBench(bench), Limits())
+    assert seen == [(-math.inf, 0.3)]
 
 
 def test_an_op_whose_samples_disagree_has_no_time(monkeypatch):
