@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 
 import pytest
 
@@ -18,6 +16,7 @@ from models.known import (
     similarity,
 )
 from models.signature import signature
+from tracer.cli import main
 
 TRACED = {name: a for name, a in known_architectures().items() if a.signature}
 
@@ -134,10 +133,10 @@ def test_refused_records(records, words):
 @pytest.mark.parametrize(
     "model", ["Qwen--Qwen3-8B", "deepseek-ai--DeepSeek-V3", "openai--gpt-oss-20b"]
 )
-def test_traces_agree_with_the_file(published_configs, model):
+def test_traces_agree_with_the_file(published_configs, capsys, model):
     """A trace of today shows the signature that the file holds; else run `python -m models.learn`."""
-    command = [sys.executable, "-m", "tracer.cli", str(published_configs / model), "--json"]
-    report = json.loads(subprocess.run(command, capture_output=True, check=True).stdout)
+    assert main([str(published_configs / model), "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
     record = known_architectures()[report["architecture"]]
     assert frozenset(record.signature) <= signature(report)
     assert signature(report) <= {*record.signature, *record.optional}
