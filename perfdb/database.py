@@ -277,9 +277,6 @@ class PerfDatabase:
         self, found: PerformanceArray, kind: OpKind, params: Params, dims: Dims
     ) -> PerformanceArray:
         """The results, with a sister's times where these are less uncertain than what was not measured. Power stays."""
-        scaling = scaling_of(kind, params, self.backend)
-        if scaling is None:
-            return found
         doubtful = found.ranks > origin_rank("measured")
         doubtful &= found.uncertainty > _DOUBTFUL
         lent = self._lent(kind, params, dims) if doubtful.any() else None
@@ -301,8 +298,11 @@ class PerfDatabase:
         self, kind: OpKind, params: Params, dims: Dims
     ) -> tuple[str, PerformanceArray] | None:
         """A sister and what her rows say; None where none has any, or no scaling is stated."""
+        scaling = scaling_of(kind, params, self.backend)
+        if scaling is None:
+            return None
         for lender in self._lenders():
-            if (lent := lender.lend(kind, params, dims)) is not None:
+            if (lent := lender.lend(kind, params, dims, scaling)) is not None:
                 return lender.sister.system.id, lent
         return None
 

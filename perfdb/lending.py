@@ -20,7 +20,7 @@ from perfdb.efficiency import Group
 from perfdb.estimator import Estimator, subset
 from perfdb.performance import PerformanceArray, origin_rank
 from perfdb.response import EXTRAPOLATED, Response
-from perfdb.sisters import Scaling, scaling_of
+from perfdb.sisters import Scaling
 from perfdb.speed_of_light import bounds_ms
 
 if TYPE_CHECKING:
@@ -37,11 +37,12 @@ class Lender:
         self._estimators: dict[tuple[int, int], Estimator | None] = {}  # by those of both
         self._responses: dict[tuple[str, tuple[ParamValue, ...]], Response | None] = {}
 
-    def lend(self, kind: OpKind, params: Params, dims: Dims) -> PerformanceArray | None:
-        """Her times of an op as ours would be; None where she has none, or no scaling is stated."""
-        scaling = scaling_of(kind, params, self._own.backend)
+    def lend(
+        self, kind: OpKind, params: Params, dims: Dims, scaling: Scaling
+    ) -> PerformanceArray | None:
+        """Her times of an op as ours would be; None where she has none."""
         there = self.sister.entry(kind, params, dims)
-        if scaling is None or there.latency is None:
+        if there.latency is None:
             return None
         sizes = kind.worked(there.params, dims)
         bound, other = (

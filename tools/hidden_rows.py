@@ -13,7 +13,6 @@ import csv
 import random
 import sys
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy
@@ -24,10 +23,11 @@ sys.path[:0] = [str(ROOT)]
 from oplib.errors import TraceModelError  # noqa: E402
 from oplib.kind import OpKind  # noqa: E402
 from oplib.op import op_kinds  # noqa: E402
-from perfdb.arrays import Floats  # noqa: E402
 from perfdb.database import PerfDatabase  # noqa: E402
 from perfdb.foreign import find_table  # noqa: E402
+from perfdb.kriging import Estimate  # noqa: E402
 from perfdb.tables import read_table  # noqa: E402
+from perfdb.validate import Score, score  # noqa: E402
 from tools.alignment_record import BACKEND, ours  # noqa: E402
 
 MOST = 600
@@ -46,24 +46,21 @@ def split(path: Path, share: float) -> tuple[str, str]:
     return header + "".join(kept), header + "".join(hidden[:MOST])
 
 
-def errors(kind: OpKind, path: Path, system: str, data: Path, share: float) -> Iterator[Floats]:
-    """Log of price over time, and stated deviations, of the hidden rows, by parameters."""
-    whole = path.read_text(encoding="utf-8")
-    kept, asked = split(path, share)
-    path.write_text(asked, encoding="utf-8")
-    hidden = read_table(path, kind)
+def asked(kind: OpKind, path: Path, system: str, data: Path, share: float) -> Score:
+    """The score of the prices of the hidden rows of a table of `data`, which loses them."""
+    kept, hidden = split(path, share)
+    path.write_text(hidden, encoding="utf-8")
+    rows = read_table(path, kind)
     path.write_text(kept, encoding="utf-8")
     db = PerfDatabase.load(system=system, backend=BACKEND, mode="hybrid", data=data)
-    for params, places in hidden.split([param.name for param in kind.params]):
-        dims = {name: hidden.columns[name][places] for name in kind.dims}
+    truth, value, deviation = numpy.empty((3, len(rows)))
+    for params, places in rows.split([param.name for param in kind.params]):
+        dims = {name: rows.columns[name][places] for name in kind.dims}
         found = db.price(kind, kind.complete(params), dims)
-        yield numpy.stack(
-            [
-                numpy.log(numpy.atleast_1d(found.latency) / hidden.latency[places]),
-                numpy.log1p(numpy.atleast_1d(found.uncertainty)),
-            ]
-        )
-    path.write_text(whole, encoding="utf-8")
+        truth[places] = numpy.log(rows.latency[places])
+        value[places] = numpy.log(found.latency)
+        deviation[places] = numpy.log1p(found.uncertainty)
+    return score(truth, Estimate(value=value, deviation=deviation))
 
 
 def main() -> int:
@@ -81,14 +78,10 @@ def main() -> int:
                 path = find_table(kind, system=options.system, backend=BACKEND, data=data)
             except TraceModelError:
                 continue
-            off, deviation = numpy.concatenate(
-                list(errors(kind, path, options.system, data, options.share)), axis=1
-            )
-            size = numpy.abs(off)
+            one = asked(kind, path, options.system, data, options.share)
             print(
-                f"{name:22} {len(size):4} rows: median {numpy.median(size):.1%}, 90 % below "
-                f"{numpy.quantile(size, 0.9):.1%}, bias {numpy.median(off):+.1%}, within 1 and 2 sigma "
-                f"{(size <= deviation).mean():.0%} {(size <= 2 * deviation).mean():.0%}",
+                f"{name:22} {one.rows:4} rows: median {one.median:.1%}, 90 % below {one.p90:.1%}, "
+                f"bias {one.bias:+.1%}, within 1 and 2 sigma {one.within_1_sigma:.0%} {one.within_2_sigma:.0%}",
                 flush=True,
             )
     return 0

@@ -5,16 +5,13 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-import os
-import sys
+from collections.abc import Iterator
 from pathlib import Path
-from unittest import mock
 
 from collector.cli import main
 from oplib.case import Case, Plan
-from oplib.kernels.registry import slot, slots
+from oplib.kernels.registry import slots
 
-ROOT = Path(__file__).resolve().parents[2]
 PLUGIN = "tests.collector.plugin"
 
 
@@ -28,33 +25,28 @@ def write_plan(path: Path, cases: list[Case]) -> Path:
     return path
 
 
-def command(out: Path, *more: str) -> list[str]:
-    return [
-        sys.executable, "-m", "collector", "--device", "cpu", "--out", str(out), "--json",
-        "--plugin", PLUGIN, *more,
-    ]  # fmt: skip
-
-
-def environment() -> dict[str, str]:
-    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    return {**os.environ, "PYTHONPATH": path}
+@contextlib.contextmanager
+def registry_kept() -> Iterator[None]:
+    """What the plug-in adds to the registry inside is taken out again."""
+    before = [(one, set(one.variants)) for one in slots().values()]
+    try:
+        yield
+    finally:
+        for one, known in before:
+            for added in one.variants.keys() - known:
+                del one.variants[added]
 
 
 def collect(out: Path, *more: str) -> tuple[int, dict, str]:
-    """(exit status, the JSON it printed, what it said) of the command, run in this process; its workers have their own.
-
-    What the plug-in adds to the registry is taken out again.
-    """
-    known = {name: set(slot(name).variants) for name in slots()}
+    """(exit status, the JSON it printed, what it said) of the command, run in this process; its workers have their
+    own."""
+    given = ["--device", "cpu", "--out", str(out), "--json", "--plugin", PLUGIN, *more]
     printed, said = io.StringIO(), io.StringIO()
     with (
-        mock.patch.dict(os.environ, environment()),
+        registry_kept(),
         contextlib.redirect_stdout(printed),
         contextlib.redirect_stderr(said),
     ):
-        status = main(command(out, *more)[3:])
-    for name, before in known.items():
-        for added in set(slot(name).variants) - before:
-            del slot(name).variants[added]
+        status = main(given)
     text = printed.getvalue()
     return status, json.loads(text) if text.strip() else {}, said.getvalue()

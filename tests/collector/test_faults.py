@@ -12,7 +12,7 @@ import pytest
 from collector.log import Segment, latest, read_log
 from collector.runner import Limits, Runner
 from collector.worker import Answer, Options, Task, now
-from tests.collector.running import PLUGIN, collect, gemm, write_plan
+from tests.collector.running import PLUGIN, collect, gemm, registry_kept, write_plan
 
 CASES = [gemm(m) for m in (1, 2, 3)]
 
@@ -82,10 +82,9 @@ def test_what_fails_beside_others_is_tried_alone(monkeypatch: pytest.MonkeyPatch
     the same is a row."""
     from collector import timing
     from collector.worker import Worker
-    from oplib.kernels.registry import slot
 
-    worker = Worker(Options(device="cpu", seconds=0.01, check=False, plugins=(PLUGIN,)))
-    try:
+    with registry_kept():
+        worker = Worker(Options(device="cpu", seconds=0.01, check=False, plugins=(PLUGIN,)))
         window = [Task(case=gemm(4), variant="eager"), Task(case=gemm(5), variant="greedy")]
         said = [(one.phase, one.place) for one in worker.answers(window)]
         assert said == [
@@ -102,9 +101,6 @@ def test_what_fails_beside_others_is_tried_alone(monkeypatch: pytest.MonkeyPatch
         assert [one.place for one in answers if one.phase == "alone"] == [0, 1]
         assert answers[-1].restart
         assert worker.answer(window[0]).row["status"] == "error"
-    finally:
-        for name in ("quick", "raises", "hangs", "dies", "greedy", "wrong", "unwritten"):
-            slot("gemm").variants.pop(name, None)
 
 
 def test_samples_that_disagree_get_one_more_chance(monkeypatch: pytest.MonkeyPatch) -> None:
