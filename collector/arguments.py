@@ -155,7 +155,7 @@ def _add_results(found: argparse.ArgumentParser) -> None:
         "--compare",
         metavar="DIR",
         type=Path,
-        help="compare the log in --out with another run of the same cases",
+        help="compare the log or the tables in --out with those of another run",
     )
     found.add_argument("--json", action="store_true", help="print the result as JSON on stdout")
     found.add_argument("--debug", action="store_true", help="show the traceback of an error")

@@ -39,9 +39,10 @@ def _act(options: Options) -> int:
     if options.verify:
         return _verify(options)
     if options.compare:
-        from collector.repeat import compare
+        from collector.repeat import compare, told
 
-        _say(options, compare(options.compare, _folder(options)))
+        found = compare(options.compare, _folder(options))
+        print(json.dumps(found) if options.json else told(found))
         return 0
     if options.export and not (options.ops or options.cases or options.examples):
         _say(options, _tables(options))

@@ -1,4 +1,4 @@
-"""How well two runs agree on the cases that both measured, and which cases a second run should repeat.
+"""How well two runs agree on what both measured, and which cases a second run should repeat.
 
 python -m collector.repeat LOG [LOG ...] --count 200 > plan.jsonl
 """
@@ -6,43 +6,105 @@ python -m collector.repeat LOG [LOG ...] --count 200 > plan.jsonl
 from __future__ import annotations
 
 import argparse
+import csv
 import random
 import statistics
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from collector.log import OK, latest, read_log
 from oplib.case import Case, Plan
+from oplib.errors import InvalidInputError
 
 Json: TypeAlias = dict[str, Any]  # Any: an object that becomes JSON
+_UNSAID = ("0", "0.0", "False", "none")  # sizes that most cases have
 
 
 def compare(first: Path, second: Path) -> Json:
-    """Deviations of the second run's times from the first's: count, median, share within 10 %, and the worst."""
-    logs = [latest(read_log(folder)[0]) for folder in (first, second)]
-    pairs = [
-        (row, logs[1][key])
-        for key, row in logs[0].items()
-        if key[0] == "time" and key in logs[1] and row["status"] == logs[1][key]["status"] == OK
-    ]
-    away = [(abs(b["timing"]["latency"] / a["timing"]["latency"] - 1), a) for a, b in pairs]
+    """Deviations of the second run's times from the first's, whole and by op, and the worst of them.
+
+    A run is the folder of a log, or of tables made of one. What both timed with the same kernel counts. `bias` is the
+    median with its sign.
+    """
+    before, after = _times(first), _times(second)
+    away = {
+        key: after[key]["latency_ms"] / row["latency_ms"] - 1
+        for key, row in before.items()
+        if key in after
+    }
     if not away:
         return {"cases": 0}
-    deviations = sorted(one for one, _ in away)
-    worst = sorted(away, key=lambda pair: -pair[0])[:10]
+    ops: dict[str, list[float]] = {}
+    for key, one in away.items():
+        ops.setdefault(before[key]["op"], []).append(one)
+    worst = sorted(away, key=lambda key: -abs(away[key]))[:10]
+    return _deviations(away.values()) | {
+        "ops": {op: _deviations(found) for op, found in sorted(ops.items())},
+        "worst": [before[key] | {"deviation": away[key]} for key in worst],
+    }
+
+
+def _deviations(found: Iterable[float]) -> Json:
+    signed = sorted(found)
+    sizes = sorted(map(abs, signed))
     return {
-        "cases": len(away),
-        "median_deviation": statistics.median(deviations),
-        "within_10_percent": sum(one <= 0.1 for one in deviations) / len(deviations),
-        "p95_deviation": deviations[min(int(0.95 * len(deviations)), len(deviations) - 1)],
-        "worst": [
-            {"op": row["op"], "variant": row["variant"], "params": row["params"], "dims": row["dims"],
-             "deviation": one, "latency_ms": row["timing"]["latency"]}
-            for one, row in worst
-        ],
-    }  # fmt: skip
+        "cases": len(sizes),
+        "median_deviation": statistics.median(sizes),
+        "bias": statistics.median(signed),
+        "within_10_percent": sum(one <= 0.1 for one in sizes) / len(sizes),
+        "p95_deviation": sizes[min(int(0.95 * len(sizes)), len(sizes) - 1)],
+    }
+
+
+def _times(folder: Path) -> dict[tuple[str, str], Json]:
+    """What was timed, by case and kernel. Raises InvalidInputError where nothing was."""
+    found: dict[tuple[str, str], Json] = {}
+    for path in sorted(folder.glob("*_perf.txt")):
+        with path.open(encoding="utf-8", newline="") as file:
+            for row in csv.DictReader(file):
+                names = list(row)
+                sizes = names[names.index("kernel_source") + 1 : names.index("latency")]
+                found[row["case_id"], row["kernel_source"]] = {
+                    "op": row["op_name"], "variant": row["kernel_source"],
+                    "sizes": {name: row[name] for name in sizes}, "latency_ms": float(row["latency"]),
+                }  # fmt: skip
+    for key, row in latest(read_log(folder)[0]).items():
+        if key[0] == "time" and row["status"] == OK:
+            found[row["case_id"], row["variant"]] = {
+                "op": row["op"], "variant": row["variant"], "sizes": row["params"] | row["dims"],
+                "latency_ms": row["timing"]["latency"],
+            }  # fmt: skip
+    if not found:
+        raise InvalidInputError(
+            f"{folder} has no times to compare.",
+            "Give the folder of a log (--out of a run) or of tables (--export).",
+        )
+    return found
+
+
+def told(found: Json) -> str:
+    """What `compare` found, for people."""
+    if not found["cases"]:
+        return "No case was timed in both runs with the same kernel."
+    form = "{:<22} {:>6} {:>8} {:>8} {:>8} {:>11}"
+    lines = [form.format("", "cases", "median", "bias", "< 10 %", "95 % below")]
+    for name, one in {**found["ops"], "all": found}.items():
+        shares = [
+            f"{one[key]:.1%}" for key in ("median_deviation", "within_10_percent", "p95_deviation")
+        ]
+        lines.append(form.format(name, one["cases"], shares[0], f"{one['bias']:+.1%}", *shares[1:]))
+    lines.append("\nfarthest apart")
+    for one in found["worst"]:
+        sizes = {
+            name: text for name, size in one["sizes"].items() if (text := str(size)) not in _UNSAID
+        }
+        lines.append(
+            f"{one['deviation']:+7.1%} of {one['latency_ms']:.4g} ms  {one['op']}={one['variant']}  "
+            + ", ".join(f"{name} {size}" for name, size in sizes.items())
+        )
+    return "\n".join(lines)
 
 
 def sampled(folders: Sequence[Path], count: int, seed: int) -> Plan:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import importlib.metadata
+import math
 import multiprocessing
 import os
 import platform
@@ -155,6 +156,7 @@ class Worker:
         self.source = PoolSource(options.device, options.seed, start=start, limit=limit)
         self._checked: dict[str, str] = dict.fromkeys(options.checked, "")
         self._unchecked: dict[str, str] = {}
+        self._loaded_op = ""
         self._idle: float | None = None
         self._idle_watts = idle_watts
 
@@ -207,6 +209,9 @@ class Worker:
         from collector.timing import sample_window
 
         places = list(left)
+        op = window[places[0]].case.op
+        if op != self._loaded_op:  # another kind draws another power
+            self._loaded_op, self.bench.loaded_at = op, -math.inf
         try:
             for i, found in sample_window([left[place][0] for place in places], self.bench):
                 _, row = left.pop(places[i])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,7 @@ from collector.grids import (
 )
 from collector.log import Segment
 from collector.repeat import compare, sampled
+from oplib.case import Case
 from oplib.registry import kind
 from perfdb.systems import load_system
 from perfdb.tables import read_table
@@ -150,28 +152,52 @@ def test_a_run_on_the_cpu_becomes_a_table(tmp_path: Path) -> None:
     assert (table.latency > 0).all()
 
 
-def test_two_runs_are_compared(tmp_path: Path) -> None:
-    """Deviations by case, the worst first; only what both measured counts."""
+def test_two_runs_are_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Deviations by case, the worst first; only what both timed with one kernel counts, in logs and in tables."""
     for name, factor in (("a", 1.0), ("b", 1.04)):
         segment = Segment(tmp_path / name)
-        for i in range(4):
+        for i in range(5):
             latency = (i + 1) * (factor if i else 1.5 * factor - 0.5)
             segment.append(
-                {"what": "time", "variant": "v", "case_id": str(i), "op": "gemm", "params": {}, "dims": {"m": i},
-                 "status": "ok", "timing": {"latency": latency}, "date": str(i)}
+                {"what": "time", "variant": f"v{name}" if i == 4 else "v", "case_id": str(i), "op": "gemm",
+                 "params": {"bias": False}, "dims": {"m": i}, "status": "ok", "timing": {"latency": latency},
+                 "date": str(i)}
             )  # fmt: skip
         segment.close()
-    found = compare(tmp_path / "a", tmp_path / "b")
-    assert found["cases"] == 4
-    assert found["median_deviation"] == pytest.approx(0.04)
-    assert found["within_10_percent"] == 1.0
-    assert found["worst"][0]["deviation"] == pytest.approx(0.06)
+    (tmp_path / "tables").mkdir()
+    (tmp_path / "tables/gemm_perf.txt").write_text(
+        "op_name,kernel_source,m,bias,latency,case_id\n"
+        + "".join(f"gemm,v,{i},False,{i + 1}.0,{i}\n" for i in range(5))
+    )
+    for first in ("a", "tables"):
+        found = compare(tmp_path / first, tmp_path / "b")
+        assert found["cases"] == found["ops"]["gemm"]["cases"] == 4
+        assert found["median_deviation"] == found["bias"] == pytest.approx(0.04)
+        assert found["within_10_percent"] == 1.0
+        assert found["worst"][0]["deviation"] == pytest.approx(0.06)
+        assert cli.main(["--out", str(tmp_path / "b"), "--compare", str(tmp_path / first)]) == 0
+        assert "+6.0% of 1 ms  gemm=v" in capsys.readouterr().out
+    assert compare(tmp_path / "b", tmp_path / "a")["bias"] == pytest.approx(1 / 1.04 - 1)
+    assert cli.main(["--out", str(tmp_path / "b"), "--compare", str(tmp_path / "none")]) == 2
 
 
 def test_a_dtype_that_is_asked_for_replaces_that_of_every_shape() -> None:
     cases = grid_cases("gemm", "h200_sxm", dtypes=iter(["fp8"]))
     assert {case.params["dtype"] for case in cases} == {"fp8"}
     assert len({(case.params["n"], case.params["k"]) for case in cases}) > 100
+
+
+def test_load_of_another_kind_does_not_count() -> None:
+    """A clock belongs to what the device ran: after cases of another kind a window gets all of its load."""
+    from collector.worker import Options, Task, Worker
+
+    worker = Worker(Options(device="cpu", seconds=0.01))
+    table = {"num_embeddings": 32, "embedding_dim": 16, "dtype": "float32", "tied": False}
+    other = Case(op="embedding", params=table, dims={"m": 4})
+    for case, loaded_at in ((gemm(4), -math.inf), (gemm(8), 5.0), (other, -math.inf), (other, 5.0)):
+        assert worker.answer(Task(case=case, variant="")).row["status"] == "ok"
+        assert worker.bench.loaded_at == loaded_at
+        worker.bench.loaded_at = 5.0
 
 
 def test_a_task_by_itself_has_one_row() -> None:
