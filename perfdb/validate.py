@@ -31,7 +31,7 @@ Json: TypeAlias = dict[str, Any]  # Any: an object for JSON
 
 FEWEST_ROWS = 8  # of a group; fewer say nothing about a fold
 
-FEWEST_SAMPLED = 100  # rows that are left to choose a model and set the width of deviations
+_PARTS = 5  # of the sets that are asked; those of one have no say in how they are estimated
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,17 +64,20 @@ def score(truth: Floats, found: Estimate) -> Score:
 def estimate_hidden(group: Group, fold: Fold, asked: Ints) -> Estimate:
     """Estimates of the log ratios at `asked`, each from the rows that are not hidden with it.
 
-    Rows hidden with those asked do not choose the model nor set the width of deviations; where that leaves too few
-    (every site is asked), the rows asked do not. Where all are hidden at once, an estimator that never had them is
-    asked.
+    Nor does any row of its part of the sets choose the model and the width of deviations. Where all are hidden at
+    once, an estimator that never had them is asked.
     """
-    if not fold.outside:
-        spared = numpy.flatnonzero(numpy.isin(fold.hidden, fold.hidden[asked]))
-        if len(spared) > len(group.ratios) - FEWEST_SAMPLED:
-            spared = asked
-        return Estimator.fit(group, spared=spared).leave_out(asked, fold.hidden)
-    known = numpy.flatnonzero(fold.hidden == 0)
-    return Estimator.fit(subset(group, known)).estimate(group.points[asked])
+    if fold.outside:
+        known = numpy.flatnonzero(fold.hidden == 0)
+        return Estimator.fit(subset(group, known)).estimate(group.points[asked])
+    sets = numpy.random.default_rng(0).permutation(numpy.unique(fold.hidden[asked]))
+    value, deviation = numpy.empty(len(asked)), numpy.empty(len(asked))
+    for part in numpy.array_split(sets, min(_PARTS, len(sets))):
+        places = numpy.flatnonzero(numpy.isin(fold.hidden[asked], part))
+        spared = numpy.flatnonzero(numpy.isin(fold.hidden, part))
+        found = Estimator.fit(group, spared=spared).leave_out(asked[places], fold.hidden)
+        value[places], deviation[places] = found.value, found.deviation
+    return Estimate(value=value, deviation=deviation)
 
 
 def large_groups(path: Path, op: str, system: str) -> list[Group]:
