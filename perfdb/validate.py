@@ -19,6 +19,7 @@ from oplib.command_line import Parser, run_command
 from oplib.errors import InvalidInputError
 from oplib.op import kind, op_kinds
 from perfdb.arrays import Floats, Ints
+from perfdb.database import matching
 from perfdb.efficiency import Group, groups_of
 from perfdb.estimator import Estimator, subset
 from perfdb.folds import FOLDS, Fold
@@ -81,8 +82,8 @@ def estimate_hidden(group: Group, fold: Fold, asked: Ints) -> Estimate:
 
 
 def large_groups(path: Path, op: str, system: str) -> list[Group]:
-    """The groups of a table that are large enough for a fold."""
-    groups = groups_of(read_table(path, kind(op)), load_system(system))
+    """The groups of a table that are large enough for a fold, told apart as prices tell them."""
+    groups = groups_of(read_table(path, kind(op)), load_system(system), matching(kind(op)))
     return [group for group in groups if len(group.ratios) >= FEWEST_ROWS]
 
 

@@ -10,6 +10,7 @@ from oplib.kind import Dims, OpKind, Role
 from oplib.params import QUANT_MODE, Param, Params, integer, text
 
 _ID_BITS = 64  # torch indexes with int64
+_FEW_IDS = 16  # up to which torch's lookup on a GPU has a kernel of its own, which takes one id after the other
 
 
 class Embedding(OpKind):
@@ -45,6 +46,8 @@ class Embedding(OpKind):
         Param(name="tied", type=bool, default=False, doc="another op holds the table"),
     )
     dims: ClassVar[tuple[str, ...]] = ("m",)
+    coordinates: ClassVar[tuple[str, ...]] = ("m", "embedding_dim")
+    immaterial: ClassVar[tuple[str, ...]] = ("num_embeddings", "tied")
 
     def flops(self, params: Params, dims: Dims) -> Amount:  # noqa: ARG002 - a lookup has no work
         return 0 * dims["m"]
@@ -53,6 +56,10 @@ class Embedding(OpKind):
         mode = quant_mode(text(params, "dtype"))
         row_bits = integer(params, "embedding_dim") * (mode.weight_bits + mode.output_bits)
         return bytes_of_bits(dims["m"] * (row_bits + _ID_BITS))
+
+    def regime(self, params: Params, dims: Dims) -> Amount:  # noqa: ARG002
+        """0 for as few ids as have a kernel of their own, 1 for more."""
+        return 1 * (dims["m"] > _FEW_IDS)
 
     def compute_dtype(self, params: Params) -> str:
         return quant_mode(text(params, "dtype")).compute_dtype
