@@ -144,12 +144,7 @@ def flat(results: PerformanceArray, workload: Workload) -> PerformanceArray:
     """Results over the flattened array of workloads."""
     shape = workload.shape or (1,)
     size = int(numpy.prod(shape))
-    return PerformanceArray(
-        numpy.broadcast_to(results.latency, shape).reshape(size),
-        energy=numpy.broadcast_to(results.energy, shape).reshape(size),
-        ranks=numpy.broadcast_to(results.ranks, shape).reshape(size),
-        uncertainty=numpy.broadcast_to(results.uncertainty, shape).reshape(size),
-    )
+    return results.each(lambda held: numpy.broadcast_to(held, shape).reshape(size))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -196,7 +191,7 @@ class _Rows:
                 "params": dict(op.params),
                 "count": op.count,
                 "ms": float(ms),
-                "energy": ms.energy,
+                **_energy_of(ms),
                 "origin": ms.origin,
                 "uncertainty": ms.uncertainty,
                 **where.at(place),
@@ -226,6 +221,14 @@ class _Rows:
             }
 
 
+def _energy_of(found: PerformanceResult) -> Json:
+    unknown = found.energy is None
+    return {
+        "energy": found.energy,
+        "energy_uncertainty": None if unknown else found.energy_uncertainty,
+    }
+
+
 def _priced(prefix: str, ms: PerformanceResult | None) -> Json:
     """A price of a module, as fields whose names begin with `prefix`."""
     return {
@@ -247,7 +250,7 @@ def _phase(total: PerformanceResult, rows: Sequence[_Rows], place: int) -> Json:
         "ms": float(total),
         "uncertainty": total.uncertainty,
         "origin": total.origin,
-        "energy": total.energy,
+        **_energy_of(total),
         "energy_of_known_ops": sum(known) if known else None,
         "origins": {origin: share for origin, share in shares.items() if share},
         "ops": ops,
@@ -295,11 +298,15 @@ def _mixed(phases: Json, steps: int) -> dict[str, float]:
 def _energy(outcome: Outcome, request: PerformanceResult, workload: Workload, at: Any) -> Json:
     """Energy of a request on all GPUs, and per token of its answers: None unless every op has it."""
     if request.energy is None:
-        return {"energy": None, "joules_per_token": None}
+        return {**_energy_of(request), "joules_per_token": None}
     shape, layout = workload.shape or (1,), outcome.layout
     tokens = int(numpy.broadcast_to(workload.batch * workload.osl, shape)[at]) * layout.dp
     energy = request.energy * layout.num_gpus / len(outcome.price.stages)
-    return {"energy": energy, "joules_per_token": energy * 1e-3 / tokens}
+    return {
+        **_energy_of(request),
+        "energy": energy,
+        "joules_per_token": energy * 1e-3 / tokens,
+    }
 
 
 def notes(outcome: Outcome, ops: Sequence[Json]) -> list[str]:

@@ -16,7 +16,7 @@ import numpy
 
 from oplib.errors import InvalidInputError
 from perfdb.arrays import Floats, Ints
-from perfdb.performance import PerformanceArray
+from perfdb.performance import PerformanceArray, relative
 
 MOST = 4_000_000  # passes that are priced at once
 
@@ -88,15 +88,13 @@ class Passes:
         stays."""
         if len(self.first) == self.times.sum():
             return each
-        latency = self.sum(each.latency)
-        deviation = self.sum(each.latency * each.uncertainty)
+        latency, energy = self.sum(each.latency), self.sum(each.energy)
         return PerformanceArray(
             latency,
-            energy=self.sum(each.energy),
+            energy=energy,
             ranks=numpy.maximum.reduceat(each.ranks, self.first),
-            uncertainty=numpy.divide(
-                deviation, latency, out=numpy.zeros_like(latency), where=latency > 0
-            ),
+            uncertainty=relative(self.sum(each.latency * each.uncertainty), latency),
+            energy_uncertainty=relative(self.sum(each.energy * each.energy_uncertainty), energy),
         )
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import reduce
+from functools import partial, reduce
 
 import numpy
 
@@ -29,7 +29,7 @@ from oplib.oplist import PHASES, OpList
 from perfdb.arrays import Floats, Ints
 from perfdb.backends import sum_error
 from perfdb.database import PerfDatabase
-from perfdb.performance import PerformanceArray, spread
+from perfdb.performance import PerformanceArray, relative, spread
 
 _NAMED = 3  # ops without data that an error names
 _ROWS = 2_000_000  # places of a function of the cached length that are held at once
@@ -303,15 +303,23 @@ def _mean(
         mine = numpy.flatnonzero((row >= start) & (row < start + at_once))
         nodes, asked = _asked(op, ask, batches[start : start + at_once, None], wide)
         where = {"row": row[mine] - start, "first": first[mine], "last": last[mine]}
-        latency = nodes.mean(asked.latency, **where)
-        found.latency[mine] = latency
-        deviation = nodes.mean(asked.uncertainty * asked.latency, **where)
-        found.uncertainty[mine] = numpy.divide(
-            deviation, latency, out=numpy.zeros_like(latency), where=latency > 0
+        found.latency[mine] = latency = nodes.mean(asked.latency, **where)
+        found.uncertainty[mine] = relative(
+            nodes.mean(asked.uncertainty * asked.latency, **where), latency
         )
         found.ranks[mine] = nodes.worst(asked.ranks, **where)
-        unknown = numpy.isnan(asked.energy).all()
-        found.energy[mine] = numpy.nan if unknown else nodes.mean(asked.energy, **where)
+        if numpy.isnan(asked.energy).all():
+            found.energy[mine] = numpy.nan
+        else:
+            found.energy[mine] = energy = nodes.mean(asked.energy, **where)
+            found.energy_uncertainty[mine] = relative(
+                nodes.mean(asked.energy_uncertainty * asked.energy, **where), energy
+            )
+    return found
+
+
+def _inserted(held: Floats, more: Floats, *, order: Ints) -> Floats:
+    found: Floats = numpy.concatenate([held, more], axis=1)[:, order]
     return found
 
 
@@ -322,10 +330,5 @@ def _asked(op: Op, ask: _Asker, batches: Ints, nodes: Nodes) -> tuple[Nodes, Per
         extra = ask(op, batches, 1, more)
         order = numpy.argsort(numpy.concatenate([nodes.p, more]))
         nodes = Nodes(p=numpy.concatenate([nodes.p, more])[order])
-        found = PerformanceArray(
-            numpy.concatenate([found.latency, extra.latency], axis=1)[:, order],
-            energy=numpy.concatenate([found.energy, extra.energy], axis=1)[:, order],
-            ranks=numpy.concatenate([found.ranks, extra.ranks], axis=1)[:, order],
-            uncertainty=numpy.concatenate([found.uncertainty, extra.uncertainty], axis=1)[:, order],
-        )
+        found = found.each(partial(_inserted, order=order), extra)
     return nodes, found

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy
 from numpy.typing import NDArray
 
-from perfdb.performance import PerformanceArray
+from perfdb.performance import PerformanceArray, relative
 
 Mask = NDArray[numpy.bool_]
 
@@ -19,6 +19,7 @@ def no_time(shape: tuple[int, ...]) -> PerformanceArray:
         energy=numpy.zeros(shape),
         ranks=numpy.zeros(shape, dtype=numpy.int8),
         uncertainty=numpy.zeros(shape),
+        energy_uncertainty=numpy.zeros(shape),
     )
 
 
@@ -26,32 +27,31 @@ def only_where(runs: Mask, found: PerformanceArray) -> PerformanceArray:
     """The results where something runs; no time and the best origin elsewhere."""
     if runs.all():
         return found
-    return PerformanceArray(
-        numpy.where(runs, found.latency, 0.0),
-        energy=numpy.where(runs, found.energy, 0.0),
-        ranks=numpy.where(runs, found.ranks, 0).astype(numpy.int8),
-        uncertainty=numpy.where(runs, found.uncertainty, 0.0),
-    )
+    return found.each(lambda held: numpy.where(runs, held, held.dtype.type(0)))
 
 
 def summed(parts: Sequence[PerformanceArray]) -> PerformanceArray:
     """Results added up, the errors of the parts as independent ones."""
     shape = numpy.broadcast_shapes(*(part.shape for part in parts))
-    latency, variance, energy = (numpy.zeros(shape) for _ in range(3))
+    latency, variance, energy, energy_variance = (numpy.zeros(shape) for _ in range(4))
     ranks = numpy.zeros(shape, dtype=numpy.int8)
     for part in parts:
         latency += part.latency
         variance += numpy.square(part.latency * part.uncertainty)
         energy += part.energy
+        energy_variance += numpy.square(part.energy * part.energy_uncertainty)
         numpy.maximum(ranks, part.ranks, out=ranks)
-    relative = numpy.divide(
-        numpy.sqrt(variance), latency, out=numpy.zeros(shape), where=latency > 0
+    return PerformanceArray(
+        latency,
+        energy=energy,
+        ranks=ranks,
+        uncertainty=relative(numpy.sqrt(variance), latency),
+        energy_uncertainty=relative(numpy.sqrt(energy_variance), energy),
     )
-    return PerformanceArray(latency, energy=energy, ranks=ranks, uncertainty=relative)
 
 
 def vaguer(found: PerformanceArray, error: float) -> PerformanceArray:
-    """Results with a further relative error, independent of theirs."""
+    """Results with a further relative error of the time, independent of theirs; energy takes part in it."""
     if not error:
         return found
     return PerformanceArray(
@@ -61,14 +61,12 @@ def vaguer(found: PerformanceArray, error: float) -> PerformanceArray:
         uncertainty=numpy.where(
             found.latency > 0, numpy.hypot(found.uncertainty, error), found.uncertainty
         ),
+        energy_uncertainty=numpy.where(
+            found.energy > 0, numpy.hypot(found.energy_uncertainty, error), 0.0
+        ),
     )
 
 
 def slower(one: PerformanceArray, other: PerformanceArray) -> PerformanceArray:
     chosen = one.latency >= other.latency
-    return PerformanceArray(
-        numpy.where(chosen, one.latency, other.latency),
-        energy=numpy.where(chosen, one.energy, other.energy),
-        ranks=numpy.where(chosen, one.ranks, other.ranks),
-        uncertainty=numpy.where(chosen, one.uncertainty, other.uncertainty),
-    )
+    return one.each(lambda held, others: numpy.where(chosen, held, others), other)

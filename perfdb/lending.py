@@ -20,7 +20,7 @@ from perfdb.efficiency import Group
 from perfdb.estimator import Estimator, subset
 from perfdb.performance import PerformanceArray, origin_rank
 from perfdb.response import EXTRAPOLATED, Response
-from perfdb.sisters import Scaling
+from perfdb.sisters import Scaling, power_error
 from perfdb.speed_of_light import bounds_ms
 
 if TYPE_CHECKING:
@@ -53,9 +53,13 @@ class Lender:
         latency = found.latency * scaling.scale(bound, other, there.launch)
         ratio, uncertainty = self._ratio(kind, params, dims, scaling)
         fastest = numpy.where(found.ranks == EXTRAPOLATED, 1.0, there.fastest)
+        latency = numpy.maximum(latency * ratio, fastest * bound)
+        power = power_error(self._own.backend)  # of hers for ours; None where nobody knows
+        error = numpy.sqrt(found.energy_uncertainty**2 + uncertainty**2 + (power or 0.0) ** 2)
         return PerformanceArray(
-            numpy.maximum(latency * ratio, fastest * bound),
-            energy=None,
+            latency,
+            energy=numpy.nan if power is None else found.power * latency,
+            energy_uncertainty=error,
             ranks=numpy.full(latency.shape, origin_rank("empirical"), dtype=numpy.int8),
             uncertainty=numpy.hypot(found.uncertainty, uncertainty),
         )

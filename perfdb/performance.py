@@ -1,11 +1,12 @@
 """PerformanceResult: what an op or a sum of ops takes, where the number comes from and how far it may be off.
 
-Sums keep the worst origin, add energy, and combine the errors of their parts as independent ones; a repetition has the
-same error each time, so scaling keeps the relative uncertainty.
+Sums keep the worst origin, and combine the errors of their parts, of latency and of energy, as independent ones; a
+repetition has the same error each time, so scaling keeps the relative uncertainty.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, TypeAlias
 
 import numpy
@@ -30,15 +31,17 @@ def origin_rank(origin: str) -> int:
 
 
 class PerformanceResult(float):
-    """Latency in ms, as a float, with energy in W*ms (None where unknown), origin and relative uncertainty (one sigma).
+    """Latency in ms, as a float, with energy in W*ms (None where unknown), origin and relative uncertainty (one sigma),
+    that of the energy too.
 
     Adding a result or a number, multiplying and dividing by a number give results, numpy's numbers included; all else
     a float can do gives plain floats, and an array of numbers gives a plain array.
     """
 
-    __slots__ = ("energy", "origin", "uncertainty")
+    __slots__ = ("energy", "energy_uncertainty", "origin", "uncertainty")
     __array_priority__ = 1000  # numpy leaves `number + result` to this class
     energy: float | None
+    energy_uncertainty: float
     origin: str
     uncertainty: float
 
@@ -49,10 +52,12 @@ class PerformanceResult(float):
         energy: float | None = None,
         origin: str = "measured",
         uncertainty: float = 0.0,
+        energy_uncertainty: float = 0.0,
     ) -> PerformanceResult:
         origin_rank(origin)
         result = super().__new__(cls, latency)
         result.energy, result.origin, result.uncertainty = energy, origin, uncertainty
+        result.energy_uncertainty = energy_uncertainty
         return result
 
     @property
@@ -74,15 +79,8 @@ class PerformanceResult(float):
             if not isinstance(other, _NUMBER):
                 return NotImplemented
             other = PerformanceResult(float(other), energy=0.0, origin=ORIGINS[0])
-        total = float(self) + float(other)
-        spread = numpy.hypot(self.uncertainty * float(self), other.uncertainty * float(other))
-        unknown = self.energy is None or other.energy is None
-        return PerformanceResult(
-            total,
-            energy=None if unknown else self.energy + other.energy,
-            origin=max(self.origin, other.origin, key=origin_rank),
-            uncertainty=float(spread / abs(total)) if total else 0.0,
-        )
+        total = PerformanceArray.of(self) + PerformanceArray.of(other)
+        return total[()]
 
     __radd__ = __add__
 
@@ -97,6 +95,7 @@ class PerformanceResult(float):
             energy=None if self.energy is None else self.energy * times,
             origin=self.origin,
             uncertainty=self.uncertainty,
+            energy_uncertainty=self.energy_uncertainty,
         )
 
     __rmul__ = __mul__
@@ -109,37 +108,80 @@ class PerformanceResult(float):
         return self * (1 / float(divisor))
 
     def __repr__(self) -> str:
-        energy = "" if self.energy is None else f", energy={self.energy:.6g}"
+        energy = ""
+        if self.energy is not None:
+            energy = f", energy={self.energy:.6g} ± {self.energy_uncertainty:.1%}"
         return f"PerformanceResult({float(self):.6g} ms ± {self.uncertainty:.1%}, {self.origin}{energy})"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _restore, (float(self), self.energy, self.origin, self.uncertainty)
+        held = (self.energy, self.origin, self.uncertainty, self.energy_uncertainty)
+        return _restore, (float(self), *held)
 
 
 def _restore(
-    latency: float, energy: float | None, origin: str, uncertainty: float
+    latency: float, energy: float | None, origin: str, uncertainty: float, energy_uncertainty: float
 ) -> PerformanceResult:
-    return PerformanceResult(latency, energy=energy, origin=origin, uncertainty=uncertainty)
+    return PerformanceResult(
+        latency,
+        energy=energy,
+        origin=origin,
+        uncertainty=uncertainty,
+        energy_uncertainty=energy_uncertainty,
+    )
+
+
+def relative(deviation: Floats, total: Floats) -> Floats:
+    """A deviation over its value; 0 where that is 0 or unknown."""
+    known = numpy.isfinite(total) & (total != 0)
+    found: Floats = numpy.divide(
+        deviation, numpy.abs(total), out=numpy.zeros(numpy.shape(total)), where=known
+    )
+    return found
 
 
 class PerformanceArray:
     """Results over workloads: arrays of one shape for latency in ms, energy in W*ms (nan where unknown), `ranks`
-    (places in ORIGINS) and relative uncertainty. Indexing gives a PerformanceResult, or a smaller array.
+    (places in ORIGINS) and relative uncertainty of latency and of energy. Indexing gives a PerformanceResult, or a
+    smaller array.
     """
 
-    __slots__ = ("energy", "latency", "ranks", "uncertainty")
+    __slots__ = ("energy", "energy_uncertainty", "latency", "ranks", "uncertainty")
     __array_priority__ = 1000  # numpy leaves `array + results` to this class
 
     def __init__(
-        self, latency: Floats, *, energy: Floats | None, ranks: Ranks, uncertainty: Floats
+        self,
+        latency: Floats,
+        *,
+        energy: Floats | float = numpy.nan,
+        ranks: Ranks,
+        uncertainty: Floats,
+        energy_uncertainty: Floats | float = 0.0,
     ) -> None:
         self.latency = latency
-        self.energy = numpy.full(latency.shape, numpy.nan) if energy is None else energy
+        self.energy, self.energy_uncertainty = map(numpy.asarray, (energy, energy_uncertainty))
         self.ranks, self.uncertainty = ranks, uncertainty
-        for name in ("energy", "ranks", "uncertainty"):  # a sum with an array of more dimensions
-            held = getattr(self, name)  # its own fields
+        for name in ("energy", "energy_uncertainty", "ranks", "uncertainty"):
+            held = getattr(
+                self, name
+            )  # its own fields; one number, or a sum with an array of more dimensions
             if held.shape != latency.shape:
                 setattr(self, name, numpy.broadcast_to(held, latency.shape))
+
+    @classmethod
+    def of(cls, one: PerformanceResult) -> PerformanceArray:
+        """An array of no dimension."""
+        return cls(
+            numpy.asarray(float(one)),
+            energy=numpy.nan if one.energy is None else one.energy,
+            ranks=numpy.asarray(origin_rank(one.origin), dtype=numpy.int8),
+            uncertainty=numpy.asarray(one.uncertainty),
+            energy_uncertainty=one.energy_uncertainty,
+        )
+
+    def each(self, change: Callable[..., Any], *others: PerformanceArray) -> PerformanceArray:
+        """The results of which every array is `change` of the arrays of these and of `others`."""
+        made = {name: change(*(getattr(one, name) for one in (self, *others))) for name in self.__slots__}  # fmt: skip
+        return PerformanceArray(made.pop("latency"), **made)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -179,35 +221,36 @@ class PerformanceArray:
 
     def __getitem__(self, index: Any) -> Any:  # Any: what numpy takes as an index
         latency = self.latency[index]
-        energy, ranks, uncertainty = self.energy[index], self.ranks[index], self.uncertainty[index]
         if isinstance(latency, numpy.ndarray):
-            return PerformanceArray(latency, energy=energy, ranks=ranks, uncertainty=uncertainty)
+            return self.each(lambda held: held[index])
+        energy = float(self.energy[index])
         return PerformanceResult(
             float(latency),
-            energy=None if numpy.isnan(energy) else float(energy),
-            origin=ORIGINS[ranks],
-            uncertainty=float(uncertainty),
+            energy=None if numpy.isnan(energy) else energy,
+            origin=ORIGINS[self.ranks[index]],
+            uncertainty=float(self.uncertainty[index]),
+            energy_uncertainty=float(self.energy_uncertainty[index]),
         )
 
     def __add__(self, other: Any) -> Any:  # Any: a number, a result, an array of either
-        if isinstance(other, PerformanceArray):
-            latency, energy = other.latency, other.energy
-            ranks, uncertainty = other.ranks, other.uncertainty
-        elif isinstance(other, PerformanceResult):
-            latency, ranks = float(other), origin_rank(other.origin)  # type: ignore[assignment]  # broadcast
-            energy = numpy.nan if other.energy is None else other.energy  # type: ignore[assignment]
-            uncertainty = other.uncertainty  # type: ignore[assignment]
-        else:
-            latency, energy, ranks, uncertainty = other, 0.0, 0, 0.0  # type: ignore[assignment]
-        total = self.latency + latency
-        spread = numpy.hypot(self.uncertainty * self.latency, uncertainty * latency)
-        with numpy.errstate(divide="ignore", invalid="ignore"):
-            relative = numpy.where(total != 0, spread / numpy.abs(total), 0.0)
+        if isinstance(other, PerformanceResult):
+            other = PerformanceArray.of(other)
+        elif not isinstance(other, PerformanceArray):
+            none = numpy.zeros(())
+            other = PerformanceArray(
+                numpy.asarray(other), energy=0.0, ranks=none.astype(numpy.int8), uncertainty=none
+            )
+        total, energy = self.latency + other.latency, self.energy + other.energy
+        spread = numpy.hypot(self.uncertainty * self.latency, other.uncertainty * other.latency)
+        power = numpy.hypot(
+            self.energy_uncertainty * self.energy, other.energy_uncertainty * other.energy
+        )
         return PerformanceArray(
             total,
-            energy=self.energy + energy,
-            ranks=numpy.maximum(self.ranks, ranks).astype(numpy.int8),
-            uncertainty=relative,
+            energy=energy,
+            ranks=numpy.maximum(self.ranks, other.ranks).astype(numpy.int8),
+            uncertainty=relative(spread, total),
+            energy_uncertainty=relative(power, energy),
         )
 
     __radd__ = __add__
@@ -218,6 +261,7 @@ class PerformanceArray:
             energy=self.energy * factor,
             ranks=self.ranks,
             uncertainty=self.uncertainty,
+            energy_uncertainty=self.energy_uncertainty,
         )
 
     __rmul__ = __mul__
@@ -231,14 +275,20 @@ class PerformanceArray:
         """All of them as one result, or those along an axis. `out` is what `numpy.sum` hands on, and stays None."""
         if out is not None:
             raise InvalidInputError("Results do not sum up into an array of numbers.", "Leave out.")
-        total = numpy.asarray(self.latency.sum(axis=axis))
-        spread = numpy.sqrt(numpy.square(self.uncertainty * self.latency).sum(axis=axis))
-        relative = numpy.divide(spread, abs(total), out=numpy.zeros(total.shape), where=total != 0)
+        total, energy = (numpy.asarray(held.sum(axis=axis)) for held in (self.latency, self.energy))
+        spread, power = (
+            numpy.sqrt(numpy.square(error * held).sum(axis=axis))
+            for error, held in (
+                (self.uncertainty, self.latency),
+                (self.energy_uncertainty, self.energy),
+            )
+        )
         found = PerformanceArray(
             total,
-            energy=numpy.asarray(self.energy.sum(axis=axis)),
+            energy=energy,
             ranks=numpy.asarray(self.ranks.max(axis=axis, initial=0)),
-            uncertainty=relative,
+            uncertainty=relative(spread, total),
+            energy_uncertainty=relative(power, energy),
         )
         return found if total.shape else found[()]
 
@@ -253,18 +303,7 @@ def spread(
     if isinstance(found, PerformanceResult):
         if not shape:
             return found
-        energy = numpy.nan if found.energy is None else found.energy
-        return PerformanceArray(
-            numpy.full(shape, float(found)),
-            energy=numpy.full(shape, energy),
-            ranks=numpy.full(shape, origin_rank(found.origin), dtype=numpy.int8),
-            uncertainty=numpy.full(shape, found.uncertainty),
-        )
+        found = PerformanceArray.of(found)
     if found.shape == shape:
         return found
-    return PerformanceArray(
-        numpy.broadcast_to(found.latency, shape),
-        energy=numpy.broadcast_to(found.energy, shape),
-        ranks=numpy.broadcast_to(found.ranks, shape),
-        uncertainty=numpy.broadcast_to(found.uncertainty, shape),
-    )
+    return found.each(lambda held: numpy.broadcast_to(held, shape))

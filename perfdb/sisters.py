@@ -4,7 +4,8 @@
 
 The elasticity is 1 for kernels that wait for memory, 0 for those that wait for anything else, and between them for a
 kind whose kernels do both. `sisters.toml` states it by kind and backend, and by phase where a kind has them, with the
-error (one sigma) that it left at points measured on both.
+error (one sigma) that it left at points measured on both. Her power is taken as it is, within an error that is stated
+by backend.
 """
 
 from __future__ import annotations
@@ -58,6 +59,12 @@ def scalings() -> Mapping[str, Scaling]:
     file = Path(__file__).with_name(FILE).read_text(encoding="utf-8")
     found = entries(tomllib.loads(file))
     return MappingProxyType({".".join(names): Scaling(**entry) for names, entry in found.items()})
+
+
+def power_error(backend: str) -> float | None:
+    """How far power, of the same op on both, is apart (relative, one sigma); None where it is not stated."""
+    stated = scalings().get(f"power.{backend}")
+    return None if stated is None else stated.uncertainty
 
 
 def scaling_of(kind: OpKind, params: Params, backend: str) -> Scaling | None:

@@ -135,7 +135,8 @@ def _cards(report: Report) -> str:
     parts = memory_words(memory).replace(" ", _NO_BREAK).replace(f",{_NO_BREAK}", ", ")
     cards.append(_box(gib(memory["total"]), "memory per GPU", parts, style))
     if report["joules_per_token"] is not None:
-        cards.append(_box(f"{report['joules_per_token']:.3g} J", "energy per token", ""))
+        energy = f"{report['joules_per_token']:.3g} J"
+        cards.append(_box(energy, "energy per token", f"± {report['energy_uncertainty']:.0%}"))
     return "".join(cards)
 
 

@@ -10,11 +10,11 @@ from typing import Any
 Report = Mapping[str, Any]  # an object that `price-model --json` prints
 RUN = (
     "ttft_ms", "tpot_ms", "request_ms", "tokens_per_s_per_gpu", "tokens_per_s_per_user",
-    "joules_per_token", "uncertainty", "origin",
+    "joules_per_token", "energy_uncertainty", "uncertainty", "origin",
 )  # fmt: skip
 OP = (
     "phase", "stage", "layer", "name", "op", "count", "ms", "share", "uncertainty", "origin", "energy",
-    "bound", "bound_ms", "achieved", "intensity",
+    "energy_uncertainty", "bound", "bound_ms", "achieved", "intensity",
 )  # fmt: skip
 
 

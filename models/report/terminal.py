@@ -77,7 +77,7 @@ def _totals(report: Report, console: Console) -> None:
 
 def _energy_words(report: Report) -> str:
     if report["joules_per_token"] is not None:
-        return f"{report['joules_per_token']:.3g} J per token"
+        return f"{report['joules_per_token']:.3g} J per token ± {report['energy_uncertainty']:.0%}"
     known = [op for op in report["ops"] if op["energy"] is not None]
     if not known:
         return "not measured"

@@ -17,7 +17,7 @@ from oplib.oplist import Layer
 Report = Mapping[str, Any]  # an object that `price-model --json` prints
 Json = dict[str, Any]  # Any: an object that becomes JSON
 Turn: TypeAlias = tuple[str, int]  # the structure of a layer and its index in the stack
-_ARGS = ("params", "origin", "uncertainty", "bound", "achieved", "energy")
+_ARGS = ("params", "origin", "uncertainty", "bound", "achieved", "energy", "energy_uncertainty")
 
 
 def timeline(report: Report, layers: Sequence[Layer]) -> Json:

@@ -15,6 +15,7 @@ from perfdb.database import PerfDatabase
 from perfdb.empirical import efficiency_of
 from perfdb.performance import PerformanceResult
 from perfdb.speed_of_light import sides_ms
+from perfdb.systems import load_system
 from perfdb.table_file import Measurement, write_table
 from perfdb.tables import read_table
 from tests.perfdb import gemm_table
@@ -261,15 +262,43 @@ def test_an_error_names_what_was_asked_and_what_ran(data):
 
 
 def test_energy_comes_with_a_table_of_power(tmp_path):
-    """W by rows: energy is power times latency; without the column it is unknown."""
+    """W by rows: energy is power times latency; without the column it is unknown. Between rows it is less certain, and
+    no estimate goes beyond what the GPU has."""
     path = gemm_table.write(tmp_path)
     assert gemm().query(database(tmp_path), x=64).energy is None
     header, *lines = path.read_text().splitlines()
     path.write_text("\n".join([header + ",power", *(f"{line},500" for line in lines)]) + "\n")
-    for m in (64, 100):
-        found = gemm().query(database(tmp_path), x=m)
-        assert found.power == pytest.approx(500)
-        assert found.energy == pytest.approx(500 * float(found))
+    known, between = (gemm().query(database(tmp_path), x=m) for m in (64, 100))
+    assert known.power == pytest.approx(500)
+    assert known.energy == pytest.approx(500 * float(known))
+    assert between.power == pytest.approx(500, rel=0.1)
+    assert between.energy_uncertainty >= known.energy_uncertainty > known.uncertainty
+    far = gemm().query(database(tmp_path), x=10**6)
+    assert far.power <= 0.82 * load_system("h200_sxm").tdp.base
+
+
+def test_power_goes_by_the_share_of_the_bound(tmp_path):
+    """A tenth more than usual in eight rows of a table is a tenth more everywhere else."""
+    path = gemm_table.write(tmp_path)
+    header, *lines = path.read_text().splitlines()
+    system = load_system("h200_sxm")
+
+    def usual(op, m):
+        one = op.query(database(tmp_path), x=m)
+        share = min(float(op.query(database(tmp_path, mode="sol"), x=m)) / float(one), 1.0)
+        return system.tdp.base * (0.02 + 0.8 * share)
+
+    columns = header.split(",")
+    rows = []
+    for i, line in enumerate(lines):
+        row = dict(zip(columns, line.split(","), strict=True))
+        op = gemm(n=int(row["n"]), k=int(row["k"]))
+        rows.append(f"{line},{1.1 * usual(op, int(row['m']))}" if i % 40 == 0 else f"{line},nan")
+    path.write_text("\n".join([header + ",power", *rows]) + "\n")
+    for m in (3, 64, 700):
+        assert gemm().query(database(tmp_path), x=m).power == pytest.approx(
+            min(1.1 * usual(gemm(), m), 0.82 * system.tdp.base), rel=0.01
+        )
 
 
 def test_a_few_rows_with_power_serve_all(tmp_path):

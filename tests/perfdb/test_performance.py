@@ -17,6 +17,7 @@ results = st.builds(
     energy=st.none() | st.floats(0, 1e9),
     origin=st.sampled_from(ORIGINS),
     uncertainty=st.floats(0, 2),
+    energy_uncertainty=st.floats(0, 2),
 )
 
 
@@ -26,6 +27,7 @@ def array_of(items):
         energy=numpy.array([numpy.nan if i.energy is None else i.energy for i in items]),
         ranks=numpy.array([origin_rank(i.origin) for i in items], dtype=numpy.int8),
         uncertainty=numpy.array([i.uncertainty for i in items]),
+        energy_uncertainty=numpy.array([i.energy_uncertainty for i in items]),
     )
 
 
@@ -36,14 +38,23 @@ def same(first, second):
         and first.uncertainty == pytest.approx(second.uncertainty, rel=1e-9)
         and (first.energy is None) == (second.energy is None)
         and (first.energy is None or first.energy == pytest.approx(second.energy, rel=1e-12))
+        and (
+            first.energy is None
+            or first.energy_uncertainty == pytest.approx(second.energy_uncertainty, rel=1e-9)
+        )
     )
 
 
 def test_a_sum_by_hand():
-    """3 ms ± 10 % and 4 ms ± 20 %: 7 ms ± hypot(0.3, 0.8)/7, the worse origin, energies added."""
-    first = PerformanceResult(3.0, energy=300.0, origin="measured", uncertainty=0.1)
-    second = PerformanceResult(4.0, energy=800.0, origin="empirical", uncertainty=0.2)
+    """3 ms ± 10 % and 4 ms ± 20 %: 7 ms ± hypot(0.3, 0.8)/7, the worse origin; energies likewise."""
+    first = PerformanceResult(3.0, energy=300.0, uncertainty=0.1, energy_uncertainty=0.2)
+    second = PerformanceResult(
+        4.0, energy=800.0, origin="empirical", uncertainty=0.2, energy_uncertainty=0.3
+    )
     total = first + second
+    assert total.energy_uncertainty == pytest.approx(math.hypot(60, 240) / 1100)
+    assert "1100 ± 22.5%" in repr(total)
+    assert (total + 1.0).energy_uncertainty == total.energy_uncertainty
     assert (total, total.energy, total.origin) == (7.0, 1100.0, "empirical")
     assert total.uncertainty == pytest.approx(math.hypot(0.3, 0.8) / 7)
     assert (first.power, second.power) == (100.0, 200.0)

@@ -28,6 +28,7 @@ SIZES = (1, 4, 16, 64, 256, 1024, 4096, 16384)
 SLOWER = 1.4  # times the bound and the launch, that every row takes
 LAUNCH = 0.004
 STATED = Scaling(elasticity=0.6, uncertainty=0.05, source="made for tests")
+STATED_POWER = Scaling(elasticity=0.0, uncertainty=0.2, source="made for tests")
 
 
 def table(
@@ -54,7 +55,8 @@ def table(
 
 @pytest.fixture(autouse=True)
 def stated(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sisters, "scalings", lambda: {"gemm.toy": STATED})
+    both = {"gemm.toy": STATED, "power.toy": STATED_POWER}
+    monkeypatch.setattr(sisters, "scalings", lambda: both)
 
 
 def database(folder: Path, mode: str = "hybrid") -> PerfDatabase:
@@ -103,11 +105,32 @@ def test_a_sister_without_the_version_or_the_backend_is_not_asked(tmp_path: Path
 
 def test_own_power_stays(tmp_path: Path) -> None:
     """Beyond the own rows the sister knows the time; the power is that of the own rows."""
-    table(tmp_path, THERE.id)
+    table(tmp_path, THERE.id, power=30.0)
     table(tmp_path, HERE.id, SIZES[:4], power=300.0)
-    found = database(tmp_path).price(KIND, PARAMS, {"m": 16384})
+    db = database(tmp_path)
+    found = db.price(KIND, PARAMS, {"m": 16384})
     assert found.origin == "empirical"
-    assert found.power == pytest.approx(300.0, rel=1e-3)
+    assert found.power > 200.0
+    assert list(db.borrowed[THERE.id]) == [KIND.name]
+
+
+def test_power_is_hers_where_ours_is_of_too_few_rows(tmp_path: Path) -> None:
+    """The time stays ours; what is stated of her power is part of the error, and a word says whose it is."""
+    table(tmp_path, THERE.id, power=400.0)
+    table(tmp_path, HERE.id, power=None)
+    path = tmp_path / HERE.id / "toy" / "1.0" / "gemm_perf.txt"
+    header, first, *lines = path.read_text(encoding="utf-8").splitlines()
+    rows = [f"{first},300", *(f"{line},nan" for line in lines)]
+    path.write_text("\n".join([f"{header},power", *rows]) + "\n", encoding="utf-8")
+    db = database(tmp_path)
+    found = db.price(KIND, PARAMS, {"m": 64})
+    assert (found.origin, found.power) == ("measured", pytest.approx(400.0, rel=1e-6))
+    assert found.energy_uncertainty >= STATED_POWER.uncertainty
+    assert list(db.borrowed[THERE.id]) == [f"{KIND.name} (power)"]
+    unstated = {"gemm.toy": STATED}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sisters, "scalings", lambda: unstated)
+        assert database(tmp_path).price(KIND, PARAMS, {"m": 64}).energy is None
 
 
 def test_only_hybrid_asks_her(tmp_path: Path) -> None:
