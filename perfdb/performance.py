@@ -160,10 +160,9 @@ class PerformanceArray:
         self.latency = latency
         self.energy, self.energy_uncertainty = map(numpy.asarray, (energy, energy_uncertainty))
         self.ranks, self.uncertainty = ranks, uncertainty
+        # One number, or the field of a sum with an array of more dimensions.
         for name in ("energy", "energy_uncertainty", "ranks", "uncertainty"):
-            held = getattr(
-                self, name
-            )  # its own fields; one number, or a sum with an array of more dimensions
+            held = getattr(self, name)
             if held.shape != latency.shape:
                 setattr(self, name, numpy.broadcast_to(held, latency.shape))
 
@@ -180,8 +179,9 @@ class PerformanceArray:
 
     def each(self, change: Callable[..., Any], *others: PerformanceArray) -> PerformanceArray:
         """The results of which every array is `change` of the arrays of these and of `others`."""
-        made = {name: change(*(getattr(one, name) for one in (self, *others))) for name in self.__slots__}  # fmt: skip
-        return PerformanceArray(made.pop("latency"), **made)
+        all_ = (self, *others)
+        made = {name: change(*(getattr(one, name) for one in all_)) for name in self.__slots__}
+        return PerformanceArray(**made)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -242,7 +242,7 @@ class PerformanceArray:
             )
         total, energy = self.latency + other.latency, self.energy + other.energy
         spread = numpy.hypot(self.uncertainty * self.latency, other.uncertainty * other.latency)
-        power = numpy.hypot(
+        spread_energy = numpy.hypot(
             self.energy_uncertainty * self.energy, other.energy_uncertainty * other.energy
         )
         return PerformanceArray(
@@ -250,7 +250,7 @@ class PerformanceArray:
             energy=energy,
             ranks=numpy.maximum(self.ranks, other.ranks).astype(numpy.int8),
             uncertainty=relative(spread, total),
-            energy_uncertainty=relative(power, energy),
+            energy_uncertainty=relative(spread_energy, energy),
         )
 
     __radd__ = __add__
@@ -276,7 +276,7 @@ class PerformanceArray:
         if out is not None:
             raise InvalidInputError("Results do not sum up into an array of numbers.", "Leave out.")
         total, energy = (numpy.asarray(held.sum(axis=axis)) for held in (self.latency, self.energy))
-        spread, power = (
+        spread, spread_energy = (
             numpy.sqrt(numpy.square(error * held).sum(axis=axis))
             for error, held in (
                 (self.uncertainty, self.latency),
@@ -288,7 +288,7 @@ class PerformanceArray:
             energy=energy,
             ranks=numpy.asarray(self.ranks.max(axis=axis, initial=0)),
             uncertainty=relative(spread, total),
-            energy_uncertainty=relative(power, energy),
+            energy_uncertainty=relative(spread_energy, energy),
         )
         return found if total.shape else found[()]
 
