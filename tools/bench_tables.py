@@ -37,14 +37,15 @@ PUBLISHED = {
 
 
 def bracket(group: Group, asked: numpy.ndarray) -> numpy.ndarray:
-    """Relative errors at `asked` of the straight line between the two neighbours in the same line."""
+    """Relative errors at `asked` of the straight line between two neighbours in the same line."""
     along, line = line_of(group)
     place = numpy.exp2(group.points[:, along])
     time_ms = group.rows.latency
-    order = numpy.lexsort((place, line))
-    at = numpy.empty(len(order), dtype=int)
-    at[order] = numpy.arange(len(order))
-    low, high = order[at[asked] - 1], order[at[asked] + 1]
+    values, code = numpy.unique(place.round(6), return_inverse=True)
+    key = line * len(values) + code  # one for rows at one place, the next for those beside them
+    order = numpy.argsort(key, kind="stable")
+    low = order[numpy.searchsorted(key[order], key[asked], "left") - 1]
+    high = order[numpy.searchsorted(key[order], key[asked], "right")]
     share = (place[asked] - place[low]) / (place[high] - place[low])
     return (time_ms[low] * (1 - share) + time_ms[high] * share) / time_ms[asked] - 1
 
