@@ -78,10 +78,11 @@ def _totals(report: Report, console: Console) -> None:
 def _energy_words(report: Report) -> str:
     if report["joules_per_token"] is not None:
         return f"{report['joules_per_token']:.3g} J per token ± {report['energy_uncertainty']:.0%}"
-    known = [op for op in report["ops"] if op["energy"] is not None]
+    times = {"context": 1, "generation": report["workload"]["osl"] - 1}
+    known = sum(times[op["phase"]] * op["ms"] for op in report["ops"] if op["energy"] is not None)
     if not known:
         return "not measured"
-    return f"measured for {len(known)} of {len(report['ops'])} ops: no sum"
+    return f"known for ops of {known / report['request_ms']:.0%} of the time: no sum"
 
 
 def _layer_kinds(report: Report, source: Source, console: Console) -> None:

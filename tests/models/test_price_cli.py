@@ -323,6 +323,12 @@ def test_some_energy_is_a_partial_sum(capsys, tmp_path):
     assert phase["energy"] is None
     assert phase["energy_of_known_ops"] == pytest.approx(sum(known))
     assert any("pointwise" in note for note in found["notes"])
+    steps = {"context": 1, "generation": found["workload"]["osl"] - 1}
+    told = sum(steps[op["phase"]] * op["ms"] for op in found["ops"] if op["energy"])
+    assert 0.05 < told / found["request_ms"] < 0.95
+    assert main([*RUN, "--data", str(tmp_path), "--backend", "toy"]) == 0
+    words = f"known for ops of {told / found['request_ms']:.0%} of the time: no sum"
+    assert words in capsys.readouterr().out
 
 
 def test_silicon_without_data(capsys, tmp_path):
