@@ -72,6 +72,7 @@ def test_choices_are_those_of_the_models_router(model):
     assert recorded.of("moe", {**case.params, "top_k": 1}, case.dims) is None
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Dynamo detected a call to a `functools.lru_cache`")
 def test_a_row_uses_what_its_part_recorded(monkeypatch):
     """Nothing is noted by calls that come after, which may be captured; the log's row is the one on random inputs."""

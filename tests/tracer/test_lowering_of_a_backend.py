@@ -40,6 +40,7 @@ def test_price_model(capsys, options, lowering):
     assert said == (options == (*TORCH, "--lowering", "serving"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("more", "lowering"), [((), "torch"), (("--lowering", "eager"), "eager")])
 def test_trace_model(capsys, more, lowering):
     """What is to be measured for a backend is what its tables would hold."""
