@@ -61,21 +61,23 @@ def _deviations(found: Iterable[float]) -> Json:
 def _times(folder: Path) -> dict[tuple[str, str], Json]:
     """What was timed, by case and kernel. Raises InvalidInputError where nothing was."""
     found: dict[tuple[str, str], Json] = {}
+
+    def keep(case: str, op: str, variant: str, sizes: Json, latency: str | float) -> None:
+        row = {"op": op, "variant": variant, "sizes": sizes, "latency_ms": float(latency)}
+        found[case, variant] = row
+
     for path in sorted(folder.glob("*_perf.txt")):
         with path.open(encoding="utf-8", newline="") as file:
-            for row in csv.DictReader(file):
-                names = list(row)
-                sizes = names[names.index("kernel_source") + 1 : names.index("latency")]
-                found[row["case_id"], row["kernel_source"]] = {
-                    "op": row["op_name"], "variant": row["kernel_source"],
-                    "sizes": {name: row[name] for name in sizes}, "latency_ms": float(row["latency"]),
-                }  # fmt: skip
-    for key, row in latest(read_log(folder)[0]).items():
-        if key[0] == "time" and row["status"] == OK:
-            found[row["case_id"], row["variant"]] = {
-                "op": row["op"], "variant": row["variant"], "sizes": row["params"] | row["dims"],
-                "latency_ms": row["timing"]["latency"],
-            }  # fmt: skip
+            reader = csv.DictReader(file)
+            names = list(reader.fieldnames or ())
+            sized = names[names.index("kernel_source") + 1 : names.index("latency")]
+            for row in reader:
+                sizes = {name: row[name] for name in sized}
+                keep(row["case_id"], row["op_name"], row["kernel_source"], sizes, row["latency"])
+    for (what, *_), row in latest(read_log(folder)[0]).items():
+        if what == "time" and row["status"] == OK:
+            sizes, latency = row["params"] | row["dims"], row["timing"]["latency"]
+            keep(row["case_id"], row["op"], row["variant"], sizes, latency)
     if not found:
         raise InvalidInputError(
             f"{folder} has no times to compare.",

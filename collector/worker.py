@@ -209,9 +209,6 @@ class Worker:
         from collector.timing import sample_window
 
         places = list(left)
-        op = window[places[0]].case.op
-        if op != self._loaded_op:  # another kind draws another power
-            self._loaded_op, self.bench.loaded_at = op, -math.inf
         try:
             for i, found in sample_window([left[place][0] for place in places], self.bench):
                 _, row = left.pop(places[i])
@@ -307,6 +304,8 @@ class Worker:
         from collector.timing import Limits, benchmark_with_power, prepare
 
         case = task.case
+        if case.op != self._loaded_op:  # another kind draws another power
+            self._loaded_op, self.bench.loaded_at = case.op, -math.inf
         power = self.options.power_seconds if task.what == "power" else 0.0
         if power and self._idle is None:
             self.bench.synchronize()
