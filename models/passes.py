@@ -16,7 +16,7 @@ import numpy
 
 from oplib.errors import InvalidInputError
 from perfdb.arrays import Floats, Ints
-from perfdb.performance import PerformanceArray, relative
+from perfdb.performance import PerformanceArray
 
 MOST = 4_000_000  # passes that are priced at once
 
@@ -88,14 +88,7 @@ class Passes:
         stays."""
         if len(self.first) == self.times.sum():
             return each
-        latency, energy = self.sum(each.latency), self.sum(each.energy)
-        return PerformanceArray(
-            latency,
-            energy=energy,
-            ranks=numpy.maximum.reduceat(each.ranks, self.first),
-            uncertainty=relative(self.sum(each.latency * each.uncertainty), latency),
-            energy_uncertainty=relative(self.sum(each.energy * each.energy_uncertainty), energy),
-        )
+        return each.alike(self.sum, lambda ranks: numpy.maximum.reduceat(ranks, self.first))
 
 
 def _check(s: Ints, chunk: int) -> None:

@@ -29,7 +29,7 @@ from oplib.oplist import PHASES, OpList
 from perfdb.arrays import Floats, Ints
 from perfdb.backends import sum_error
 from perfdb.database import PerfDatabase
-from perfdb.performance import PerformanceArray, relative, spread
+from perfdb.performance import PerformanceArray, spread
 
 _NAMED = 3  # ops without data that an error names
 _ROWS = 2_000_000  # places of a function of the cached length that are held at once
@@ -302,19 +302,13 @@ def _mean(
     for start in range(0, len(batches), at_once):
         mine = numpy.flatnonzero((row >= start) & (row < start + at_once))
         nodes, asked = _asked(op, ask, batches[start : start + at_once, None], wide)
-        where = {"row": row[mine] - start, "first": first[mine], "last": last[mine]}
-        found.latency[mine] = latency = nodes.mean(asked.latency, **where)
-        found.uncertainty[mine] = relative(
-            nodes.mean(asked.uncertainty * asked.latency, **where), latency
+        at, low, high = row[mine] - start, first[mine], last[mine]
+        mean = asked.alike(
+            partial(nodes.mean, row=at, first=low, last=high),
+            partial(nodes.worst, row=at, first=low, last=high),
         )
-        found.ranks[mine] = nodes.worst(asked.ranks, **where)
-        if numpy.isnan(asked.energy).all():
-            found.energy[mine] = numpy.nan
-        else:
-            found.energy[mine] = energy = nodes.mean(asked.energy, **where)
-            found.energy_uncertainty[mine] = relative(
-                nodes.mean(asked.energy_uncertainty * asked.energy, **where), energy
-            )
+        for name in PerformanceArray.__slots__:
+            getattr(found, name)[mine] = getattr(mean, name)
     return found
 
 

@@ -183,6 +183,24 @@ class PerformanceArray:
         made = {name: change(*(getattr(one, name) for one in all_)) for name in self.__slots__}
         return PerformanceArray(**made)
 
+    def alike(
+        self, add: Callable[[Floats], Floats], worst: Callable[[Ranks], Ranks]
+    ) -> PerformanceArray:
+        """Sums or means of results that err alike: `add` of values and of their deviations, `worst` of ranks."""
+        latency = add(self.latency)
+        error = relative(add(self.latency * self.uncertainty), latency)
+        energy, energy_error = numpy.asarray(numpy.nan), numpy.zeros(())
+        if not numpy.isnan(self.energy).all():
+            energy = add(self.energy)
+            energy_error = relative(add(self.energy * self.energy_uncertainty), energy)
+        return PerformanceArray(
+            latency,
+            energy=energy,
+            ranks=worst(self.ranks),
+            uncertainty=error,
+            energy_uncertainty=energy_error,
+        )
+
     @property
     def shape(self) -> tuple[int, ...]:
         """That of every array held."""

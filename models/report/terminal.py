@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from models.compare import by_kind, frontier
+from models.compare import by_kind, frontier, request_ms
 from models.report.words import (
     PHASES,
     SHORT_ORIGINS,
@@ -78,8 +78,8 @@ def _totals(report: Report, console: Console) -> None:
 def _energy_words(report: Report) -> str:
     if report["joules_per_token"] is not None:
         return f"{report['joules_per_token']:.3g} J per token ± {report['energy_uncertainty']:.0%}"
-    times = {"context": 1, "generation": report["workload"]["osl"] - 1}
-    known = sum(times[op["phase"]] * op["ms"] for op in report["ops"] if op["energy"] is not None)
+    ops = [op for op in report["ops"] if op["energy"] is not None]
+    known = sum(request_ms({**report, "ops": ops}).values())
     if not known:
         return "not measured"
     return f"known for ops of {known / report['request_ms']:.0%} of the time: no sum"
