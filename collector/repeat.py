@@ -19,6 +19,7 @@ from oplib.case import Case, Plan
 from oplib.errors import InvalidInputError
 
 Json: TypeAlias = dict[str, Any]  # Any: an object that becomes JSON
+_COLUMNS = ("op_name", "kernel_source", "latency", "case_id")  # of a table that is compared
 _UNSAID = ("0", "0.0", "False", "none")  # sizes that most cases have
 
 
@@ -63,13 +64,23 @@ def _times(folder: Path) -> dict[tuple[str, str], Json]:
     found: dict[tuple[str, str], Json] = {}
 
     def keep(case: str, op: str, variant: str, sizes: Json, latency: str | float) -> None:
-        row = {"op": op, "variant": variant, "sizes": sizes, "latency_ms": float(latency)}
-        found[case, variant] = row
+        try:
+            ms = float(latency)
+        except (TypeError, ValueError):
+            raise InvalidInputError(
+                f"{folder}: the latency of {op} {case} is {latency!r}.", "It takes milliseconds."
+            ) from None
+        found[case, variant] = {"op": op, "variant": variant, "sizes": sizes, "latency_ms": ms}
 
     for path in sorted(folder.glob("*_perf.txt")):
         with path.open(encoding="utf-8", newline="") as file:
             reader = csv.DictReader(file)
             names = list(reader.fieldnames or ())
+            if lacking := [name for name in _COLUMNS if name not in names]:
+                raise InvalidInputError(
+                    f"{path} lacks {', '.join(lacking)}.",
+                    "Tables that --export wrote have them: case, kernel and time of each row.",
+                )
             sized = names[names.index("kernel_source") + 1 : names.index("latency")]
             for row in reader:
                 sizes = {name: row[name] for name in sized}

@@ -179,6 +179,17 @@ def test_two_runs_are_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str
         assert "+6.0% of 1 ms  gemm=v" in capsys.readouterr().out
     assert compare(tmp_path / "b", tmp_path / "a")["bias"] == pytest.approx(1 / 1.04 - 1)
     assert cli.main(["--out", str(tmp_path / "b"), "--compare", str(tmp_path / "none")]) == 2
+    for text, word in (
+        ("m,latency\n1,2\n", "lacks op_name, kernel_source, case_id"),
+        (
+            "op_name,kernel_source,m,latency,case_id\ngemm,v,1,fast,0\n",
+            "latency of gemm 0 is 'fast'",
+        ),
+        ("op_name,kernel_source,m,latency,case_id\ngemm,v,1\n", "is None"),
+    ):
+        (tmp_path / "tables/gemm_perf.txt").write_text(text)
+        assert cli.main(["--out", str(tmp_path / "b"), "--compare", str(tmp_path / "tables")]) == 2
+        assert word in capsys.readouterr().err
 
 
 def test_a_dtype_that_is_asked_for_replaces_that_of_every_shape() -> None:
