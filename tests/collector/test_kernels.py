@@ -153,6 +153,19 @@ def test_resolve_says_what_is_there_and_why_the_rest_is_not() -> None:
         resolve("gemm", device=CPU, params=fp8)
 
 
+def test_a_reference_of_fp8_is_not_measured() -> None:
+    """It widens what it multiplies: where no kernel takes the sizes, there is no row."""
+    for dtype, inner in (("fp8", 64), ("fp8", 40), ("fp8_block", 128), ("fp8_block", 64)):
+        sizes = {"hidden_size": 256, "intermediate_size": inner, "num_experts": 8, "top_k": 2}
+        params = kind("moe").complete({**sizes, "dtype": dtype})
+        words = why("moe", HOPPER, params)
+        assert words["eager"] == f"takes float32, bfloat16, float16, not {dtype}"
+        by_rows = {"fp8_block": "takes fp8, not fp8_block", "fp8": ""}[dtype]
+        if inner == 40:
+            by_rows = "needs sizes in multiples of 16, not 256 and 40"
+        assert words["scaled_grouped_mm_compiled"] == by_rows
+
+
 def test_float32_is_not_tf32() -> None:
     """A row that says float32 is measured in it, whatever the process was told."""
     wide, narrow = (

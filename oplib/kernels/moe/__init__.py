@@ -5,7 +5,8 @@ there is one, down[experts, hidden, inner], and up_bias, down_bias or None. Logi
 are drawn without replacement, all alike (balanced) or by popularities of a power law (`oplib.ops.moe`). Weights beside
 biases lie in memory with the features of the input first, as in the models that have biases (gpt-oss). In fp8 weights
 are stored in it, with a float32 scale per row of each expert's matrices, up_scale[experts, (2 or 1)·inner] and
-down_scale[experts, hidden], and tokens come in bfloat16: rounding them is part of the op.
+down_scale[experts, hidden], or in fp8_block per 128 x 128 of them, up_scale[experts, (2 or 1)·inner/128, hidden/128]
+and down_scale[experts, hidden/128, inner/128]. Tokens come in bfloat16: rounding them is part of the op.
 """
 
 from __future__ import annotations
@@ -17,9 +18,11 @@ from oplib.kernels.source import Source
 from oplib.kernels.variant import DTYPES, Inputs, Sizes, Variant
 from oplib.params import Params, flag, integer, text
 
+BLOCK = 128  # values that share a scale in fp8_block
 _SIZES = {
     "hidden_size": 64, "intermediate_size": 40, "num_experts": 12, "top_k": 3, "dtype": "bfloat16",
 }  # fmt: skip
+_BLOCKS = {**_SIZES, "hidden_size": 384, "intermediate_size": 256, "dtype": "fp8_block"}
 _LEAST, _NOT_CHOSEN = 1e-9, -60.0  # a weight that counts, and the logit of an expert without one
 EXAMPLES = (
     (_SIZES, {"m": 37}),
@@ -27,13 +30,16 @@ EXAMPLES = (
     ({**_SIZES, "gated": False, "distribution": "power_law_1.2"}, {"m": 19}),
     ({**_SIZES, "bias": True}, {"m": 21}),
     ({**_SIZES, "intermediate_size": 48, "dtype": "fp8"}, {"m": 37}),
+    (_BLOCKS, {"m": 37}),
+    ({**_BLOCKS, "gated": False, "num_experts": 3}, {"m": 300}),
 )
 
 
 def inputs(params: Params, dims: Sizes, source: Source) -> Inputs:
     """Tokens, logits and weights."""
-    m, stored = dims["m"], DTYPES[text(params, "dtype")]
-    quantised = text(params, "dtype") == "fp8"
+    m, mode = dims["m"], text(params, "dtype")
+    quantised = mode in ("fp8", "fp8_block")
+    stored = DTYPES["fp8" if quantised else mode]
     dtype = DTYPES["bfloat16"] if quantised else stored
     hidden, inner = integer(params, "hidden_size"), integer(params, "intermediate_size")
     experts = integer(params, "num_experts")
@@ -42,8 +48,10 @@ def inputs(params: Params, dims: Sizes, source: Source) -> Inputs:
     turned = biased and not quantised
     scales: Inputs = {}
     if quantised:
-        scales["up_scale"] = source.uniform((experts, wide), 0.01, 0.03, torch.float32)
-        scales["down_scale"] = source.uniform((experts, hidden), 0.01, 0.03, torch.float32)
+        block = BLOCK if mode == "fp8_block" else 0
+        for name, out, inward in (("up", wide, hidden), ("down", hidden, inner)):
+            shape = (experts, out // block, inward // block) if block else (experts, out)
+            scales[f"{name}_scale"] = source.uniform(shape, 0.01, 0.03, torch.float32)
     return {
         **scales,
         "x": source.activation((m, hidden), dtype),

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch.nn import functional
 
-from oplib.kernels.variant import Inputs, Needs, Outputs, Sizes, Variant
+from oplib.kernels.moe import BLOCK
+from oplib.kernels.variant import Inputs, Outputs, Sizes, Variant
 from oplib.params import Params, flag, integer
 
 
@@ -15,7 +16,6 @@ class Eager(Variant):
     As the reference of fp8 it rounds tokens as a kernel does and widens both operands, which is no way to run them.
     """
 
-    needs = Needs(dtypes=("float32", "bfloat16", "float16", "fp8"))
     capturable = False
     experts = "eager"  # in transformers' registry
 
@@ -46,11 +46,18 @@ def _linear(
     weight = inputs[name][expert]
     if f"{name}_scale" not in inputs:
         return functional.linear(x, weight, bias)
-    weight = weight.to(x.dtype) * inputs[f"{name}_scale"][expert, :, None].to(x.dtype)
+    scale = inputs[f"{name}_scale"][expert]
+    by_rows = scale.dim() == 1
+    weight = weight.to(x.dtype) * (scale[:, None] if by_rows else _wide(scale)).to(x.dtype)
     if x.dtype != torch.float64:  # which is the truth, without rounding
-        rounded, scale = by_row(x)
-        x = rounded.to(x.dtype) * scale[:, None].to(x.dtype)
+        rounded, of_x = by_row(x) if by_rows else by_block(x)
+        wide = of_x[:, None] if by_rows else of_x.repeat_interleave(BLOCK, 1)
+        x = rounded.to(x.dtype) * wide.to(x.dtype)
     return functional.linear(x, weight, bias)
+
+
+def _wide(scale: torch.Tensor) -> torch.Tensor:
+    return scale.repeat_interleave(BLOCK, 0).repeat_interleave(BLOCK, 1)
 
 
 def by_row(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -58,6 +65,12 @@ def by_row(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     largest = torch.finfo(torch.float8_e4m3fn).max
     scale = x.abs().amax(-1).to(torch.float32).clamp(min=1e-12) / largest
     return (x.to(torch.float32) / scale[:, None]).to(torch.float8_e4m3fn), scale
+
+
+def by_block(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """As `by_row`, with a scale per 128 of a row: [rows, k/128]."""
+    rounded, scale = by_row(x.reshape(-1, BLOCK))
+    return rounded.view(x.shape), scale.view(x.shape[0], -1)
 
 
 def unshared(params: Params) -> str | None:

@@ -31,12 +31,13 @@ class ScaledGroupedMm(Variant):
         top_k, experts = integer(params, "top_k"), inputs["up"].shape[0]
         weights, chosen = route(inputs["logits"], top_k)
         expert, order = torch.sort(chosen.flatten())
-        counts = torch.histc(expert.int(), bins=experts, min=0, max=experts - 1)
-        ends = torch.cumsum(counts, 0, dtype=torch.int32)
-        inner = _product(inputs["x"][order // top_k], "up", inputs, ends)
+        every = torch.arange(experts, device=expert.device)
+        ends = torch.searchsorted(expert, every, right=True, out_int32=True)
+        inner = self.product(inputs["x"], order // top_k, "up", inputs, ends)
         if inputs["up_bias"] is not None:
             inner = inner + inputs["up_bias"][expert]
-        rows = _product(activate(inner, flag(params, "gated")), "down", inputs, ends)
+        active = activate(inner, flag(params, "gated"))
+        rows = self.product(active, None, "down", inputs, ends)
         if inputs["down_bias"] is not None:
             rows = rows + inputs["down_bias"][expert]
         rows = rows * weights.flatten()[order].to(rows.dtype)[:, None]
@@ -44,16 +45,23 @@ class ScaledGroupedMm(Variant):
         back[order] = torch.arange(order.numel(), device=order.device)
         return (rows[back].view(-1, top_k, rows.shape[1]).sum(1),)
 
-
-def _product(x: torch.Tensor, name: str, inputs: Inputs, ends: torch.Tensor) -> torch.Tensor:
-    """Rows sorted by expert times the weights `name` of each, the rows of an expert ending at `ends`."""
-    rounded, scale = by_row(x)
-    return torch._scaled_grouped_mm(
-        rounded,
-        inputs[name].transpose(1, 2),
-        scale,
-        inputs[f"{name}_scale"],
-        offs=ends,
-        out_dtype=torch.bfloat16,
-        use_fast_accum=True,
-    )
+    def product(
+        self,
+        x: torch.Tensor,
+        source: torch.Tensor | None,
+        name: str,
+        inputs: Inputs,
+        ends: torch.Tensor,
+    ) -> torch.Tensor:
+        """Pairs sorted by expert times the weights `name` of each, the pairs of an expert ending at `ends`; `source` is
+        the row of x of a pair, where they are not its rows as they lie."""
+        rounded, scale = by_row(x if source is None else x[source])
+        return torch._scaled_grouped_mm(
+            rounded,
+            inputs[name].transpose(1, 2),
+            scale,
+            inputs[f"{name}_scale"],
+            offs=ends,
+            out_dtype=torch.bfloat16,
+            use_fast_accum=True,
+        )
