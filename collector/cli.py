@@ -9,6 +9,7 @@ import random
 import sys
 import tempfile
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -203,10 +204,16 @@ def _run(
     for plugin in options.plugin:
         registry.extend(plugin)
     beside = 1 if more or options.what == "power" else _beside(options)
-    shared = [task for task in alone if beside > 1 and _shares(options, task, devices[0], beside)]
+    fitting = [task for task in alone if beside > 1 and _fits(options, task, beside)]
+    compiled = {id(task) for task in fitting if _compiles(task, devices[0])}
+    shared = fitting if compiled else []  # the device measures the others while these compile
     if shared:
-        share = max(min(len(devices) * beside / len(shared), 1.0), _SHARE)
-        given = [replace(task, share=max(task.share, share)) for task in shared]
+        beside = min(beside, len(compiled))
+        share = max(min(len(devices) * beside / len(compiled), 1.0), _SHARE)
+        given = [
+            replace(task, share=max(task.share, share)) if id(task) in compiled else task
+            for task in shared
+        ]
         with tempfile.TemporaryDirectory(prefix="collect-ops-") as folder:
             workers = _workers(options, devices, beside, folder)
             runner = Runner(segment, workers, limits(len(shared) / len(alone)), progress)
@@ -264,28 +271,26 @@ def _beside(options: Options) -> int:
     return options.beside or (1 if cpu else max(min(_MOST_BESIDE, (os.cpu_count() or 1) - 2), 1))
 
 
-def _shares(options: Options, task: Any, device: str, beside: int) -> bool:  # Any: a Task
-    """Whether a case is compiled, and fits into the part of a device that each of several processes has."""
+def _fits(options: Options, task: Any, beside: int) -> bool:  # Any: a Task
+    """Whether a case fits into the part of a device that each of several processes has."""
     from collector.grids import memory_share
+    from perfdb.systems import load_system
+
+    return memory_share(task.case, load_system(options.system)) <= _PART / beside
+
+
+def _compiles(task: Any, device: str) -> bool:  # Any: a Task
     from oplib.kernels.compiled import Compiled
     from oplib.kernels.hardware import hardware
     from oplib.kernels.registry import resolve
-    from perfdb.systems import load_system
 
-    case = task.case
-    if memory_share(case, load_system(options.system)) > _PART / beside:
-        return False
-    try:
+    case, on = task.case, hardware(device)
+    with suppress(InvalidInputError):  # which becomes the status of the case
         found = resolve(
-            case.op,
-            task.variant or None,
-            device=hardware(device),
-            params=case.params,
-            dims=case.dims,
+            case.op, task.variant or None, device=on, params=case.params, dims=case.dims
         )
-    except InvalidInputError:
-        return False
-    return isinstance(found, Compiled)
+        return isinstance(found, Compiled)
+    return False
 
 
 def _workers(

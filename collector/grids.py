@@ -13,6 +13,7 @@ from typing import Any
 from oplib.case import Case
 from oplib.errors import InvalidInputError
 from oplib.op import kind
+from oplib.ops.moe import expert_bytes
 from oplib.symbols import evaluate, parse_expr
 from perfdb.speed_of_light import bound_ms, sides_ms
 from perfdb.systems import System, load_system
@@ -109,12 +110,9 @@ def memory_share(case: Case, system: System) -> float:
 
 def _held(case: Case) -> float:
     """Bytes of weights that are there whether read or not."""
-    params = case.params
     if case.op == "moe":
-        sizes = [
-            int(str(params[name])) for name in ("num_experts", "hidden_size", "intermediate_size")
-        ]
-        return 6.0 * sizes[0] * sizes[1] * sizes[2]
+        experts = int(str(case.params["num_experts"])) // int(str(case.params["ep_size"]))
+        return float(experts * expert_bytes(case.params))
     return 0.0
 
 

@@ -197,11 +197,24 @@ def test_what_was_not_reached_is_told_and_done_later(tmp_path: Path) -> None:
     assert (told["cases"], told["done"]) == (23, 1)
 
 
+@pytest.mark.slow
+def test_the_device_measures_others_while_cases_compile(tmp_path: Path) -> None:
+    """As many processes as there are cases to compile, at most, and all that fits goes over them."""
+    plan = write_plan(tmp_path / "plan.jsonl", [gemm(m) for m in range(1, 25)])
+    cases = ("--cases", str(plan), "--beside", "3", "--variant", "gemm=compiles", "--examples")
+    status, told, _ = collect(tmp_path / "log", *cases, "--limit", "30")
+    assert (status, told["left"]) == (0, 0)
+    times = [row for row in read_log(tmp_path / "log")[0] if row["what"] == "time"]
+    others = [row for row in times if row["op"] != "gemm"]
+    assert others
+    assert len({row["provenance"] for row in others}) > 1
+
+
 @pytest.mark.parametrize(("slower", "left"), [(1.0, [18, 6]), (9.0, [18])])
 def test_a_budget_is_dealt_by_numbers_of_cases(
     slower: float, left: list[int], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys
 ) -> None:
-    """What is compiled comes first and leaves the others their part, unless it took that as well."""
+    """What fits beside others comes first and leaves the rest its part, unless it took that as well."""
     begun: list[int] = []
 
     class Spent:
@@ -217,7 +230,8 @@ def test_a_budget_is_dealt_by_numbers_of_cases(
             return Outcome(left=len(tasks), seconds=self.seconds * slower)
 
     monkeypatch.setattr("collector.runner.Runner", Spent)
-    monkeypatch.setattr(cli, "_shares", lambda _o, task, _d, _b: task.case.dims["m"] > 6)
+    monkeypatch.setattr(cli, "_fits", lambda _options, task, _beside: task.case.dims["m"] > 6)
+    monkeypatch.setattr(cli, "_compiles", lambda task, _device: task.case.dims["m"] > 12)
     plan = write_plan(tmp_path / "plan.jsonl", [gemm(m) for m in range(1, 25)])
     given = ["--device", "cpu", "--cases", str(plan), "--beside", "2", "--budget", "120", "--json"]
     assert cli.main([*given, "--out", str(tmp_path / "log")]) == 0
