@@ -5,8 +5,6 @@ Imported where it runs, since not every torch brings Triton.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import triton
 import triton.language as tl
@@ -15,14 +13,17 @@ BLOCK = 128  # values that share a scale: of a row of x, and each way of w
 
 
 @triton.jit  # type: ignore[untyped-decorator]
-def _product(
-    x: Any, x_scale: Any, w: Any, w_scale: Any, out: Any, source: Any, ends: Any,
-    experts: Any, n: Any, k: Any,
+def _product(  # type: ignore[no-untyped-def]
+    x, x_scale, w, w_scale, out, source, ends,
+    experts, n, k,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEEP: tl.constexpr, EXPERTS: tl.constexpr,
     BAND: tl.constexpr, GATHERED: tl.constexpr,
-) -> None:  # fmt: skip
+):  # fmt: skip
     """One tile of ROWS x COLUMNS of one expert. Tiles are numbered in bands of BAND tiles of rows, which read the same
-    columns of w one after the other while these are in the cache. Any: pointers and sizes, as Triton has them."""
+    columns of w one after the other while these are in the cache.
+
+    torch.compile copies this text to where Triton's names are known and no others: no annotation says Any.
+    """
     columns = tl.cdiv(n, COLUMNS)
     tiles = tl.num_programs(0) // columns
     band = tl.program_id(0) // (BAND * columns)
