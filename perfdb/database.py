@@ -9,7 +9,7 @@ that is more uncertain. `sol_full` gives the bound next to its sides.
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -29,6 +29,7 @@ from perfdb.foreign import Shelf
 from perfdb.lending import Lender
 from perfdb.performance import PerformanceArray, PerformanceResult, Ranks, origin_rank, spread
 from perfdb.places import Places
+from perfdb.power import Power, PowerFit
 from perfdb.response import EXTRAPOLATED, Response
 from perfdb.sisters import scaling_of, sisters_of
 from perfdb.speed_of_light import bounds_ms, spans_servers
@@ -41,10 +42,6 @@ COVERAGES = ("exact", "interpolable", "outside", "missing")
 
 _ROUNDING = 1e-12  # of a measured time that becomes a ratio and a time again
 _DOUBTFUL = 0.02  # what is stated to be nearer than this asks no sister
-_FEWEST_POWERS = 4  # rows with power that say something of the others
-# Of its TDP, what a GPU draws beyond rest in ops far from their bound, and how much more in ops at it. Of 113 rows of
-# H100 and H200, each left out, two thirds are then within 19 % and 90 % within 46 %; by log W alone within 27 and 82 %.
-_IDLING, _WORKING = 0.02, 0.8
 
 Result: TypeAlias = PerformanceResult | PerformanceArray
 Key: TypeAlias = tuple[str, tuple[ParamValue, ...]]  # a kind and values of its parameters
@@ -52,16 +49,14 @@ Key: TypeAlias = tuple[str, tuple[ParamValue, ...]]  # a kind and values of its 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
-    """What the database knows of one op: the parameters it is priced with, its responses, and why it has none.
+    """What the database knows of one op: the parameters it is priced with, times, power, and why it has none.
 
-    `power` is the response of log W over what is usual (`_usual_power`), where the table has power, and `most_power`
-    the W above which no estimate goes; `fastest` the share of the bound below which none goes.
+    `fastest` is the share of the bound below which no estimate goes.
     """
 
     params: Params
     latency: Response | None = None
-    power: Response | None = None
-    most_power: float = 0.0
+    power: Power | None = None
     launch: float = 0.0
     fastest: float = 0.0
     missing: str = ""
@@ -70,16 +65,15 @@ class Entry:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fit:
-    """The estimators of one group of rows: of latency, and of power where the table has it."""
+    """What is estimated of one group of rows: latency, and power where the table has it."""
 
     latency: Estimator
-    power: Estimator | None
+    power: PowerFit | None
 
-    def most_power(self, system: System) -> float:
-        """W beyond rest: what the GPU has at most, or a row of these."""
-        most = (_IDLING + _WORKING) * system.tdp.base
-        power = None if self.power is None else self.power.group.rows.power
-        return most if power is None else max(most, float(power.max()))
+    @classmethod
+    def of(cls, group: Group, system: System) -> Fit:
+        """The estimators of a group."""
+        return cls(latency=Estimator.fit(group), power=PowerFit.of(group, system))
 
     @property
     def launch(self) -> float:
@@ -266,8 +260,7 @@ class PerfDatabase:
         return Entry(
             params=params,
             latency=Response(kind, params, fit.latency),
-            power=None if fit.power is None else Response(kind, params, fit.power),
-            most_power=fit.most_power(self.system),
+            power=None if fit.power is None else fit.power.response(kind, params),
             launch=fit.launch,
             fastest=fit.fastest,
         )
@@ -282,7 +275,7 @@ class PerfDatabase:
         key = (table.kind.name, tuple(params[name] for name in told))
         if key not in self._fits:
             groups = [group for one in tables for group in _groups(one, params, self.system)]
-            self._fits[key] = _fit_of(_closest(groups, params), self.system) if groups else None
+            self._fits[key] = Fit.of(_closest(groups, params), self.system) if groups else None
         return self._fits[key]
 
     def _better(
@@ -362,10 +355,8 @@ class PerfDatabase:
         uncertainty = numpy.expm1(deviation)
         energy, error = numpy.full(latency.shape, numpy.nan), numpy.zeros(latency.shape)
         if entry.power is not None:
-            over, deviation, _ = entry.power.at(dims)
-            power = numpy.exp(over) * _usual_power(bound / latency, self.system)
-            energy = latency * numpy.minimum(power, entry.most_power)
-            error = numpy.hypot(uncertainty, numpy.expm1(deviation))
+            power, apart = entry.power.at(dims, bound / latency)
+            energy, error = power * latency, numpy.hypot(uncertainty, apart)
         return PerformanceArray(
             latency,
             energy=energy,
@@ -446,38 +437,6 @@ def _closest(groups: list[Group], params: Params) -> Group:
         return float(_agreement(group.rows, params).mean()), len(group.ratios)
 
     return max(groups, key=fits)
-
-
-def _usual_power(share: Floats, system: System) -> Floats:
-    """W beyond rest of ops that reach a share of their bound."""
-    return system.tdp.base * (_IDLING + _WORKING * numpy.minimum(share, 1.0))
-
-
-def _fit_of(group: Group, system: System) -> Fit:
-    power = _powers(group, system)
-    return Fit(latency=Estimator.fit(group), power=None if power is None else Estimator.fit(power))
-
-
-def _powers(group: Group, system: System) -> Group | None:
-    """The rows of the group that have power, as log of it over what is usual in place of log ratios; None where too
-    few have it.
-
-    Power takes seconds to measure, so that a table has it for a sparse part of its rows.
-    """
-    power = group.rows.power
-    if power is None:
-        return None
-    known = numpy.isfinite(power) & (power > 0)
-    if known.sum() < min(_FEWEST_POWERS, len(known)):
-        return None
-    usual = _usual_power(group.bounds[known] / group.rows.latency[known], system)
-    return replace(
-        group,
-        rows=group.rows.take(known),
-        points=group.points[known],
-        ratios=numpy.log(power[known] / usual),
-        bounds=group.bounds[known],
-    )
 
 
 def _nearest(table: Table, params: Params) -> str:
