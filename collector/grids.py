@@ -124,16 +124,18 @@ def spread_out(cases: list[Case], seed: int = 0) -> list[Case]:
 
 
 def in_laps(cases: list[Case], system: System) -> list[Case]:
-    """The same cases in laps of `LAP`, each sorted by kind and work of its cases, upwards and downwards by turns.
+    """The same cases in laps of `LAP`, each sorted by kind, dtype and work of its cases, upwards and downwards by turns.
 
     A GPU that is held at its power lowers its clock within milliseconds and raises it again in a few hundred: beside
-    neighbours of the same kind and weight a case meets the same clock in every run. Cases too light for that lie at
-    one end, all kinds together.
+    neighbours of the same kind, dtype and weight a case meets the same clock in every run; those of another dtype
+    reach another share of their peak, and draw another power. Cases too light for that lie at one end, all kinds
+    together.
     """
 
-    def place(case: Case) -> tuple[str, float]:
+    def place(case: Case) -> tuple[str, str, float]:
         work = work_ms(case, system)
-        return (case.op, work) if work >= LOAD_MS else ("", work)
+        heavy = work >= LOAD_MS
+        return (case.op, str(case.params.get("dtype")), work) if heavy else ("", "", work)
 
     found: list[Case] = []
     for start in range(0, len(cases), LAP):

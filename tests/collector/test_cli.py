@@ -98,18 +98,19 @@ def test_a_dry_run_needs_no_folder(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_neighbours_in_a_lap_are_of_one_weight() -> None:
-    """Work at peak grows along the first lap, falls along the second, kind by kind behind those too light for the
+    """Work at peak grows along the first lap, falls along the second, by kind and dtype behind those too light for the
     clock. Nothing is lost, and windows hold what fits."""
-    cases = spread_out(grid_cases("gemm", "h200_sxm") + grid_cases("context_mla", "h200_sxm"))
+    products = grid_cases("gemm", "h200_sxm", dtypes=("bfloat16", "fp8"))
+    cases = spread_out(products + grid_cases("context_mla", "h200_sxm"))
     found = in_laps(cases, SYSTEM)
     assert sorted(c.case_id for c in found) == sorted(c.case_id for c in cases)
     for lap in (found[:LAP], found[LAP : 2 * LAP][::-1]):
         light = sum(work_ms(case, SYSTEM) < LOAD_MS for case in lap)
         assert 0 < light < LAP
-        kinds = itertools.groupby(lap[light:], key=lambda case: case.op)
-        heavy = {op: [work_ms(case, SYSTEM) for case in same] for op, same in kinds}
+        alike = itertools.groupby(lap[light:], key=lambda case: (case.op, case.params["dtype"]))
+        heavy = {those: [work_ms(case, SYSTEM) for case in same] for those, same in alike}
         assert list(heavy) == sorted(heavy)
-        assert len(heavy) == 2
+        assert len(heavy) == 3
         assert all(work == sorted(work) for work in heavy.values())
         assert sum(map(len, heavy.values())) == LAP - light
     shares = [window_share(case, SYSTEM) for case in cases]
