@@ -124,7 +124,7 @@ def spread_out(cases: list[Case], seed: int = 0) -> list[Case]:
 
 
 def in_laps(cases: list[Case], system: System) -> list[Case]:
-    """The same cases in laps of `LAP`, each sorted by kind, dtype and work of its cases, upwards and downwards by turns.
+    """The same cases in laps of `LAP`, each sorted by kind, dtype and work of its cases, up and down by turns.
 
     A GPU that is held at its power lowers its clock within milliseconds and raises it again in a few hundred: beside
     neighbours of the same kind, dtype and weight a case meets the same clock in every run; those of another dtype
