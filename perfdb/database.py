@@ -51,7 +51,8 @@ Key: TypeAlias = tuple[str, tuple[ParamValue, ...]]  # a kind and values of its 
 class Entry:
     """What the database knows of one op: the parameters it is priced with, times, power, and why it has none.
 
-    `fastest` is the share of the bound below which no estimate goes.
+    `fastest` is the share of the bound below which no estimate goes; `stand_in` says that the rows are of another
+    quantisation than would run.
     """
 
     params: Params
@@ -59,6 +60,7 @@ class Entry:
     power: Power | None = None
     launch: float = 0.0
     fastest: float = 0.0
+    stand_in: bool = False
     missing: str = ""
     nearest: str = ""
 
@@ -244,7 +246,16 @@ class PerfDatabase:
     def _find(self, kind: OpKind, params: Params, dims: Dims) -> Entry:
         table = None if self.mode in ("sol", "sol_full", "empirical") else self.table(kind)
         offered = table if isinstance(table, Table) else None
-        params, notes = runnable(kind, params, self.system, offered)
+        asked, (params, notes) = params, runnable(kind, params, self.system, offered)
+        own, _ = runnable(kind, asked, self.system, None)
+        stand_in = params != own
+        if stand_in and self.mode == "hybrid" and self._sister_has(kind, asked, dims):
+            assert offered is not None
+            return Entry(
+                params=own,
+                missing=f"{offered.path} has no such rows.",
+                nearest=_nearest(offered, own),
+            )
         self.notes |= dict.fromkeys(notes)
         if not isinstance(table, Table):
             return Entry(params=params, missing=table or "tables were not asked.")
@@ -263,6 +274,7 @@ class PerfDatabase:
             power=None if fit.power is None else fit.power.response(kind, params),
             launch=fit.launch,
             fastest=fit.fastest,
+            stand_in=stand_in,
         )
 
     def _fit(self, table: Table, params: Params) -> Fit | None:
@@ -326,6 +338,13 @@ class PerfDatabase:
             if (lent := lender.lend(kind, params, dims, scaling)) is not None:
                 return lender.sister.system.id, lent
         return None
+
+    def _sister_has(self, kind: OpKind, params: Params, dims: Dims) -> bool:
+        """Whether a sister has rows of just this op that can be scaled."""
+        if scaling_of(kind, params, self.backend) is None:
+            return False
+        found = (lender.sister.entry(kind, params, dims) for lender in self._lenders())
+        return any(one.latency is not None and not one.stand_in for one in found)
 
     def _lenders(self) -> list[Lender]:
         """The sister systems that have tables of the same backend and version."""

@@ -40,9 +40,9 @@ class Lender:
     def lend(
         self, kind: OpKind, params: Params, dims: Dims, scaling: Scaling
     ) -> PerformanceArray | None:
-        """Her times of an op as ours would be; None where she has none."""
-        there = self.sister.entry(kind, params, dims)
-        if there.latency is None:
+        """Her times of an op as ours would be; None where she has none, or of another quantisation than ours."""
+        ours, there = (db.entry(kind, params, dims) for db in (self._own, self.sister))
+        if there.latency is None or (there.stand_in and ours.latency is not None):
             return None
         sizes = kind.worked(there.params, dims)
         bound, other = (

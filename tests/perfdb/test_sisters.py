@@ -32,19 +32,20 @@ STATED_POWER = Scaling(elasticity=0.0, uncertainty=0.2, source="made for tests")
 
 
 def table(
-    folder: Path, system: str, sizes=SIZES, power: float | None = None, slower=lambda _: SLOWER
-) -> None:
+    folder: Path, system: str, sizes=SIZES, power: float | None = None, slower=lambda _: SLOWER, dtype="bfloat16"
+) -> None:  # fmt: skip
+    params = {**PARAMS, "dtype": dtype}
     rows = [
         Measurement(
             framework="toy",
             version="1.0",
             device=system,
             kernel_source="toy",
-            params=PARAMS,
+            params=params,
             power=power,
             dims={"m": m},
             latency=slower(m)
-            * (float(bound_ms(KIND, PARAMS, {"m": m}, load_system(system))) + LAUNCH),
+            * (float(bound_ms(KIND, params, {"m": m}, load_system(system))) + LAUNCH),
         )
         for m in sizes
     ]
@@ -223,3 +224,20 @@ def test_a_fit_finds_the_elasticity_and_what_is_left() -> None:
     elasticity, error = fit(numpy.stack([times, bounds], axis=1))
     assert elasticity == pytest.approx(0.7, abs=0.03)
     assert error == pytest.approx(0.03, rel=0.15)
+
+
+def test_her_rows_go_before_ours_of_another_quantisation(tmp_path: Path) -> None:
+    """fp8 answers for fp8_block where nobody has that; a sister who has it goes first, and who has it asks no fp8."""
+    block = {**PARAMS, "dtype": "fp8_block"}
+    table(tmp_path, HERE.id, dtype="fp8")
+    alone = database(tmp_path)
+    assert alone.price(KIND, block, {"m": 64}).origin == "measured"
+    assert [note for note in alone.notes if "fp8 answers" in note]
+    table(tmp_path, THERE.id, dtype="fp8_block", slower=lambda _: 2 * SLOWER)
+    both = database(tmp_path)
+    found = both.price(KIND, block, {"m": 64})
+    assert (found.origin, list(both.borrowed), list(both.notes)) == ("empirical", [THERE.id], [])
+    assert float(found) > 1.5 * float(alone.price(KIND, block, {"m": 64}))
+    hers = PerfDatabase.load(system=THERE.id, backend="toy", data=tmp_path)
+    assert hers.price(KIND, block, {"m": 1 << 17}).origin == "extrapolated"
+    assert not hers.borrowed
