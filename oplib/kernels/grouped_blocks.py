@@ -9,7 +9,7 @@ import torch
 import triton
 import triton.language as tl
 
-BLOCK = 128  # values that share a scale: of a row of x, and each way of w
+from oplib.kernels.gemm import BLOCK
 
 
 @triton.jit  # type: ignore[untyped-decorator]

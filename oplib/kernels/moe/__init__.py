@@ -14,11 +14,11 @@ from __future__ import annotations
 import torch
 
 from oplib.kernels.binding import Binding
+from oplib.kernels.gemm import BLOCK
 from oplib.kernels.source import Source
 from oplib.kernels.variant import DTYPES, Inputs, Sizes, Variant
 from oplib.params import Params, flag, integer, text
 
-BLOCK = 128  # values that share a scale in fp8_block
 _SIZES = {
     "hidden_size": 64, "intermediate_size": 40, "num_experts": 12, "top_k": 3, "dtype": "bfloat16",
 }  # fmt: skip

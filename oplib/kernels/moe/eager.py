@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch.nn import functional
 
-from oplib.kernels.moe import BLOCK
+from oplib.kernels.gemm import BLOCK
 from oplib.kernels.variant import Inputs, Outputs, Sizes, Variant
 from oplib.params import Params, flag, integer
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from oplib.kernels.moe import BLOCK
+from oplib.kernels.gemm import BLOCK
 from oplib.kernels.moe.eager import by_block, unshared
 from oplib.kernels.moe.scaled_grouped_mm import ScaledGroupedMm
 from oplib.kernels.variant import Inputs, Needs, Sizes
