@@ -205,14 +205,14 @@ def _run(
         registry.extend(plugin)
     beside = 1 if more or options.what == "power" else _beside(options)
     fitting = [task for task in alone if beside > 1 and _fits(options, task, beside)]
-    compiled = {id(task) for task in fitting if _compiles(task, devices[0])}
-    shared = fitting if compiled else []  # the device measures the others while these compile
+    compiles = [_compiles(task, devices[0]) for task in fitting]
+    shared = fitting if any(compiles) else []  # the device measures the others while these compile
     if shared:
-        beside = min(beside, len(compiled))
-        share = max(min(len(devices) * beside / len(compiled), 1.0), _SHARE)
+        beside = min(beside, sum(compiles))
+        share = max(min(len(devices) * beside / sum(compiles), 1.0), _SHARE)
         given = [
-            replace(task, share=max(task.share, share)) if id(task) in compiled else task
-            for task in shared
+            replace(task, share=max(task.share, share)) if slow else task
+            for task, slow in zip(shared, compiles, strict=True)
         ]
         with tempfile.TemporaryDirectory(prefix="collect-ops-") as folder:
             workers = _workers(options, devices, beside, folder)

@@ -33,7 +33,7 @@ from perfdb.power import Power, PowerFit
 from perfdb.response import EXTRAPOLATED, Response
 from perfdb.sisters import scaling_of, sisters_of
 from perfdb.speed_of_light import bounds_ms, spans_servers
-from perfdb.substitutes import runnable
+from perfdb.substitutes import answering, runnable
 from perfdb.systems import System, load_system
 from perfdb.tables import Table, read_table
 
@@ -245,20 +245,15 @@ class PerfDatabase:
 
     def _find(self, kind: OpKind, params: Params, dims: Dims) -> Entry:
         table = None if self.mode in ("sol", "sol_full", "empirical") else self.table(kind)
-        offered = table if isinstance(table, Table) else None
-        asked, (params, notes) = params, runnable(kind, params, self.system, offered)
-        own, _ = runnable(kind, asked, self.system, None)
-        stand_in = params != own
-        if stand_in and self.mode == "hybrid" and self._sister_has(kind, asked, dims):
-            assert offered is not None
-            return Entry(
-                params=own,
-                missing=f"{offered.path} has no such rows.",
-                nearest=_nearest(offered, own),
-            )
+        params, notes = runnable(kind, params, self.system)
         self.notes |= dict.fromkeys(notes)
         if not isinstance(table, Table):
             return Entry(params=params, missing=table or "tables were not asked.")
+        answers, notes = answering(kind, params, table)
+        stand_in = answers != params
+        if stand_in and not (self.mode == "hybrid" and self._sister_has(kind, params, dims)):
+            self.notes |= dict.fromkeys(notes)
+            params = answers
         if given := [name for name in kind.dim_params if name in dims]:
             return Entry(params=params, missing=f"{', '.join(given)} varies with the workload.")
         fit = self._fit(table, params)

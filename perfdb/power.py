@@ -37,7 +37,7 @@ class PowerFit:
     @classmethod
     def of(cls, group: Group, system: System) -> PowerFit | None:
         """None where too few rows have power."""
-        rows = powered(group, system)
+        rows = _powered(group, system)
         if rows is None or rows.rows.power is None:
             return None
         most = max((_IDLING + _WORKING) * system.tdp.base, float(rows.rows.power.max()))
@@ -62,7 +62,7 @@ class Power:
         return numpy.minimum(watts, self.fit.most), numpy.expm1(deviation)
 
 
-def powered(group: Group, system: System) -> Group | None:
+def _powered(group: Group, system: System) -> Group | None:
     """The rows that have power, as log of it over what is usual in place of log ratios; None where too few have it."""
     power = group.rows.power
     if power is None:

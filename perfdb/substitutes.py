@@ -13,12 +13,10 @@ from perfdb.systems import System
 from perfdb.tables import Table
 
 
-def runnable(
-    kind: OpKind, params: Params, system: System, table: Table | None
-) -> tuple[Params, list[str]]:
-    """Parameters that run on the system, by rows of the table where there is one, and a line for each change."""
+def runnable(kind: OpKind, params: Params, system: System) -> tuple[Params, list[str]]:
+    """Parameters that run on the system, and a line for each change."""
     notes: list[str] = []
-    if "dtype" not in params or text(params, "dtype") not in QUANT_MODES:
+    if not _quantised(params):
         return params, notes
     while kind.compute_dtype(params) not in system.peak:
         mode = QUANT_MODES[text(params, "dtype")]
@@ -28,16 +26,24 @@ def runnable(
             f"{system.id} does not multiply in {mode.name}: {kind.name} runs {mode.nearest}."
         )
         params = {**params, "dtype": mode.nearest}
-    mode = QUANT_MODES[text(params, "dtype")]
-    measured = [] if table is None else table.params["dtype"].used
-    if table is None or mode.name in measured:
-        return params, notes
+    return params, notes
+
+
+def answering(kind: OpKind, params: Params, table: Table) -> tuple[Params, list[str]]:
+    """Parameters whose rows of the table answer, and a line where they are others."""
+    if not _quantised(params):
+        return params, []
+    mode, measured = QUANT_MODES[text(params, "dtype")], table.params["dtype"].used
+    if mode.name in measured:
+        return params, []
     for other in QUANT_MODES.values():
         widths = (other.weight_bits, other.activation_bits)
         if widths == (mode.weight_bits, mode.activation_bits) and other.name in measured:
             backend, version = table.path.parts[-3:-1]
-            notes.append(
-                f"{backend} {version} has no {mode.name} {kind.name}: {other.name} answers."
-            )
-            return {**params, "dtype": other.name}, notes
-    return params, notes
+            note = f"{backend} {version} has no {mode.name} {kind.name}: {other.name} answers."
+            return {**params, "dtype": other.name}, [note]
+    return params, []
+
+
+def _quantised(params: Params) -> bool:
+    return "dtype" in params and text(params, "dtype") in QUANT_MODES

@@ -25,11 +25,11 @@ class Eager(Variant):
     def run(self, inputs: Inputs, params: Params, dims: Sizes) -> Outputs:
         x, w, bias = inputs["x"], inputs["w"], inputs["bias"]
         if "x_scale" in inputs:
-            x, w = _widened(x, inputs["x_scale"]), _widened(w, inputs["w_scale"])
+            x, w = widened(x, inputs["x_scale"]), widened(w, inputs["w_scale"])
         return (functional.linear(x, w, bias),)
 
 
-def _widened(values: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+def widened(values: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
     """Values times their scales, in bfloat16, or in float64 where they come in it."""
     if scale.dim() == 0:
         wide = scale

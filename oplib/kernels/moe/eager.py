@@ -6,6 +6,7 @@ import torch
 from torch.nn import functional
 
 from oplib.kernels.gemm import BLOCK
+from oplib.kernels.gemm.eager import widened
 from oplib.kernels.variant import Inputs, Outputs, Sizes, Variant
 from oplib.params import Params, flag, integer
 
@@ -47,17 +48,14 @@ def _linear(
     if f"{name}_scale" not in inputs:
         return functional.linear(x, weight, bias)
     scale = inputs[f"{name}_scale"][expert]
-    by_rows = scale.dim() == 1
-    weight = weight.to(x.dtype) * (scale[:, None] if by_rows else _wide(scale)).to(x.dtype)
-    if x.dtype != torch.float64:  # which is the truth, without rounding
-        rounded, of_x = by_row(x) if by_rows else by_block(x)
-        wide = of_x[:, None] if by_rows else of_x.repeat_interleave(BLOCK, 1)
-        x = rounded.to(x.dtype) * wide.to(x.dtype)
-    return functional.linear(x, weight, bias)
-
-
-def _wide(scale: torch.Tensor) -> torch.Tensor:
-    return scale.repeat_interleave(BLOCK, 0).repeat_interleave(BLOCK, 1)
+    rounds = x.dtype != torch.float64  # which is the truth
+    if scale.dim() == 2:
+        x = widened(*by_block(x)) if rounds else x
+        return functional.linear(x, widened(weight, scale), bias)
+    if rounds:
+        rounded, of_x = by_row(x)
+        x = rounded.to(x.dtype) * of_x[:, None].to(x.dtype)
+    return functional.linear(x, weight.to(x.dtype) * scale[:, None].to(x.dtype), bias)
 
 
 def by_row(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
