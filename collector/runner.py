@@ -95,7 +95,8 @@ class Process:
         theirs.close()
         self.ready = False
         self.provenance = ""
-        self.deadline = time.monotonic() + _START_SECONDS
+        self.more_seconds = 0.0  # than a case has, where something is built
+        self.went_on()
 
     @property
     def room(self) -> int:
@@ -114,8 +115,8 @@ class Process:
 
     def went_on(self) -> None:
         """It said something: its next step runs from now."""
-        seconds = self._case_seconds if self.ready else _START_SECONDS
-        self.deadline = time.monotonic() + seconds
+        self.allowed = self._case_seconds + self.more_seconds if self.ready else _START_SECONDS
+        self.deadline = time.monotonic() + self.allowed
 
     def waits(self) -> None:
         """It waits for its turn, for as long as others take: they have deadlines."""
@@ -215,7 +216,7 @@ class Runner:
         for process in processes:
             late = time.monotonic() > process.deadline
             if late and process.connection not in ready and (process.given or not process.ready):
-                self._replace(process, waiting, TIMEOUT, f"over {self._limits.case_seconds:.0f} s")
+                self._replace(process, waiting, TIMEOUT, f"over {process.allowed:.0f} s")
 
     def _receive(self, process: Process, waiting: collections.deque[Task]) -> None:
         try:
@@ -226,10 +227,12 @@ class Runner:
         if answer.phase == "waiting":
             process.waits()
             return
-        process.went_on()
+        if answer.phase != "had":  # the turn is had for what it is prepared for
+            process.more_seconds = answer.build_seconds
         if answer.phase == "hello":
             process.ready, process.failed_starts = True, 0
-            process.went_on()
+        process.went_on()
+        if answer.phase == "hello":
             process.provenance = str(answer.row["date"])
             self._segment.append(answer.row)
             return

@@ -13,7 +13,7 @@ import socket
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from multiprocessing.connection import Connection
@@ -89,7 +89,8 @@ Phase: TypeAlias = Literal["hello", "waiting", "had", "preparing", "sampling", "
 class Answer:
     """What a worker says, of the task at `place` of its window.
 
-    `hello` comes before any window, `waiting` and `had` around each wait for the turn, `preparing` before each task,
+    `hello` comes before any window, `waiting` and `had` around each wait for the turn, `preparing` before each task
+    with the seconds that its variant may take to build what it runs,
     `sampling` before the samples of all that are ready, `row` with the fields of a finished one, `alone` of one that
     did not fit beside the others, or whose samples beside them disagree; `restart` asks for a fresh process.
     """
@@ -97,6 +98,7 @@ class Answer:
     phase: Phase = "row"
     place: int = 0
     row: Json = field(default_factory=dict)
+    build_seconds: float = 0.0
     restart: bool = False
 
 
@@ -186,7 +188,7 @@ class Worker:
         """What becomes of the tasks of a window; every failure is a status."""
         left: dict[int, Any] = {}  # Any: a Ready and fields of its row, by place
         for place, task in enumerate(window):
-            yield Answer(phase="preparing", place=place)
+            yield Answer(phase="preparing", place=place, build_seconds=self._build_seconds(task))
             with self.turn:
                 made = self._made(task, beside=len(left))
             if isinstance(made, Answer):
@@ -281,12 +283,20 @@ class Worker:
             yield Answer(phase="alone", place=place)
         yield Answer(phase="sampling", restart=True)
 
-    def _result(self, task: Task, row: Json) -> Any:  # Any: fields of the row, or a Ready
+    def _variant(self, task: Task) -> Any:  # Any: a Variant
         case = task.case
-        variant = self._registry.resolve(
+        return self._registry.resolve(
             case.op, task.variant or None, device=self.bench.hardware,
             params=case.params, dims=case.dims,
         )  # fmt: skip
+
+    def _build_seconds(self, task: Task) -> float:
+        with suppress(InvalidInputError):  # which becomes the status of the case
+            return float(self._variant(task).build_seconds)
+        return 0.0
+
+    def _result(self, task: Task, row: Json) -> Any:  # Any: fields of the row, or a Ready
+        case, variant = task.case, self._variant(task)
         row["variant"] = variant.name
         if task.what == "check":
             return self._check(variant, case)

@@ -83,6 +83,8 @@ class Variant(ABC):
     capturable: ClassVar[bool] = True
     #: Whether a model can run it: one whose `prepare` works on the values of its inputs only runs alone.
     bindable: ClassVar[bool] = True
+    #: Seconds that a case may take beyond the others: the library builds what it runs at first use.
+    build_seconds: ClassVar[float] = 0.0
 
     def __init__(
         self, slot: str, name: str, inputs: Callable[[Params, Sizes, Source], Inputs]

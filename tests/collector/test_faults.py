@@ -23,7 +23,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[int, dict, Path]:
     folder = tmp_path_factory.mktemp("faults")
     plan = write_plan(folder / "plan.jsonl", CASES)
     out = folder / "log"
-    names = ("eager", "raises", "hangs", "dies", "wrong", "unwritten", "greedy", "absent")
+    names = ("eager", "raises", "hangs", "dies", "wrong", "unwritten", "greedy", "absent", "builds")
     status = {}
     for name in names:
         more = ["--resume"] if out.exists() else []
@@ -40,6 +40,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[int, dict, Path]:
     [
         ("eager", "ok", "", 0),
         ("raises", "error", "no kernel for m", 1),
+        ("builds", "ok", "", 0),
         ("hangs", "timeout", "over 2 s", 1),
         ("dies", "error", "the worker process ended", 1),
         ("wrong", "wrong_result", "wrong on", 1),

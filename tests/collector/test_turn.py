@@ -154,7 +154,7 @@ def test_what_is_compiled_is_measured_by_processes_side_by_side(tmp_path: Path) 
 
 @pytest.mark.slow
 def test_a_wait_for_the_turn_is_not_the_time_of_a_case(tmp_path: Path) -> None:
-    """It may last longer than a case may; what comes after it may not."""
+    """It may last longer than a case may, and so may what is built after it; another case may not."""
     segment = Segment(tmp_path)
     tasks = [Task(case=gemm(m), variant="eager") for m in (1, 2)]
     runner = Runner(segment, [Options()], Limits(case_seconds=SECONDS), serving=waits_for_long)
@@ -163,14 +163,17 @@ def test_a_wait_for_the_turn_is_not_the_time_of_a_case(tmp_path: Path) -> None:
 
 
 def waits_for_long(connection: Connection, _: Options) -> None:
-    """Has its turn late, and takes as long for its second case without it."""
+    """Has its turn late and builds as long; takes as long for its second case, which builds nothing."""
     connection.send(Answer(phase="hello", row={"what": "provenance", "date": now()}))
     window = connection.recv()
-    connection.send(Answer(phase="waiting"))
-    time.sleep(3 * SECONDS)
     for place, task in enumerate(window):
-        connection.send(Answer(phase="had" if place == 0 else "preparing", place=place))
-        time.sleep(3 * SECONDS * place)
+        build_seconds = 0.0 if place else 9 * SECONDS
+        connection.send(Answer(phase="preparing", place=place, build_seconds=build_seconds))
+        if place == 0:
+            connection.send(Answer(phase="waiting"))
+            time.sleep(3 * SECONDS)
+            connection.send(Answer(phase="had"))
+        time.sleep(3 * SECONDS)
         row = {"what": "time", "variant": "eager", "op": "gemm", "case_id": task.case.case_id}
         connection.send(Answer(place=place, row={**row, "dims": task.case.dims, "status": "ok"}))
     connection.recv()

@@ -12,7 +12,7 @@ class FlashInferPrefill(Variant):
     """FlashInfer's BatchPrefillWithRaggedKVCacheWrapper; its plan is not timed."""
 
     needs = shared.NEEDS
-    unverified = shared.UNSEEN
+    build_seconds = shared.BUILD_SECONDS
     bindable = False  # a plan is made on the host for each call
 
     def refuses(self, params: Params, dims: Sizes) -> str | None:
@@ -20,11 +20,8 @@ class FlashInferPrefill(Variant):
             return extras
         if params.get("chunk"):
             return "knows no chunks"
-        return (
-            None
-            if params["head_dim"] == params["v_head_dim"]
-            else "takes values of the size of keys"
-        )
+        sizes = (integer(params, "head_dim"), integer(params, "v_head_dim"))
+        return None if sizes == (192, 128) else shared.head_refused(*sizes)
 
     def prepare(self, inputs: Inputs, params: Params, dims: Sizes) -> Inputs:
         import flashinfer
@@ -38,6 +35,7 @@ class FlashInferPrefill(Variant):
             q.shape[2],
             k.shape[2],
             q.shape[3],
+            v.shape[3],
             causal=flag(params, "causal"),
             window_left=window - 1 if window and t > window else -1,
             q_data_type=q.dtype,

@@ -14,6 +14,7 @@ class FlashInferDecode(Variant):
     """FlashInfer's BatchDecodeWithPagedKVCacheWrapper over pages of 16 tokens; its plan is not timed."""
 
     needs = shared.NEEDS
+    build_seconds = shared.BUILD_SECONDS
     bindable = False  # a plan is made on the host for each call
 
     def refuses(self, params: Params, dims: Sizes) -> str | None:
@@ -21,9 +22,9 @@ class FlashInferDecode(Variant):
             return extras
         if params.get("chunk"):
             return "knows no chunks"
-        if params["head_dim"] != params["v_head_dim"]:
-            return "takes values of the size of keys"
-        return "takes one new token" if dims.get("s", 1) != 1 else None
+        if dims.get("s", 1) != 1:
+            return "takes one new token"
+        return shared.head_refused(integer(params, "head_dim"), integer(params, "v_head_dim"))
 
     def prepare(self, inputs: Inputs, params: Params, dims: Sizes) -> Inputs:
         import flashinfer

@@ -14,7 +14,7 @@ class FlashInferMla(Variant):
     """FlashInfer's BatchMLAPagedAttentionWrapper over pages of 16 tokens, absorbed form; its plan is not timed."""
 
     needs = shared.NEEDS
-    unverified = shared.UNSEEN
+    build_seconds = shared.BUILD_SECONDS
     bindable = False  # a plan is made on the host for each call
 
     def refuses(self, params: Params, dims: Sizes) -> str | None:
