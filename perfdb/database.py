@@ -3,7 +3,8 @@
 `sol` is the bound. `empirical` divides it by a stated efficiency. `silicon` is measured or estimated between measured
 rows, else an error; it never falls back. `hybrid` is silicon where there is any, else empirical, and each result says
 which in its origin; where a sister has rows (`perfdb.sisters`), they give the efficiency, and go before an estimate
-that is more uncertain. `sol_full` gives the bound next to its sides.
+that is more uncertain; of a collective, rows over another number of GPUs do (`perfdb.group_sizes`). `sol_full` gives
+the bound next to its sides.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from perfdb.efficiency import Group, coordinates, groups_of, sized
 from perfdb.empirical import efficiency_of, stated_ms
 from perfdb.estimator import Estimator
 from perfdb.foreign import Shelf
+from perfdb.group_sizes import of_other_group
 from perfdb.lending import Lender
 from perfdb.performance import PerformanceArray, PerformanceResult, Ranks, origin_rank, spread
 from perfdb.places import Places
@@ -109,7 +111,7 @@ class PerfDatabase:
         self.system, self.backend, self.version, self.data = system, backend, version, data
         self.mode = mode.lower()
         self.notes: dict[str, None] = {}  # a set that keeps the order
-        self.borrowed: dict[str, dict[str, None]] = {}  # kinds, by the sister whose rows stand in
+        self.borrowed: dict[str, dict[str, None]] = {}  # kinds, by whose rows stand in
         self._shelf: Shelf | None = None
         self._kin: list[Lender] | None = None
         self._tables: dict[str, list[Table] | str] = {}
@@ -163,6 +165,10 @@ class PerfDatabase:
             sister, borrowed = lent
             self.borrowed.setdefault(sister, {})[kind.name] = None
             return _plain(borrowed)
+        if self.mode == "hybrid" and (regrouped := of_other_group(self, kind, params, dims)):
+            group, resized = regrouped
+            self.borrowed.setdefault(f"{group} GPUs", {})[kind.name] = None
+            return _plain(resized)
         stated = stated_ms(kind, entry.params, dims, self.system, backend=self.backend)
         latency, uncertainty = map(numpy.asarray, stated)
         return _result(latency, latency * 0.0 + uncertainty, origin_rank("empirical"))
