@@ -258,6 +258,7 @@ def test_parts_that_do_the_same_count_once():
     assert [p.role for p in kept].count("attention") == 2
 
 
+@pytest.mark.slow
 def test_a_part_that_fails_is_a_row(monkeypatch):
     """The error's words are in it, and its price is."""
     from collector.align.settings import Settings

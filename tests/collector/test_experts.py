@@ -74,6 +74,7 @@ class Captured(GroupedMmCompiled):
     backend = "aot_eager"
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Dynamo detected a call to a `functools.lru_cache`")
 @pytest.mark.parametrize("more", [{}, {"bias": True}, {"gated": False}], ids=str)
 def test_it_compiles_to_one_graph(more: dict[str, bool]) -> None:

@@ -130,6 +130,7 @@ def test_samples_that_disagree_get_one_more_chance(monkeypatch: pytest.MonkeyPat
     assert (power["status"], "samples disagree" in power["reason"]) == ("error", True)
 
 
+@pytest.mark.slow
 def test_the_runner_ends_where_samples_never_agree(tmp_path: Path) -> None:
     """A worker that calls whatever is not alone noisy: each case goes out twice, and has one row."""
     segment = Segment(tmp_path)

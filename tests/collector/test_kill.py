@@ -37,6 +37,7 @@ def run(folder: Path, sizes: list[int], limits: Limits) -> tuple[Runner, list[di
     return runner, outcome.rows, outcome.left
 
 
+@pytest.mark.slow
 def test_a_worker_that_fails_costs_one_case(tmp_path: Path) -> None:
     """One case ends the process, one hangs, one asks for a fresh process: all others are measured, each once."""
     sizes = [*range(1, 40), kill.DIES, kill.HANGS, kill.RESTARTS, kill.DIES_LATE, *range(40, 80)]

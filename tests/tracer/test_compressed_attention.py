@@ -93,6 +93,7 @@ def topks(found, op):
     return {o["params"].get("topk", 0) for ops in phases for o in ops if o["op"] == op}
 
 
+@pytest.mark.slow
 @angles_by_product
 @pytest.mark.parametrize(("topk", "claimed"), [(4096, 4096), (100_000, 100_000), (2**31, 0)])
 def test_a_selection_wider_than_short_caches(topk, claimed):
@@ -120,6 +121,7 @@ def test_a_selection_that_grows_otherwise_is_refused():
     assert selection_limit(sympy.Integer(9), P) == 9
 
 
+@pytest.mark.slow
 @angles_by_product
 @pytest.mark.parametrize("window", [2, 3, 10**6])
 def test_a_window_of_any_length(window):

@@ -22,6 +22,7 @@ SMALL = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "op"), [("dbrx", "moe"), ("jetmoe", "grouped_gemm")])
 def test_exact(tmp_path, name, op):
     """No primitive is left, and weights and FLOPs are the model's own."""

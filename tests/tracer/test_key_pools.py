@@ -130,6 +130,7 @@ def test_a_trace_holds_at_other_workloads():
             assert retrace(found.model, found.capture, trace, workload) == []
 
 
+@pytest.mark.slow
 def test_a_run_does_what_the_list_says():
     """FLOPs and cache of the whole model on the CPU, at lengths within a pool, at its end, over one and over many."""
     config = MODELING.Glm5NextConfig(

@@ -321,6 +321,7 @@ def test_other_widths():
     assert out.shape == (2, 5, 48)
 
 
+@pytest.mark.slow
 def test_a_layer_of_a_large_model_needs_only_its_own_memory():
     """Sizes of a 405B model: the norm of a layer is made in no time, because nothing else is.
 
