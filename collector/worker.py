@@ -291,7 +291,7 @@ class Worker:
         )  # fmt: skip
 
     def _build_seconds(self, task: Task) -> float:
-        with suppress(InvalidInputError):  # which becomes the status of the case
+        with suppress(Exception):  # which becomes the status of the case
             return float(self._variant(task).build_seconds)
         return 0.0
 

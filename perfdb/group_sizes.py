@@ -4,7 +4,8 @@
 
 `reached` is the share of the bound that the measured rows reach: small messages wait for rounds of steps, whose number
 grows with the group, and large ones for what a GPU sends of the message (`Collective.link_moves`, without help of the
-switch). `group_sizes.toml` states both exponents by kind, with the error that a doubling of the group adds.
+switch). `group_sizes.toml` states, for GPUs that switches join, both exponents by kind, with the error that a doubling
+of the group adds.
 """
 
 from __future__ import annotations
@@ -66,9 +67,12 @@ def growths() -> Mapping[str, Growth]:
 def of_other_group(
     db: PerfDatabase, kind: OpKind, params: Params, dims: Dims
 ) -> tuple[int, PerformanceArray] | None:
-    """The number of GPUs whose rows answer in place of the asked one, and what they say; None where none do."""
+    """The number of GPUs whose rows answer in place of the asked one, and what they say.
+
+    None where none do, and where no switch joins the GPUs: over PCIe they share what a smaller group has alone.
+    """
     table, growth = db.table(kind), growths().get(kind.name)
-    if growth is None or not isinstance(table, Table):
+    if growth is None or not isinstance(table, Table) or not db.system.joins:
         return None
     assert isinstance(kind, Collective)
     asked = integer(params, "num_gpus")

@@ -29,10 +29,10 @@ from perfdb.arrays import Floats  # noqa: E402
 from perfdb.efficiency import groups_of  # noqa: E402
 from perfdb.foreign import OWN_DATA, available, find_tables  # noqa: E402
 from perfdb.group_sizes import FILE, Growth, reached  # noqa: E402
-from perfdb.systems import load_system  # noqa: E402
+from perfdb.systems import list_systems, load_system  # noqa: E402
 from perfdb.tables import read_table  # noqa: E402
 
-SYSTEMS = ("a100_sxm", "h100_sxm", "h200_sxm", "b200_sxm", "b300_sxm", "gb200", "gb300")
+SYSTEMS = tuple(name for name in list_systems() if load_system(name).joins)
 ROUNDS = numpy.linspace(0.0, 1.2, 61)
 MOVES = numpy.linspace(0.0, 1.5, 61)
 LEAST_PAIRS = 40

@@ -37,17 +37,17 @@ def bound(size: int, gpus: int) -> float:
     return float(bound_ms(KIND, params, {"bytes": size}, load_system(SYSTEM)))
 
 
-def database(folder: Path, *gpus: int, mode: str = "hybrid") -> PerfDatabase:
+def database(folder: Path, *gpus: int, mode: str = "hybrid", system: str = SYSTEM) -> PerfDatabase:
     lines = [
         "framework,version,device,op_name,kernel_source,nccl_dtype,num_gpus,message_size,latency"
     ]
     lines += [
         f"toy,1,H,all_reduce,NCCL,half,{n},{size // 2},{alone_ms(size, n)!r}" for n in gpus for size in SIZES
     ]  # fmt: skip
-    path = folder / SYSTEM / "nccl" / "1.0" / "nccl_perf.txt"
+    path = folder / system / "nccl" / "1.0" / "nccl_perf.txt"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("\n".join(lines) + "\n")
-    return PerfDatabase.load(system=SYSTEM, backend="nccl", mode=mode, data=folder)
+    return PerfDatabase.load(system=system, backend="nccl", mode=mode, data=folder)
 
 
 @pytest.fixture(autouse=True)
@@ -84,6 +84,14 @@ def test_what_is_measured_goes_first(tmp_path: Path) -> None:
         database(tmp_path, 2, mode="silicon").price(KIND, params, dims)
     apart = database(tmp_path, 2).price(KIND, KIND.complete({"num_gpus": 16}), dims)
     assert apart.origin == "sol"
+
+
+def test_over_pcie_a_group_says_nothing_of_a_larger_one(tmp_path: Path) -> None:
+    """Where no switch joins the GPUs, the stated efficiency answers."""
+    prices = database(tmp_path, 2, system="l40s")
+    found = prices.price(KIND, KIND.complete({"num_gpus": 8}), {"bytes": 1 << 20})
+    assert not prices.borrowed
+    assert found.uncertainty > 0.5
 
 
 def test_the_nearest_group_is_asked() -> None:
