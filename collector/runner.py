@@ -231,11 +231,9 @@ class Runner:
             process.more_seconds = answer.build_seconds
         if answer.phase == "hello":
             process.ready, process.failed_starts = True, 0
-        process.went_on()
-        if answer.phase == "hello":
             process.provenance = str(answer.row["date"])
             self._segment.append(answer.row)
-            return
+        process.went_on()
         self._heard(process, answer)
         if answer.restart:
             process.stop()
@@ -243,7 +241,7 @@ class Runner:
 
     def _heard(self, process: Process, answer: Answer) -> None:
         """What a worker says of its first window, if it does."""
-        if answer.phase in ("waiting", "had"):
+        if answer.phase in ("hello", "had"):
             return
         window = process.given[0]
         if answer.phase == "preparing":

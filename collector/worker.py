@@ -90,9 +90,9 @@ class Answer:
     """What a worker says, of the task at `place` of its window.
 
     `hello` comes before any window, `waiting` and `had` around each wait for the turn, `preparing` before each task
-    with the seconds that its variant may take to build what it runs,
-    `sampling` before the samples of all that are ready, `row` with the fields of a finished one, `alone` of one that
-    did not fit beside the others, or whose samples beside them disagree; `restart` asks for a fresh process.
+    with the seconds that its variant may take to build what it runs, `sampling` before the samples of all that are
+    ready, `row` with the fields of a finished one, `alone` of one that did not fit beside the others, or whose samples
+    beside them disagree; `restart` asks for a fresh process.
     """
 
     phase: Phase = "row"

@@ -47,9 +47,11 @@ class Growth:
 
     def scale(self, kind: Collective, measured: int, asked: int, reached: Floats) -> Floats:
         """What a time over `measured` GPUs is multiplied with; both at least 2, `reached` from 0 to 1."""
-        moved = kind.link_moves(asked, False) / kind.link_moves(measured, False)
-        grown = (asked / measured) ** self.rounds
-        found: Floats = (1 - reached) * grown + reached * moved**self.moves
+        return self.ratio(asked / measured, moved(kind, measured, asked), reached)
+
+    def ratio(self, larger: Floats | float, moved: Floats | float, reached: Floats) -> Floats:
+        """The same of a group so many times as `larger`, of which each GPU sends `moved` times as much."""
+        found: Floats = (1 - reached) * larger**self.rounds + reached * moved**self.moves
         return found
 
     def error(self, measured: int, asked: int) -> float:
@@ -93,6 +95,11 @@ def of_other_group(
             uncertainty=numpy.hypot(found.uncertainty, growth.error(other, asked)),
         )
     return None
+
+
+def moved(kind: Collective, measured: int, asked: int) -> float:
+    """What a GPU sends of a message over `asked` GPUs by what it sends over `measured`, without help of the switch."""
+    return kind.link_moves(asked, False) / kind.link_moves(measured, False)
 
 
 def nearest_sizes(asked: int, measured: Iterable[int]) -> list[int]:

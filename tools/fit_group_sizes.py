@@ -14,7 +14,6 @@ import sys
 from collections.abc import Iterator
 from datetime import date
 from itertools import combinations
-from math import log2
 from pathlib import Path
 
 import numpy
@@ -28,7 +27,7 @@ from oplib.op import op_kinds  # noqa: E402
 from perfdb.arrays import Floats  # noqa: E402
 from perfdb.efficiency import groups_of  # noqa: E402
 from perfdb.foreign import OWN_DATA, available, find_tables  # noqa: E402
-from perfdb.group_sizes import FILE, Growth, reached  # noqa: E402
+from perfdb.group_sizes import FILE, Growth, moved, reached  # noqa: E402
 from perfdb.systems import list_systems, load_system  # noqa: E402
 from perfdb.tables import read_table  # noqa: E402
 
@@ -66,15 +65,12 @@ def pairs(kind: Collective, system: str, version: str, data: Path | None) -> Ite
 def fit(kind: Collective, found: Floats) -> tuple[float, float, float]:
     """The exponents of rounds and of what is moved, and the relative error of a doubling (one sigma)."""
     small, large, share, ratio = found.T
-    moved = numpy.array([
-        kind.link_moves(int(b), False) / kind.link_moves(int(a), False)
-        for a, b in zip(small, large, strict=True)
-    ])  # fmt: skip
-    doublings = numpy.array([log2(b / a) for a, b in zip(small, large, strict=True)])
+    sent = numpy.array([moved(kind, int(a), int(b)) for a, b in zip(small, large, strict=True)])
 
     def off(rounds: float, moves: float) -> Floats:
-        model = (1 - share) * (large / small) ** rounds + share * moved**moves
-        errors: Floats = numpy.abs(ratio - numpy.log(model)) / doublings
+        tried = Growth(rounds=rounds, moves=moves, uncertainty=0.0, source="")
+        modelled = numpy.log(tried.ratio(large / small, sent, share))
+        errors: Floats = numpy.abs(ratio - modelled) / numpy.log2(large / small)
         return errors
 
     best = min(

@@ -101,7 +101,7 @@ def test_the_nearest_group_is_asked() -> None:
 
 def test_kinds_that_are_stated_are_collectives() -> None:
     """Each with an error, a source and exponents that let times grow."""
-    for name, growth in growths.__wrapped__().items():
+    for name, growth in growths().items():
         assert isinstance(op_kinds()[name], Collective)
         assert 0 < growth.uncertainty < 1
         assert growth.rounds >= 0
